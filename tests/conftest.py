@@ -1,0 +1,18 @@
+import os
+
+# Read when jax is imported: the tests never use an accelerator.
+os.environ["JAX_PLATFORMS"] = "cpu"
+os.environ["HF_HUB_OFFLINE"] = "1"
+
+import jax  # noqa: E402
+import pytest  # noqa: E402
+
+jax.config.update("jax_numpy_dtype_promotion", "strict")
+jax.config.update("jax_num_cpu_devices", 8)
+
+
+@pytest.fixture
+def x64():
+    """Compute in float64 within one test."""
+    with jax.enable_x64(True):
+        yield

@@ -1,0 +1,1 @@
+from ._config import TrainConfig as TrainConfig

@@ -1,0 +1,175 @@
+import dataclasses
+import difflib
+import math
+import types
+import typing
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from ..errors import UsageError
+
+
+def _option(default: Any, panel: str, help: str) -> Any:
+    return dataclasses.field(default=default, metadata={"panel": panel, "help": help})
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """Everything that decides the numbers of a training run.
+
+    The defaults are the recipe of the original project. Each field is also an option
+    of `eqcifar train` and a key of a `--config` file; `metadata` carries its help.
+
+    **Raises:**
+
+    `UsageError` naming the field, its value and what is allowed.
+    """
+
+    arch: str = _option("resnet18", "Model", "Architecture; `eqcifar archs` lists all.")
+    width: float = _option(1.0, "Model", "Multiplies the number of channels.")
+    dropout: float = _option(
+        0.0, "Model", "Dropout probability inside Wide ResNet blocks."
+    )
+
+    dataset: str = _option(
+        "cifar10",
+        "Data",
+        "cifar10, cifar100, synthetic, synthetic100, a local folder, or org/name on "
+        "the Hugging Face hub.",
+    )
+    val_size: int = _option(
+        0, "Data", "Training images held out for validation, stratified by class."
+    )
+    limit_train: int = _option(0, "Data", "Use this many training images; 0: all.")
+    limit_test: int = _option(0, "Data", "Use this many test images; 0: all.")
+    augment: bool = _option(
+        True, "Data", "Random crops after reflect-padding by 4 pixels, and flips."
+    )
+    mixup: float = _option(
+        0.0, "Data", "Beta(b, b) parameter of MixUp; 0: none, 0.4 in the table."
+    )
+    mean: tuple[float, float, float] = _option(
+        (0.5, 0.5, 0.5), "Data", "Subtracted from each channel, pixels in [0, 1]."
+    )
+    std: tuple[float, float, float] = _option(
+        (0.25, 0.25, 0.25), "Data", "Divides each channel after the mean."
+    )
+
+    epochs: int = _option(200, "Optimisation", "Passes over the training set.")
+    batch_size: int = _option(
+        1000, "Optimisation", "Examples a step, over all devices together."
+    )
+    lr: float = _option(0.8, "Optimisation", "Peak learning rate.")
+    warmup: float = _option(
+        0.1, "Optimisation", "Fraction of the steps with linear warm-up; then cosine."
+    )
+    momentum: float = _option(0.9, "Optimisation", "Nesterov momentum.")
+    weight_decay: float = _option(
+        5e-4, "Optimisation", "L2 coefficient on all parameters, before clipping."
+    )
+    clip_norm: float = _option(
+        5.0, "Optimisation", "Global norm at which gradients are clipped; 0: never."
+    )
+    loss: Literal["mse", "ce"] = _option(
+        "mse", "Optimisation", "0.5 ||f - onehot||^2, or softmax cross-entropy."
+    )
+    label_smoothing: float = _option(
+        0.0, "Optimisation", "Probability moved from the label to all classes."
+    )
+    bn_group: int = _option(
+        0,
+        "Optimisation",
+        "Examples that share batch statistics; 0: the whole batch, 125: the "
+        "original's runs on 8 GPUs.",
+    )
+    precision: Literal["f32", "bf16"] = _option(
+        "f32", "Optimisation", "Of the network; parameters and statistics stay float32."
+    )
+    eval_every: int = _option(
+        1, "Optimisation", "Epochs between evaluations; the last is always evaluated."
+    )
+    seed: int = _option(
+        0, "Optimisation", "Of initial weights, data order and augmentation."
+    )
+
+    def __post_init__(self):
+        _check_types(self)
+        positive = "width", "epochs", "batch_size", "lr", "eval_every"
+        natural = "val_size", "limit_train", "limit_test", "bn_group", "seed"
+        non_negative = *natural, "mixup", "weight_decay", "clip_norm"
+        for name in positive:
+            _require(self, name, getattr(self, name) > 0, "greater than 0")
+        for name in non_negative:
+            _require(self, name, getattr(self, name) >= 0, "0 or greater")
+        for name in ("dropout", "momentum", "label_smoothing"):
+            _require(self, name, 0 <= getattr(self, name) < 1, "at least 0, below 1")
+        _require(self, "warmup", 0 <= self.warmup <= 1, "between 0 and 1")
+        _require(self, "std", min(self.std) > 0, "greater than 0 in each channel")
+        for name, allowed in (("loss", ("mse", "ce")), ("precision", ("f32", "bf16"))):
+            _require(self, name, getattr(self, name) in allowed, " or ".join(allowed))
+        _require(
+            self,
+            "bn_group",
+            self.bn_group == 0 or self.batch_size % self.bn_group == 0,
+            f"0 or a divisor of the batch size, {self.batch_size}",
+        )
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "TrainConfig":
+        """Build a configuration from a mapping, as read from TOML or JSON.
+
+        **Raises:**
+
+        `UsageError` for a key that is not a field, with the nearest field.
+        """
+        fields = {field.name: field for field in dataclasses.fields(cls)}
+        for key in values:
+            if key not in fields:
+                near = difflib.get_close_matches(key, fields, n=1)
+                hint = f"; did you mean {near[0]!r}?" if near else ""
+                raise UsageError(f"unknown configuration key {key!r}{hint}")
+        return cls(
+            **{
+                key: tuple(value) if isinstance(value, list) else value
+                for key, value in values.items()
+            }
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fields as JSON-ready values, the inverse of `from_dict`."""
+        return {
+            key: list(value) if isinstance(value, tuple) else value
+            for key, value in dataclasses.asdict(self).items()
+        }
+
+
+def _require(config: TrainConfig, name: str, holds: bool, allowed: str):
+    if not holds:
+        raise UsageError(f"{name} = {getattr(config, name)!r}: must be {allowed}")
+
+
+def _check_types(config: TrainConfig):
+    # A file can hold `lr = "0.1"` or `epochs = 2.5`; an int is a fine float.
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        hint: Any = field.type
+        if typing.get_origin(hint) is Literal:
+            wanted = str
+        elif isinstance(hint, types.GenericAlias):
+            wanted = tuple
+        else:
+            wanted = hint
+        if wanted is float and type(value) is int:
+            value = float(value)
+            object.__setattr__(config, field.name, value)
+        if type(value) is not wanted:
+            raise UsageError(
+                f"{field.name} = {value!r}: must be of type {wanted.__name__}"
+            )
+        numbers = value if wanted is tuple else (value,)
+        if wanted is tuple and (
+            len(value) != 3 or any(type(x) not in (int, float) for x in value)
+        ):
+            raise UsageError(f"{field.name} = {value!r}: must be three numbers")
+        if any(isinstance(x, float) and not math.isfinite(x) for x in numbers):
+            raise UsageError(f"{field.name} = {value!r}: must be finite")

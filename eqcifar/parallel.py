@@ -1,0 +1,116 @@
+"""The only file that knows devices and hosts.
+
+Training is data-parallel: parameters and data are replicated, and the batch axis is
+split over one mesh axis. Everything runs under `jax.jit`, so a computation means the
+same on any number of devices; only the order of summation differs.
+"""
+
+import os
+from typing import TypeVar
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jax.experimental import multihost_utils
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from .errors import UsageError
+
+_Tree = TypeVar("_Tree")
+
+
+def initialise(
+    coordinator: str | None = None,
+    processes: int | None = None,
+    process_id: int | None = None,
+) -> None:
+    """Join the other processes of a multi-host run; call before any computation.
+
+    **Arguments:**
+
+    - `coordinator`: address `host:port` of process 0; read from the cluster's
+        environment (SLURM, Open MPI, Cloud TPU, GKE) if not given.
+    - `processes`, `process_id`: likewise.
+
+    **Raises:**
+
+    `UsageError` when no cluster is found, or when SLURM gave this task more GPUs than
+    JAX would use: under SLURM, JAX takes one GPU a task.
+    """
+    tasks_gpus = os.environ.get("SLURM_GPUS_ON_NODE", "1")
+    if "SLURM_LOCALID" in os.environ and tasks_gpus.isdigit():
+        tasks_here = os.environ.get("SLURM_NTASKS_PER_NODE", tasks_gpus)
+        if tasks_here.isdigit() and int(tasks_here) < int(tasks_gpus):
+            raise UsageError(
+                f"SLURM gave this node {tasks_gpus} GPUs but {tasks_here} task(s), and "
+                "each task uses one GPU: ask for --ntasks-per-node equal to the GPUs"
+            )
+    try:
+        jax.distributed.initialize(
+            coordinator, processes, process_id, initialization_timeout=120
+        )
+    except ValueError as error:
+        raise UsageError(
+            "no cluster found to distribute over: start with srun or mpirun, or name "
+            f"the coordinator's address, the number of processes and this one ({error})"
+        ) from error
+
+
+def make_mesh(devices: int | None = None) -> Mesh:
+    """A mesh with one axis, over which batches are split.
+
+    **Arguments:**
+
+    - `devices`: how many devices; all by default.
+
+    **Raises:**
+
+    `UsageError` when there are fewer devices.
+    """
+    available = jax.device_count()
+    count = available if devices is None else devices
+    if not 1 <= count <= available:
+        raise UsageError(f"{count} devices asked for, but there are {available}")
+    return jax.make_mesh(
+        (count,),
+        ("data",),
+        axis_types=(AxisType.Auto,),
+        devices=jax.devices()[:count],
+    )
+
+
+def replicate(tree: _Tree, mesh: Mesh) -> _Tree:
+    """Put a copy of every array of `tree` on each device."""
+    return eqx.filter_shard(tree, NamedSharding(mesh, PartitionSpec()))
+
+
+def split_batch(tree: _Tree, mesh: Mesh) -> _Tree:
+    """Split every array of `tree` along its first axis over the devices."""
+    return eqx.filter_shard(tree, NamedSharding(mesh, PartitionSpec("data")))
+
+
+def check_batch(batch_size: int, mesh: Mesh) -> None:
+    """Refuse a batch that the devices cannot share evenly.
+
+    **Raises:**
+
+    `UsageError` naming numbers of devices that would do.
+    """
+    if batch_size % mesh.size:
+        fits = [n for n in range(1, mesh.size) if batch_size % n == 0]
+        raise UsageError(
+            f"a batch of {batch_size} does not divide over {mesh.size} devices: choose "
+            f"a multiple of {mesh.size}, or --devices {fits[-1]}"
+        )
+
+
+def is_main_process() -> bool:
+    """Whether this process writes files and prints."""
+    return jax.process_index() == 0
+
+
+def any_process(flag: bool) -> bool:
+    """Whether `flag` holds on any process; all processes must call it."""
+    if jax.process_count() == 1:
+        return flag
+    return bool(multihost_utils.process_allgather(jnp.asarray(flag)).any())

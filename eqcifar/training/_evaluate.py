@@ -1,0 +1,175 @@
+import dataclasses
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import scipy.stats
+from jax.sharding import Mesh
+from jaxtyping import Array, Float, Int32, UInt8
+
+from .. import data
+from ..parallel import make_mesh, replicate, split_batch
+from ._config import TrainConfig
+from ._forward import Model, cast, compute_dtype, forward
+from ._loss import LOSSES, Loss
+
+
+def predict(
+    model: Model,
+    state: eqx.nn.State,
+    images: UInt8[Array, "n height width 3"] | UInt8[np.ndarray, "n height width 3"],
+    config: TrainConfig,
+    *,
+    batch_size: int = 1000,
+    mesh: Mesh | None = None,
+) -> Float[np.ndarray, "n classes"]:
+    """Logits of every image, in inference mode and without augmentation.
+
+    **Arguments:**
+
+    - `model`: maps one example `(x, state)` to `(logits, state)`.
+    - `state`: its state, such as running statistics.
+    - `images`: pixels in 0 to 255.
+    - `config`: gives the normalisation and the precision.
+    - `batch_size`: images at a time; it does not change the result.
+    - `mesh`: the devices to use; all by default.
+
+    **Returns:**
+
+    The logits, float32 (float64 for a float64 model), in the order of the images.
+    """
+    mesh = make_mesh() if mesh is None else mesh
+    n = len(images)
+    batch_size = -(-min(batch_size, n) // mesh.size) * mesh.size
+    model, state, images = replicate(
+        (eqx.nn.inference_mode(model), state, jnp.asarray(images)), mesh
+    )
+    # The last batch is filled up with the last image; its copies are cut off.
+    starts = range(0, n, batch_size)
+    logits = [
+        _predict_batch(
+            model, state, images, jnp.asarray(start), config, batch_size, mesh
+        )
+        for start in starts
+    ]
+    return np.concatenate([np.asarray(batch) for batch in logits])[:n]
+
+
+@eqx.filter_jit
+def _predict_batch(model, state, images, start, config, batch_size, mesh):
+    indices = start + jnp.arange(batch_size, dtype=start.dtype)
+    indices = split_batch(jnp.minimum(indices, len(images) - 1), mesh)
+    dtype = compute_dtype(model, config.precision)
+    inputs = data.normalise(
+        images[indices], config.mean, config.std, compute_dtype(model, "f32")
+    )
+    logits = forward(cast(model, dtype), state, inputs.astype(dtype))
+    return replicate(logits.astype(compute_dtype(model, "f32")), mesh)
+
+
+@dataclasses.dataclass(frozen=True)
+class Interval:
+    """A value with its 95 % confidence interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluation:
+    """How well logits predict labels, over all examples of a split.
+
+    - `accuracy`: share of examples whose largest logit is the label's, with Wilson's
+        interval.
+    - `accuracy_top5`: share whose label is among the five largest logits, likewise.
+    - `loss`: mean loss of an example, with a normal interval.
+    - `calibration_error`: expected calibration error, 15 bins of equal width (Guo et
+        al. 2017, arXiv:1706.04599): the mean over examples of their bin's |accuracy -
+        confidence|; percentile interval of 1000 bootstrap samples.
+    - `class_accuracy`: accuracy among the examples of each class; nan where a class
+        has none.
+    """
+
+    examples: int
+    accuracy: Interval
+    accuracy_top5: Interval
+    loss: Interval
+    calibration_error: Interval
+    class_accuracy: tuple[Interval, ...]
+
+
+def evaluate(
+    logits: Float[np.ndarray, "n classes"],
+    labels: Int32[np.ndarray, " n"],
+    loss: str | Loss = "mse",
+) -> Evaluation:
+    """Measure predictions on a split.
+
+    **Arguments:**
+
+    - `logits`: as `predict` returns them.
+    - `labels`: the classes.
+    - `loss`: "mse", "ce", or a function of one example's logits and target. A
+        network trained with "mse" puts its probabilities directly into the logits:
+        its confidence is the largest logit, cut to [0, 1]. Otherwise confidence is the
+        largest softmax probability.
+
+    **Returns:**
+
+    An `Evaluation`.
+    """
+    n, classes = logits.shape
+    losses = example_losses(logits, labels, loss)
+    correct = logits.argmax(axis=1) == labels
+    rank = (logits > logits[np.arange(n), labels][:, None]).sum(axis=1)
+    half_width = 1.96 * losses.std(ddof=1) / np.sqrt(n) if n > 1 else np.inf
+    if loss == "mse":
+        confidence = logits.max(axis=1).clip(0.0, 1.0)
+    else:
+        confidence = np.asarray(jax.nn.softmax(logits, axis=1)).max(axis=1)
+    return Evaluation(
+        examples=n,
+        accuracy=_proportion(correct),
+        accuracy_top5=_proportion(rank < min(5, classes)),
+        loss=Interval(
+            float(losses.mean()),
+            float(losses.mean() - half_width),
+            float(losses.mean() + half_width),
+        ),
+        calibration_error=_calibration_error(confidence, correct),
+        class_accuracy=tuple(_proportion(correct[labels == c]) for c in range(classes)),
+    )
+
+
+def example_losses(
+    logits: Float[np.ndarray, "n classes"],
+    labels: Int32[np.ndarray, " n"],
+    loss: str | Loss,
+) -> Float[np.ndarray, " n"]:
+    """The loss of each example against its one-hot label."""
+    function = LOSSES[loss] if isinstance(loss, str) else loss
+    targets = jax.nn.one_hot(labels, logits.shape[1], dtype=logits.dtype)
+    return np.asarray(jax.vmap(function)(jnp.asarray(logits), targets))
+
+
+def _proportion(hits: np.ndarray) -> Interval:
+    if not len(hits):
+        return Interval(np.nan, np.nan, np.nan)
+    test = scipy.stats.binomtest(int(hits.sum()), len(hits))
+    interval = test.proportion_ci(method="wilson")
+    return Interval(float(hits.mean()), float(interval.low), float(interval.high))
+
+
+def _calibration_error(confidence: np.ndarray, correct: np.ndarray) -> Interval:
+    bins = np.minimum((confidence * 15).astype(int), 14)
+    gap = correct - confidence
+
+    def error(chosen):
+        return np.abs(np.bincount(bins[chosen], gap[chosen], 15)).sum() / len(chosen)
+
+    everything = np.arange(len(gap))
+    draws = np.random.default_rng(0).integers(len(gap), size=(1000, len(gap)))
+    low, high = np.quantile([error(draw) for draw in draws], (0.025, 0.975))
+    return Interval(float(error(everything)), float(low), float(high))

@@ -1,0 +1,219 @@
+import dataclasses
+import math
+import time
+from collections.abc import Callable, Iterator
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.sharding import Mesh
+
+from ..data import Dataset
+from ..errors import RunError
+from ..parallel import any_process, check_batch, make_mesh, replicate
+from ._config import TrainConfig
+from ._evaluate import example_losses, predict
+from ._loss import LOSSES, Loss
+from ._state import TrainState, learning_rate, steps_per_epoch
+from ._step import Epoch, Steps, epoch_order, make_steps
+
+Row = dict[str, float]
+
+
+class Interrupted(Exception):
+    """Training stopped because it was asked to; `train_state` continues it."""
+
+    def __init__(self, train_state: TrainState):
+        super().__init__("training was interrupted")
+        self.train_state = train_state
+
+
+class Diverged(RunError):
+    """The loss, a gradient or a parameter is not finite."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Progress:
+    """Where training stands, shortly behind the device.
+
+    - `epoch`: counted from 1.
+    - `step`, `steps`: done and to do, over all epochs.
+    - `loss`: mean over the current epoch so far.
+    - `images_per_second`: over the current epoch so far.
+    """
+
+    epoch: int
+    step: int
+    steps: int
+    loss: float
+    images_per_second: float
+
+
+def fit(
+    train_state: TrainState,
+    dataset: Dataset,
+    config: TrainConfig,
+    *,
+    loss: Loss | None = None,
+    mesh: Mesh | None = None,
+    steps_per_call: int | None = None,
+    on_progress: Callable[[Progress], None] = lambda progress: None,
+    on_epoch: Callable[[TrainState, Row], None] = lambda train_state, row: None,
+    should_stop: Callable[[], bool] = lambda: False,
+) -> tuple[TrainState, list[Row]]:
+    """Train a network.
+
+    **Arguments:**
+
+    - `train_state`: where to start, made by `initialise` or read from a checkpoint;
+        its buffers are donated.
+    - `dataset`: the data; its test split is measured, and decides nothing.
+    - `config`: the recipe.
+    - `loss`: of one example, `(logits, target) -> scalar`; by default the one that
+        `config.loss` names.
+    - `mesh`: the devices that share each batch; all by default.
+    - `steps_per_call`: steps in one compiled call. By default a whole epoch, and one
+        step on the CPU, where convolutions in a loop are slower.
+    - `on_progress`: called after each compiled call, while the next one runs.
+    - `on_epoch`: called with the state and the row of every finished epoch.
+    - `should_stop`: asked after each compiled call, on every process.
+
+    **Returns:**
+
+    The trained state and a row for each epoch that was finished here:
+
+    - `epoch`, counted from 1;
+    - `loss`, `acc`: means over the epoch's training batches as they were seen, that
+        is, augmented and before each update;
+    - `loss_tr`, `acc_tr`, `loss_te`, `acc_te` (and `loss_va`, `acc_va`): over every
+        example of a split, in inference mode after the epoch; nan where
+        `config.eval_every` left them out;
+    - `weight_norm`: Euclidean norm of all parameters;
+    - `gradient_norm`: mean over the epoch's steps of the Euclidean norm of the
+        gradient, L2 term included, before clipping;
+    - `lr`: of the epoch's last step;
+    - `seconds`: of training, evaluation left out; `images_per_s`: likewise.
+
+    **Raises:**
+
+    `UsageError` when the batch does not fit the data or the devices, `Diverged` when a
+    number is no longer finite, `Interrupted` when `should_stop` said so.
+    """
+    loss = LOSSES[config.loss] if loss is None else loss
+    mesh = make_mesh() if mesh is None else mesh
+    num_train = len(dataset.train.labels)
+    per_epoch = steps_per_epoch(config, num_train)
+    check_batch(config.batch_size, mesh)
+    if steps_per_call is None:
+        steps_per_call = 1 if jax.default_backend() == "cpu" else per_epoch
+    steps = make_steps(config, loss, len(dataset.classes), num_train, mesh)
+    schedule = learning_rate(config, num_train)
+    splits = {"tr": dataset.train, "te": dataset.test, "va": dataset.val}
+    splits = {
+        name: (replicate(jnp.asarray(split.images), mesh), split.labels)
+        for name, split in splits.items()
+        if split is not None
+    }
+    train_images, labels = splits["tr"]
+    train_labels = replicate(jnp.asarray(labels), mesh)
+    train_state = replicate(train_state, mesh)
+
+    rows: list[Row] = []
+    first_epoch = int(train_state.step) // per_epoch
+    for epoch in range(first_epoch, config.epochs):
+        order = epoch_order(config.seed, jnp.asarray(epoch, jnp.int32), num_train)
+        inputs = Epoch(train_images, train_labels, replicate(order, mesh))
+        clock = _Clock(epoch, int(train_state.step), per_epoch, config)
+        for train_state in _run_epoch(
+            steps, inputs, train_state, clock, steps_per_call, on_progress
+        ):
+            if clock.step < clock.last_step and any_process(should_stop()):
+                raise Interrupted(train_state)
+
+        row = _summary(train_state, clock)
+        row["lr"] = float(schedule(clock.last_step - 1))
+        measured = (epoch + 1) % config.eval_every == 0 or epoch + 1 == config.epochs
+        for name, (images, labels) in splits.items():
+            row[f"loss_{name}"] = row[f"acc_{name}"] = math.nan
+            if measured:
+                logits = predict(
+                    train_state.model, train_state.state, images, config, mesh=mesh
+                )
+                row[f"loss_{name}"] = float(
+                    example_losses(logits, labels, loss).mean(dtype=np.float64)
+                )
+                row[f"acc_{name}"] = float((logits.argmax(1) == labels).mean())
+        rows.append(row)
+        on_epoch(train_state, row)
+        if any_process(should_stop()):
+            raise Interrupted(train_state)
+    return train_state, rows
+
+
+class _Clock:
+    """Counts the steps of one epoch and times those taken here."""
+
+    def __init__(self, epoch: int, step: int, per_epoch: int, config: TrainConfig):
+        self.epoch, self.step, self.config = epoch, step, config
+        self.first_step, self.last_step = epoch * per_epoch, (epoch + 1) * per_epoch
+        self.total_steps = config.epochs * per_epoch
+        self._resumed_at, self._start = step, time.perf_counter()
+
+    def read(self, step: int) -> tuple[float, float]:
+        """Seconds since the start, and images per second up to `step`."""
+        seconds = time.perf_counter() - self._start
+        return seconds, (step - self._resumed_at) * self.config.batch_size / seconds
+
+
+def _run_epoch(
+    steps: Steps,
+    inputs: Epoch,
+    train_state: TrainState,
+    clock: _Clock,
+    steps_per_call: int,
+    on_progress: Callable[[Progress], None],
+) -> Iterator[TrainState]:
+    def report(loss_total, step):
+        _, images_per_second = clock.read(step)
+        loss = float(loss_total) / (step - clock.first_step)
+        on_progress(
+            Progress(clock.epoch + 1, step, clock.total_steps, loss, images_per_second)
+        )
+
+    running = None
+    while clock.step < clock.last_step:
+        count = min(steps_per_call, clock.last_step - clock.step)
+        train_state = steps(inputs, train_state, count)
+        # Fetching waits for the device: read the last call's loss while this one runs.
+        if running is not None:
+            report(*running)
+        clock.step += count
+        # A copy, for the next call takes the state's own buffers.
+        running = train_state.totals.loss.copy(), clock.step
+        yield train_state
+    if running is not None:
+        report(*running)
+
+
+def _summary(train_state: TrainState, clock: _Clock) -> Row:
+    totals = train_state.totals
+    count = clock.last_step - clock.first_step
+    parameters = eqx.filter(train_state.model, eqx.is_inexact_array)
+    row: Row = {
+        "epoch": clock.epoch + 1,
+        "loss": float(totals.loss) / count,
+        "acc": int(totals.correct) / (count * clock.config.batch_size),
+        "weight_norm": float(eqx.filter_jit(optax.global_norm)(parameters)),
+        "gradient_norm": float(totals.gradient_norm) / count,
+    }
+    for name in ("loss", "gradient_norm", "weight_norm"):
+        if not math.isfinite(row[name]):
+            raise Diverged(
+                f"training diverged: {name} is {row[name]} in epoch {clock.epoch + 1}; "
+                f"lower the learning rate (lr = {clock.config.lr:g}) or clip_norm "
+                f"({clock.config.clip_norm:g}), or lengthen the warm-up"
+            )
+    row["seconds"], row["images_per_s"] = clock.read(clock.last_step)
+    return row

@@ -1,0 +1,26 @@
+from ._batch_norm import BatchNorm as BatchNorm
+from ._blocks import (
+    BasicBlock as BasicBlock,
+)
+from ._blocks import (
+    Bottleneck as Bottleneck,
+)
+from ._blocks import (
+    PaddingShortcut as PaddingShortcut,
+)
+from ._blocks import (
+    ProjectionShortcut as ProjectionShortcut,
+)
+from ._count import (
+    count_multiply_adds as count_multiply_adds,
+)
+from ._count import (
+    count_parameters as count_parameters,
+)
+from ._registry import Architecture as Architecture
+from ._registry import create as create
+from ._registry import names as names
+from ._resnet import ResNet as ResNet
+from ._vgg import VGG as VGG
+from ._wide_resnet import PreActivationBlock as PreActivationBlock
+from ._wide_resnet import WideResNet as WideResNet

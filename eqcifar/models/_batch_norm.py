@@ -1,0 +1,130 @@
+from collections.abc import Hashable
+
+import equinox as eqx
+import jax.numpy as jnp
+from equinox.nn import State, StateIndex
+from jax import lax
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from eqcifar.errors import UsageError
+
+
+class BatchNorm(eqx.Module):
+    r"""Normalises each channel by its mean and variance over batch and space.
+
+    $$y = \gamma\,\frac{x - \mathbb{E}[x]}{\sqrt{\mathrm{Var}[x] + \epsilon}} + \beta$$
+
+    In training mode the expectations run over the `vmap` axis called `axis_name` and
+    all spatial axes, and the running statistics $r$ move by
+    $r \leftarrow m\,r + (1 - m)\,\mathrm{batch}$ from mean 0 and variance 1. In
+    inference mode the running statistics are used and left alone.
+
+    Both variances are the biased ones (divided by $n$), as in Flax; PyTorch keeps
+    $n / (n - 1)$ times as much in its running variance. Everything is computed in
+    float32 at the least, whatever the dtype of `x`.
+
+    Ioffe & Szegedy, 2015, https://arxiv.org/abs/1502.03167
+    """
+
+    weight: Float[Array, " channels"]
+    bias: Float[Array, " channels"]
+    running_mean: StateIndex[Float[Array, " channels"]]
+    running_var: StateIndex[Float[Array, " channels"]]
+    # A leaf, not static, since `eqx.nn.inference_mode` replaces leaves.
+    inference: bool
+    momentum: float = eqx.field(static=True)
+    eps: float = eqx.field(static=True)
+    axis_name: Hashable = eqx.field(static=True)
+
+    def __init__(
+        self,
+        size: int,
+        *,
+        momentum: float = 0.9,
+        eps: float = 1e-5,
+        axis_name: Hashable = "batch",
+        inference: bool = False,
+    ):
+        """Start from weight 1, bias 0, running mean 0 and running variance 1.
+
+        **Arguments:**
+
+        - `size`: The number of channels.
+        - `momentum`: The share of the running statistics that a step keeps, so
+            PyTorch's `momentum` is one minus this.
+        - `eps`: Added to the variance.
+        - `axis_name`: The name of the `vmap` axis of the batch, or a tuple of names.
+        - `inference`: Whether to use the running statistics. Toggled by
+            `eqx.nn.inference_mode`.
+        """
+        # The default dtype: float32, or float64 in JAX's 64-bit mode.
+        self.weight = jnp.ones(size)
+        self.bias = jnp.zeros(size)
+        self.running_mean = StateIndex(jnp.zeros(size))
+        self.running_var = StateIndex(jnp.ones(size))
+        self.inference = inference
+        self.momentum = momentum
+        self.eps = eps
+        self.axis_name = axis_name
+
+    def __call__(
+        self,
+        x: Float[Array, " channels *spatial"],
+        state: State,
+        *,
+        key: PRNGKeyArray | None = None,
+    ) -> tuple[Float[Array, " channels *spatial"], State]:
+        """Normalise one example, and in training mode move the running statistics.
+
+        **Arguments:**
+
+        - `x`: One example.
+        - `state`: Holds the running statistics.
+        - `key`: Ignored; every layer takes one.
+
+        **Returns:**
+
+        The normalised example in the dtype of `x`, and the new state.
+
+        **Raises:**
+
+        A `UsageError` in training mode when no `vmap` axis has the right name.
+        """
+        del key
+        dtype = jnp.promote_types(x.dtype, jnp.float32)
+        wide = x.astype(dtype)
+        if self.inference:
+            centred = wide - self._spread(state.get(self.running_mean), wide)
+            var = state.get(self.running_var).astype(dtype)
+        else:
+            mean = self._batch_mean(wide)
+            # Two passes: E[x^2] - E[x]^2 cancels when the mean is large.
+            centred = wide - self._spread(mean, wide)
+            var = self._batch_mean(jnp.square(centred))
+            state = self._move(state, self.running_mean, mean)
+            state = self._move(state, self.running_var, var)
+        scale = lax.rsqrt(var + self.eps) * self.weight.astype(dtype)
+        y = centred * self._spread(scale, wide) + self._spread(self.bias, wide)
+        return y.astype(x.dtype), state
+
+    def _batch_mean(self, x: Array) -> Array:
+        spatial_mean = jnp.mean(x, axis=tuple(range(1, x.ndim)))
+        try:
+            return lax.pmean(spatial_mean, self.axis_name)
+        except NameError as error:
+            raise UsageError(
+                "BatchNorm in training mode needs a batch: call the model under "
+                f"`jax.vmap(..., axis_name={self.axis_name!r}, in_axes=(0, None), "
+                "out_axes=(0, None))`, or on a single example after "
+                "`eqx.nn.inference_mode(model)`"
+            ) from error
+
+    def _move(self, state: State, index: StateIndex, value: Array) -> State:
+        running = state.get(index)
+        kept = self.momentum * running
+        return state.set(index, kept + (1 - self.momentum) * value.astype(kept.dtype))
+
+    @staticmethod
+    def _spread(statistic: Array, x: Array) -> Array:
+        shape = (-1,) + (1,) * (x.ndim - 1)
+        return statistic.astype(x.dtype).reshape(shape)

@@ -1,0 +1,118 @@
+import math
+from typing import TypeVar
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from eqcifar.errors import UsageError
+
+_Layer = TypeVar("_Layer", eqx.nn.Conv2d, eqx.nn.Linear)
+
+
+def conv(
+    in_channels: int,
+    out_channels: int,
+    kernel_size: int,
+    *,
+    stride: int = 1,
+    use_bias: bool = False,
+    key: PRNGKeyArray,
+) -> eqx.nn.Conv2d:
+    """Make a convolution that keeps the size (at stride 1), with He-normal weights.
+
+    Weights have variance 2 / fan-in, biases are zero.
+    He et al., 2015, https://arxiv.org/abs/1502.01852
+
+    **Arguments:**
+
+    - `kernel_size`: An odd number, 3 or 1 in this package.
+    - `stride`: Of both spatial axes.
+    """
+    # Only shapes: Equinox's own initial values would be thrown away.
+    layer = eqx.filter_eval_shape(
+        eqx.nn.Conv2d,
+        in_channels,
+        out_channels,
+        kernel_size,
+        stride=stride,
+        padding=kernel_size // 2,
+        use_bias=use_bias,
+        key=key,
+    )
+    return _initialise(layer, 2 / (in_channels * kernel_size**2), key)
+
+
+def hidden_linear(
+    in_features: int, out_features: int, *, key: PRNGKeyArray
+) -> eqx.nn.Linear:
+    """Make a linear layer to go before a ReLU: weight variance 2 / fan-in, bias 0.
+
+    He et al., 2015, https://arxiv.org/abs/1502.01852
+    """
+    layer = eqx.filter_eval_shape(eqx.nn.Linear, in_features, out_features, key=key)
+    return _initialise(layer, 2 / in_features, key)
+
+
+def classifier(
+    in_features: int, num_classes: int, *, key: PRNGKeyArray
+) -> eqx.nn.Linear:
+    """Make the last linear layer: weight variance 1 / fan-in, bias 0."""
+    layer = eqx.filter_eval_shape(eqx.nn.Linear, in_features, num_classes, key=key)
+    return _initialise(layer, 1 / in_features, key)
+
+
+def _initialise(layer: _Layer, variance: float, key: PRNGKeyArray) -> _Layer:
+    shape, dtype = layer.weight.shape, layer.weight.dtype
+    weight = math.sqrt(variance) * jax.random.normal(key, shape, dtype)
+    layer = eqx.tree_at(lambda x: x.weight, layer, weight)
+    if layer.bias is None:
+        return layer
+    bias = jnp.zeros(layer.bias.shape, layer.bias.dtype)
+    return eqx.tree_at(lambda x: x.bias, layer, bias)
+
+
+def max_pool(
+    x: Float[Array, "channels height width"],
+) -> Float[Array, "channels height//2 width//2"]:
+    """Take the maximum of each 2x2 square; an odd last row or column is dropped.
+
+    A reshape and a maximum, since the gradient of a windowed maximum is a
+    select-and-scatter, which is slow and may differ from run to run on a GPU. Equal
+    maxima share the gradient.
+
+    **Raises:**
+
+    A `UsageError` when there is no 2x2 square left to pool.
+    """
+    channels, height, width = x.shape
+    if min(height, width) < 2:
+        raise UsageError(
+            f"cannot pool {height}x{width} features: the images are too small for "
+            "this architecture; VGG needs 32x32 or more, a ResNet takes any size"
+        )
+    height, width = height // 2, width // 2
+    x = x[:, : 2 * height, : 2 * width].reshape(channels, height, 2, width, 2)
+    return jnp.max(x, axis=(2, 4))
+
+
+def mean_pool(x: Float[Array, "channels height width"]) -> Float[Array, " channels"]:
+    """Average each channel over space."""
+    return jnp.mean(x, axis=(1, 2))
+
+
+def scale_channels(channels: int, width: float) -> int:
+    """Multiply a number of channels, rounding to the nearest integer.
+
+    **Raises:**
+
+    A `UsageError` when nothing would be left.
+    """
+    scaled = round(channels * width) if math.isfinite(width) else 0
+    if scaled < 1:
+        raise UsageError(
+            f"width {width:g} leaves {channels} channels with {scaled}: give a width "
+            f"above {0.5 / channels:g}"
+        )
+    return scaled

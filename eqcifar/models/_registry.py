@@ -1,0 +1,111 @@
+import difflib
+import re
+from collections.abc import Callable
+from functools import partial
+from typing import TypeAlias
+
+import equinox as eqx
+from equinox.nn import State
+from jaxtyping import PRNGKeyArray
+
+from eqcifar.errors import UsageError
+
+from ._blocks import BasicBlock, Bottleneck, PaddingShortcut, ProjectionShortcut
+from ._resnet import ResNet
+from ._vgg import VGG
+from ._wide_resnet import WideResNet
+
+Architecture: TypeAlias = VGG | ResNet | WideResNet
+
+_imagenet = partial(ResNet, shortcut=ProjectionShortcut, channels=(64, 128, 256, 512))
+_cifar = partial(
+    ResNet, block=BasicBlock, shortcut=PaddingShortcut, channels=(16, 32, 64)
+)
+
+_ARCHITECTURES: dict[str, Callable[..., Architecture]] = {
+    "vgg": partial(VGG, depths=(2, 2, 2, 2, 2), hidden=(512, 512, 512)),
+    "vgg11": partial(VGG, depths=(1, 1, 2, 2, 2)),
+    "vgg13": partial(VGG, depths=(2, 2, 2, 2, 2)),
+    "vgg16": partial(VGG, depths=(2, 2, 3, 3, 3)),
+    "vgg19": partial(VGG, depths=(2, 2, 4, 4, 4)),
+    "resnet8": partial(_cifar, depths=(1, 1, 1)),
+    "resnet20": partial(_cifar, depths=(3, 3, 3)),
+    "resnet32": partial(_cifar, depths=(5, 5, 5)),
+    "resnet44": partial(_cifar, depths=(7, 7, 7)),
+    "resnet56": partial(_cifar, depths=(9, 9, 9)),
+    "resnet110": partial(_cifar, depths=(18, 18, 18)),
+    "resnet18": partial(_imagenet, block=BasicBlock, depths=(2, 2, 2, 2)),
+    "resnet34": partial(_imagenet, block=BasicBlock, depths=(3, 4, 6, 3)),
+    "resnet50": partial(_imagenet, block=Bottleneck, depths=(3, 4, 6, 3)),
+    "resnet101": partial(_imagenet, block=Bottleneck, depths=(3, 4, 23, 3)),
+    "resnet152": partial(_imagenet, block=Bottleneck, depths=(3, 8, 36, 3)),
+    "wrn10-1": partial(WideResNet, depth=10, widen=1),
+    "wrn16-4": partial(WideResNet, depth=16, widen=4),
+    "wrn28-2": partial(WideResNet, depth=28, widen=2),
+    "wrn28-10": partial(WideResNet, depth=28, widen=10),
+    "wrn40-4": partial(WideResNet, depth=40, widen=4),
+}
+# Any other wide ResNet goes by the same pattern.
+_WIDE_RESNET = re.compile(r"wrn(\d+)-(\d+)")
+
+
+def names() -> tuple[str, ...]:
+    """List the architectures that have a name.
+
+    `create` takes `wrn<depth>-<k>` for every other wide ResNet too.
+    """
+    return tuple(_ARCHITECTURES)
+
+
+def create(
+    name: str,
+    num_classes: int = 10,
+    *,
+    width: float = 1.0,
+    dropout: float = 0.0,
+    key: PRNGKeyArray,
+) -> tuple[Architecture, State]:
+    """Make an architecture by its name.
+
+    **Arguments:**
+
+    - `name`: One of [`names`][], or `wrn<depth>-<k>`.
+    - `num_classes`: The number of logits.
+    - `width`: Multiplies all channels.
+    - `dropout`: The chance of a value to be dropped in training, from 0 to below 1;
+        for wide ResNets only.
+    - `key`: For the initial weights.
+
+    **Returns:**
+
+    The model in training mode, and its state. `model(x, state, key=None)` maps one
+    image `Float[Array, "3 height width"]` to `(logits, state)`.
+
+    **Raises:**
+
+    A `UsageError` when there is no such architecture or it cannot be made like this.
+    """
+    build = _find(name)
+    if num_classes < 1:
+        raise UsageError(f"num_classes is at least 1, not {num_classes}")
+    if not 0 <= dropout < 1:
+        raise UsageError(f"dropout is from 0 to below 1, not {dropout:g}")
+    if dropout > 0:
+        if not name.startswith("wrn"):
+            raise UsageError(
+                f"{name} has no dropout: leave it at 0, or take a wide ResNet, "
+                "such as wrn28-10"
+            )
+        build = partial(build, dropout=dropout)
+    return eqx.nn.make_with_state(build)(num_classes, width=width, key=key)
+
+
+def _find(name: str) -> Callable[..., Architecture]:
+    if name in _ARCHITECTURES:
+        return _ARCHITECTURES[name]
+    if match := _WIDE_RESNET.fullmatch(name):
+        depth, widen = map(int, match.groups())
+        return partial(WideResNet, depth=depth, widen=widen)
+    near = difflib.get_close_matches(name.lower(), _ARCHITECTURES, cutoff=0.5)
+    hint = f"nearest: {', '.join(near)}; " if near else ""
+    raise UsageError(f"unknown architecture {name!r}; {hint}`eqcifar archs` lists all")

@@ -1,0 +1,104 @@
+from collections.abc import Sequence
+
+import equinox as eqx
+import jax
+from equinox.nn import State
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from ._batch_norm import BatchNorm
+from ._layers import (
+    classifier,
+    conv,
+    hidden_linear,
+    max_pool,
+    mean_pool,
+    scale_channels,
+)
+
+
+class VGG(eqx.Module):
+    """Stages of 3x3 convolution, BatchNorm and ReLU, each ended by a 2x2 maximum.
+
+    The convolutions keep the biases of the paper, though BatchNorm cancels them in
+    training.
+
+    Simonyan & Zisserman, 2015, https://arxiv.org/abs/1409.1556
+    """
+
+    stages: tuple[tuple[tuple[eqx.nn.Conv2d, BatchNorm], ...], ...]
+    hidden: tuple[eqx.nn.Linear, ...]
+    classifier: eqx.nn.Linear
+
+    def __init__(
+        self,
+        num_classes: int,
+        *,
+        depths: Sequence[int],
+        channels: Sequence[int] = (64, 128, 256, 512, 512),
+        hidden: Sequence[int] = (),
+        width: float = 1.0,
+        key: PRNGKeyArray,
+    ):
+        """Make the stages, the hidden layers and the classifier.
+
+        **Arguments:**
+
+        - `num_classes`: The number of logits.
+        - `depths`: The number of convolutions in each stage.
+        - `channels`: The channels of each stage.
+        - `hidden`: The sizes of the linear layers, each followed by a ReLU, before
+            the classifier.
+        - `width`: Multiplies all channels and hidden sizes.
+        """
+        keys = iter(jax.random.split(key, sum(depths) + len(hidden) + 1))
+        size = 3
+        stages = []
+        for depth, out_channels in zip(depths, channels, strict=True):
+            stage = []
+            for _ in range(depth):
+                in_channels, size = size, scale_channels(out_channels, width)
+                layer = conv(in_channels, size, 3, use_bias=True, key=next(keys))
+                stage.append((layer, BatchNorm(size)))
+            stages.append(tuple(stage))
+        self.stages = tuple(stages)
+        linears = []
+        for features in hidden:
+            in_features, size = size, scale_channels(features, width)
+            linears.append(hidden_linear(in_features, size, key=next(keys)))
+        self.hidden = tuple(linears)
+        self.classifier = classifier(size, num_classes, key=next(keys))
+
+    def __call__(
+        self,
+        x: Float[Array, "3 height width"],
+        state: State,
+        *,
+        key: PRNGKeyArray | None = None,
+    ) -> tuple[Float[Array, " classes"], State]:
+        """Classify one image.
+
+        **Arguments:**
+
+        - `x`: One normalised image in the dtype of the parameters, of 32x32 pixels. On
+            larger images the last features are averaged over space.
+        - `state`: Holds the running statistics.
+        - `key`: Ignored; every model takes one.
+
+        **Returns:**
+
+        The logits and the new state.
+
+        **Raises:**
+
+        A `UsageError` when the image is smaller than 32x32.
+        """
+        del key
+        for stage in self.stages:
+            for layer, norm in stage:
+                x, state = norm(layer(x), state)
+                x = jax.nn.relu(x)
+            x = max_pool(x)
+        features = mean_pool(x)
+        for linear in self.hidden:
+            features = jax.nn.relu(linear(features))
+        return self.classifier(features), state

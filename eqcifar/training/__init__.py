@@ -1,4 +1,4 @@
-from ._config import TrainConfig as TrainConfig
+from ..config import TrainConfig as TrainConfig
 from ._evaluate import (
     Evaluation as Evaluation,
 )

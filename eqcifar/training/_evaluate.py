@@ -9,8 +9,8 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int32, UInt8
 
 from .. import data
+from ..config import TrainConfig
 from ..parallel import make_mesh, replicate, split_batch
-from ._config import TrainConfig
 from ._forward import Model, cast, compute_dtype, forward
 from ._loss import LOSSES, Loss
 

@@ -10,10 +10,10 @@ import numpy as np
 import optax
 from jax.sharding import Mesh
 
+from ..config import TrainConfig
 from ..data import Dataset
 from ..errors import RunError
 from ..parallel import any_process, check_batch, make_mesh, replicate
-from ._config import TrainConfig
 from ._evaluate import example_losses, predict
 from ._loss import LOSSES, Loss
 from ._state import TrainState, learning_rate, steps_per_epoch

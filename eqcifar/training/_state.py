@@ -4,8 +4,8 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int32
 
+from ..config import TrainConfig
 from ..errors import UsageError
-from ._config import TrainConfig
 from ._forward import Model
 
 

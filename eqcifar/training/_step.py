@@ -10,8 +10,8 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Int32, PRNGKeyArray, UInt8
 
 from .. import data
+from ..config import TrainConfig
 from ..parallel import split_batch
-from ._config import TrainConfig
 from ._forward import cast, compute_dtype, forward_train
 from ._loss import Loss
 from ._state import Totals, TrainState, make_optimiser

@@ -6,7 +6,7 @@ import typing
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from ..errors import UsageError
+from .errors import UsageError
 
 
 def _option(default: Any, panel: str, help: str) -> Any:

@@ -91,7 +91,7 @@ class BatchNorm(eqx.Module):
         A `UsageError` in training mode when no `vmap` axis has the right name.
         """
         del key
-        dtype = jnp.promote_types(x.dtype, jnp.float32)
+        dtype = x.dtype if jnp.finfo(x.dtype).bits > 32 else jnp.dtype(jnp.float32)
         wide = x.astype(dtype)
         if self.inference:
             centred = wide - self._spread(state.get(self.running_mean), wide)

@@ -1,0 +1,22 @@
+from ._augment import augment as augment
+from ._augment import mixup as mixup
+from ._augment import normalise as normalise
+from ._cache import cache_folder as cache_folder
+from ._dataset import (
+    Dataset as Dataset,
+)
+from ._dataset import (
+    Split as Split,
+)
+from ._dataset import (
+    check as check,
+)
+from ._dataset import (
+    limit as limit,
+)
+from ._dataset import (
+    with_validation as with_validation,
+)
+from ._export import export as export
+from ._load import load as load
+from ._synthetic import synthetic as synthetic

@@ -1,0 +1,105 @@
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float, Int, PRNGKeyArray, UInt8
+
+_PAD = 4
+
+
+def augment(
+    key: PRNGKeyArray, images: UInt8[Array, "batch h w 3"]
+) -> UInt8[Array, "batch h w 3"]:
+    """Shift and mirror each image at random, as is usual for CIFAR.
+
+    Equals padding by 4 pixels in reflection, cropping at one of the 9 x 9 positions,
+    and flipping left to right with probability 1/2; all are drawn evenly, one by one.
+
+    **Arguments:**
+
+    - `key`: for the positions and the flips.
+    - `images`: at least 5 x 5 pixels each.
+
+    **Returns:**
+
+    Images of the same shape, whose pixels are all pixels of the same input image.
+    """
+    batch, height, width, _ = images.shape
+    key_shift, key_flip = jax.random.split(key)
+    shift = jax.random.randint(key_shift, (batch, 2), -_PAD, _PAD + 1)
+    flip = jax.random.bernoulli(key_flip, shape=(batch,))
+
+    def one(image, shift, flip):
+        rows = _reflect(jnp.arange(height) + shift[0], height)
+        columns = jnp.where(flip, jnp.arange(width)[::-1], jnp.arange(width))
+        columns = _reflect(columns + shift[1], width)
+        # Two gathers of uint8 rows: ten times faster on a CPU than padding and slicing.
+        return image[rows][:, columns]
+
+    return jax.vmap(one)(images, shift, flip)
+
+
+def normalise(
+    images: UInt8[Array, "*batch h w 3"],
+    mean: Sequence[float],
+    std: Sequence[float],
+    dtype: DTypeLike = jnp.float32,
+) -> Float[Array, "*batch 3 h w"]:
+    """Turn stored pixels into what a network sees: `(x / 255 - mean) / std`.
+
+    **Arguments:**
+
+    - `images`: pixels from 0 to 255, colours last.
+    - `mean`, `std`: one number a colour, on the scale from 0 to 1.
+    - `dtype`: of the result; computed in float32 at least.
+
+    **Returns:**
+
+    The images with colours first.
+    """
+    compute = jnp.promote_types(dtype, jnp.float32)
+    scaled = images.astype(compute) / 255
+    scaled = (scaled - jnp.asarray(mean, compute)) / jnp.asarray(std, compute)
+    return jnp.moveaxis(scaled, -1, -3).astype(dtype)
+
+
+def mixup(
+    key: PRNGKeyArray,
+    inputs: Float[Array, " batch *image"],
+    targets: Float[Array, "batch classes"],
+    beta: float,
+) -> tuple[Float[Array, " batch *image"], Float[Array, "batch classes"]]:
+    """Mix each example with its mirror image in the batch (the last with the first).
+
+    The weight of an example is `max(w, 1 - w)`, with `w` drawn from Beta(beta, beta)
+    for each example on its own; its partner has the rest.
+
+    See "mixup: Beyond Empirical Risk Minimization", Zhang et al., ICLR 2018
+    (https://arxiv.org/abs/1710.09412), which draws one weight for the whole batch.
+
+    **Arguments:**
+
+    - `key`: for the weights.
+    - `inputs`: normalised images.
+    - `targets`: one-hot, or any other distribution over the classes.
+    - `beta`: above 0; small values leave most examples nearly unmixed.
+
+    **Returns:**
+
+    Inputs and targets, mixed with the same weights.
+    """
+    batch = inputs.shape[0]
+    weight = jax.random.beta(key, beta, beta, (batch,), jnp.float32)
+    weight = jnp.maximum(weight, 1 - weight)
+
+    def mix(values):
+        w = weight.astype(values.dtype).reshape((batch,) + (1,) * (values.ndim - 1))
+        return w * values + (1 - w) * values[::-1]
+
+    return mix(inputs), mix(targets)
+
+
+def _reflect(index: Int[Array, " size"], size: int) -> Int[Array, " size"]:
+    """Fold positions outside of `0..size - 1` back in, not repeating the edge."""
+    return (size - 1) - jnp.abs((size - 1) - jnp.abs(index))

@@ -1,0 +1,78 @@
+import contextlib
+import logging
+import os
+import zipfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+from filelock import FileLock
+
+_log = logging.getLogger("eqcifar")
+
+_Arrays = dict[str, np.ndarray]
+
+
+def cache_folder() -> Path:
+    """Return where decoded images are kept, which need not exist yet.
+
+    `$EQCIFAR_CACHE`, else `$XDG_CACHE_HOME/eqcifar`, else `~/.cache/eqcifar`.
+    """
+    if folder := os.environ.get("EQCIFAR_CACHE"):
+        return Path(folder).expanduser()
+    base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    return Path(base).expanduser() / "eqcifar"
+
+
+def cached(key: str, build: Callable[[], _Arrays]) -> _Arrays:
+    """Read arrays from the cache, or build and keep them.
+
+    A damaged file is built again; a cache that cannot be written costs only time.
+    Processes started together build once: the others wait.
+    """
+    path = cache_folder() / f"{key}.npz"
+    if (arrays := _read(path)) is not None:
+        return arrays
+    with _locked(path):
+        if (arrays := _read(path)) is not None:
+            return arrays
+        arrays = build()
+        try:
+            _write(path, arrays)
+        except OSError as error:
+            _log.warning("Decoded images were not kept in %s: %s", path, error)
+        return arrays
+
+
+@contextlib.contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    with contextlib.ExitStack() as stack:
+        # Without a folder to write to, each process builds for itself.
+        with contextlib.suppress(OSError, NotImplementedError):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(FileLock(path.with_suffix(".lock")))
+        yield
+
+
+def _read(path: Path) -> _Arrays | None:
+    try:
+        # zipfile compares each member's CRC-32 when it is read to the end.
+        with np.load(path, allow_pickle=False) as stored:
+            return {name: stored[name] for name in stored.files}
+    except FileNotFoundError:
+        return None
+    except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
+        _log.warning("Ignoring the damaged cache file %s: %s", path, error)
+        return None
+
+
+def _write(path: Path, arrays: _Arrays) -> None:
+    scratch = path.with_name(f"{path.stem}.{os.getpid()}.tmp")
+    try:
+        with scratch.open("wb") as file:
+            np.savez(file, allow_pickle=False, **arrays)  # pyright: ignore
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(scratch, path)
+    finally:
+        scratch.unlink(missing_ok=True)

@@ -1,0 +1,148 @@
+import io
+import os
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+
+from ..errors import UsageError
+from ._dataset import Split
+
+_ROWS = 500
+# What becomes RGB without loss: greys and palettes. Transparency or CMYK would not.
+_MODES = ("RGB", "L", "P", "1")
+
+
+def decode(
+    found: Any, name: str, size: int
+) -> tuple[tuple[str, ...], dict[str, Split]]:
+    """Turn a loaded `datasets.DatasetDict` into class names and arrays.
+
+    **Arguments:**
+
+    - `found`: as `datasets` gives it, with splits `train` and `test`.
+    - `name`: to use in messages.
+    - `size`: the height and width that every image must have.
+
+    **Returns:**
+
+    The names of the classes, and the splits by name.
+
+    **Raises:**
+
+    `eqcifar.errors.UsageError` where splits, columns or images are not of that form.
+    """
+    import datasets
+
+    if not isinstance(found, datasets.DatasetDict):
+        raise UsageError(
+            f"{name!r} has no splits: save a DatasetDict with 'train' and 'test'."
+        )
+    if missing := {"train", "test"} - set(found):
+        raise UsageError(
+            f"{name!r} has no split {min(missing)!r}, only {', '.join(map(str, found))}: "
+            f"rename or make one, for both 'train' and 'test' are needed."
+        )
+    features = found["train"].features
+    image, label = _image_column(features, name), _label_column(features, name)
+    for column in (image, label):
+        if found["test"].features.get(column) != features[column]:
+            raise UsageError(
+                f"Column {column!r} of {name!r} is {features[column]} in train but "
+                f"{found['test'].features.get(column)} in test: make them equal."
+            )
+    splits = {}
+    for split in ("train", "test"):
+        rows = found[split].cast_column(image, datasets.Image(decode=False))
+        where = f"split {split!r} of {name!r}"
+        if len(rows) == 0:
+            raise UsageError(f"The {where} has no examples.")
+        splits[split] = Split(
+            _images(rows, image, where, size), _labels(rows, label, where)
+        )
+    return tuple(features[label].names), splits
+
+
+def _image_column(features: Any, name: str) -> str:
+    import datasets
+
+    for column, feature in features.items():
+        if isinstance(feature, datasets.Image):
+            return column
+    raise UsageError(
+        f"{name!r} has no image column, only {_columns(features)}: cast one with "
+        f"`dataset.cast_column(name, datasets.Image())`."
+    )
+
+
+def _label_column(features: Any, name: str) -> str:
+    import datasets
+
+    labels = [c for c, f in features.items() if isinstance(f, datasets.ClassLabel)]
+    for column in ("fine_label", "label"):
+        if column in labels:
+            return column
+    if len(labels) == 1:
+        return labels[0]
+    found = "no" if not labels else "more than one"
+    raise UsageError(
+        f"{name!r} has {found} column of class labels ({_columns(features)}): call the "
+        f"one to use 'label', and cast it with `dataset.class_encode_column('label')` "
+        f"if it is not a ClassLabel."
+    )
+
+
+def _columns(features: Any) -> str:
+    return ", ".join(
+        f"{name} ({type(kind).__name__})" for name, kind in features.items()
+    )
+
+
+def _labels(rows: Any, column: str, where: str) -> np.ndarray:
+    labels = rows.with_format("arrow")[:][column]
+    if labels.null_count:
+        row = labels.is_null().to_pylist().index(True)
+        raise UsageError(f"Row {row} of {where} has no label: remove such rows.")
+    labels = labels.to_numpy()
+    return np.clip(labels, np.iinfo(np.int32).min, np.iinfo(np.int32).max).astype(
+        np.int32
+    )
+
+
+def _images(rows: Any, column: str, where: str, size: int) -> np.ndarray:
+    images = np.empty((len(rows), size, size, 3), np.uint8)
+
+    def fill(start: int) -> None:
+        encoded = table[start : start + _ROWS][column].to_pylist()
+        for row, one in enumerate(encoded, start):
+            images[row] = _decode_one(one, f"row {row} of {where}", size)
+
+    table = rows.with_format("arrow")
+    # Pillow decodes outside of Python's lock.
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+        for _ in pool.map(fill, range(0, len(rows), _ROWS)):
+            pass
+    return images
+
+
+def _decode_one(encoded: dict | None, where: str, size: int) -> np.ndarray:
+    from PIL import Image, UnidentifiedImageError
+
+    if encoded is None:
+        raise UsageError(f"The image in {where} is missing: remove such rows.")
+    content, path = encoded["bytes"], encoded["path"]
+    try:
+        with Image.open(path if content is None else io.BytesIO(content)) as image:
+            if image.size != (size, size):
+                raise UsageError(
+                    f"The image in {where} is {image.height}x{image.width} pixels, not "
+                    f"{size}x{size}: resize the images first."
+                )
+            if image.mode not in _MODES:
+                raise UsageError(
+                    f"The image in {where} has mode {image.mode}: convert the images "
+                    f"to RGB first."
+                )
+            return np.asarray(image.convert("RGB"))
+    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
+        raise UsageError(f"The image in {where} cannot be read: {error}") from error

@@ -4,6 +4,4 @@ The names are in the rooms: `eqcifar.models`, `eqcifar.data`, `eqcifar.training`
 `eqcifar.sharpness` and `eqcifar.runs`. Importing this package imports none of them.
 """
 
-from importlib.metadata import version as _version
-
-__version__ = _version("eqcifar")
+__version__ = "0.1.0"

@@ -1,0 +1,47 @@
+# `make test` and `make demo` need Python 3.11 or later and nothing else.
+PYTHON ?= $(shell for python in python3.11 python3 python; do \
+	$$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null \
+	&& echo $$python && break; done)
+BIN := .venv/bin
+INSTALLED := .venv/installed
+DEMO := results/demo
+
+.PHONY: help install format check test demo clean
+
+help:
+	@echo "make test    install into .venv, check formatting, style and types, run the tests"
+	@echo "make demo    install into .venv, train and evaluate a small network on the CPU"
+	@echo "make format  format and fix what can be fixed"
+	@echo "make clean   remove .venv and the demo's results"
+
+install: $(INSTALLED)
+
+$(INSTALLED): pyproject.toml requirements.lock
+	@test -n "$(PYTHON)" || { echo "Python 3.11 or later is needed: make PYTHON=..."; exit 1; }
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check \
+		--constraint requirements.lock --editable '.[dev]'
+	touch $@
+
+format: $(INSTALLED)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+check: $(INSTALLED)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/pyright
+
+test: check
+	$(BIN)/pytest --quiet --durations=10
+
+# Procedural images, computed on the spot: the demo downloads nothing.
+demo: export HF_HUB_OFFLINE = 1
+demo: export JAX_PLATFORMS = cpu
+demo: $(INSTALLED)
+	$(BIN)/eqcifar train --dataset synthetic --arch resnet8 --epochs 6 --batch-size 100 \
+		--lr 0.1 --limit-train 3000 --limit-test 1000 --no-augment --out $(DEMO)
+	$(BIN)/eqcifar eval --out $(DEMO)
+
+clean:
+	rm -rf .venv $(DEMO)

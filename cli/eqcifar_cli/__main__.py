@@ -1,0 +1,3 @@
+from ._app import app
+
+app(prog_name="eqcifar")

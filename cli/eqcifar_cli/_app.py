@@ -1,0 +1,50 @@
+from typing import Annotated
+
+import typer
+
+import eqcifar
+
+from . import _data
+from ._archs import archs
+from ._doctor import doctor
+from ._eval import evaluate
+from ._program import Program
+from ._train import train
+
+
+def _print_version(wanted: bool):
+    if wanted:
+        typer.echo(f"eqcifar {eqcifar.__version__}")
+        raise typer.Exit
+
+
+def _main(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version",
+            help="Print the version and exit.",
+            callback=_print_version,
+            is_eager=True,
+        ),
+    ] = False,
+):
+    """Train CIFAR classifiers in JAX and Equinox, and measure how sharp minima are.
+
+    Exit codes: 0 done, 1 failed, 2 asked for something impossible, 130 and 143
+    interrupted by Ctrl-C and SIGTERM. EQCIFAR_DEBUG=1 shows tracebacks.
+    """
+
+
+app = typer.Typer(
+    cls=Program,
+    no_args_is_help=True,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    pretty_exceptions_enable=False,
+)
+app.callback()(_main)
+app.command()(train)
+app.command("eval")(evaluate)
+app.command()(archs)
+app.add_typer(_data.app, name="data")
+app.command()(doctor)

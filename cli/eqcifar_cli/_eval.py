@@ -1,0 +1,123 @@
+import dataclasses
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+
+from ._output import print_json, print_table
+
+
+def evaluate(
+    run: Annotated[
+        Path | None,
+        typer.Argument(
+            metavar="[RUN]",
+            help="Folder of a run, or a model file; by default the latest in --out.",
+            show_default=False,
+        ),
+    ] = None,
+    split: Annotated[
+        Literal["test", "train", "val"],
+        typer.Option(help="Which images; val needs a run with --val-size."),
+    ] = "test",
+    dataset: Annotated[
+        str | None,
+        typer.Option(
+            "--dataset",
+            "-d",
+            help="Other data with as many classes, named as in `eqcifar train`; the "
+            "run's own by default.",
+            show_default=False,
+        ),
+    ] = None,
+    out: Annotated[
+        Path, typer.Option("--out", "-o", help="Where to look for the latest run.")
+    ] = Path("results"),
+    as_json: Annotated[
+        bool,
+        typer.Option("--json", help="Print JSON at full precision, and nothing else."),
+    ] = False,
+):
+    """Measure a trained network: accuracy, loss, calibration, with 95 % intervals."""
+    from eqcifar import data, runs
+    from eqcifar.errors import UsageError
+    from eqcifar.training import evaluate as measure
+    from eqcifar.training import predict
+
+    from ._jax import keep_compilations
+
+    keep_compilations()
+    path = runs.latest_run(out).path if run is None else run
+    loaded = runs.load_model(path)
+    config = loaded.config
+    if dataset is None:
+        chosen = data.load(
+            config.dataset,
+            val_size=config.val_size,
+            limit_train=config.limit_train,
+            limit_test=config.limit_test,
+        )
+    else:
+        chosen = data.load(dataset)
+    if len(chosen.classes) != len(loaded.classes):
+        raise UsageError(
+            f"{chosen.name} has {len(chosen.classes)} classes, but the network was "
+            f"trained for {len(loaded.classes)}: choose data with as many"
+        )
+    if split not in chosen.splits:
+        raise UsageError(
+            f"there is no val split: the run held out no images (--val-size was "
+            f"{config.val_size}); choose --split test or train"
+        )
+    part = chosen.splits[split]
+    logits = predict(loaded.model, loaded.state, part.images, config)
+    evaluation = measure(logits, part.labels, config.loss)
+
+    if as_json:
+        values = dataclasses.asdict(evaluation)
+        values["class_accuracy"] = dict(
+            zip(chosen.classes, values["class_accuracy"], strict=True)
+        )
+        print_json(
+            {
+                "run": str(path),
+                "arch": config.arch,
+                "seed": config.seed,
+                "trained_on": config.dataset,
+                "dataset": chosen.name,
+                "synthetic": chosen.synthetic,
+                "split": split,
+                "loss_name": config.loss,
+                **values,
+            }
+        )
+        return
+    value = "SYNTHETIC" if chosen.synthetic else "value"
+    print_table(
+        f"{path}: {config.arch} on {evaluation.examples} {split} images of "
+        f"{chosen.title}",
+        ("measure", value, "95 % interval"),
+        [
+            ("top-1 accuracy", *_percent(evaluation.accuracy)),
+            ("top-5 accuracy", *_percent(evaluation.accuracy_top5)),
+            (f"loss ({config.loss}, per image)", *_plain(evaluation.loss)),
+            ("expected calibration error", *_percent(evaluation.calibration_error)),
+            *(
+                (f"accuracy on {name}", *_percent(interval))
+                for name, interval in zip(
+                    chosen.classes, evaluation.class_accuracy, strict=True
+                )
+            ),
+        ],
+    )
+
+
+def _percent(interval: Any) -> tuple[str, str]:
+    return (
+        f"{100 * interval.value:.2f} %",
+        f"{100 * interval.low:.2f} to {100 * interval.high:.2f} %",
+    )
+
+
+def _plain(interval: Any) -> tuple[str, str]:
+    return f"{interval.value:.4f}", f"{interval.low:.4f} to {interval.high:.4f}"

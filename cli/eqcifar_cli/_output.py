@@ -1,0 +1,50 @@
+import json
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import typer
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+
+def console() -> Console:
+    """The console on stdout as it is now; plain text where it is no terminal."""
+    return Console(highlight=False, markup=False, emoji=False)
+
+
+def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]):
+    """Print a title, then columns of text, all but the first aligned on the right."""
+    table = Table(box=box.SIMPLE)
+    for index, name in enumerate(columns):
+        justify = "right" if index else "left"
+        table.add_column(name, justify=justify, overflow="fold")
+    for row in rows:
+        table.add_row(*row)
+    console().print(title, table, sep="\n", soft_wrap=True)
+
+
+def print_json(values: Any):
+    """Print JSON at full precision; what is not a finite number becomes null."""
+    typer.echo(json.dumps(_finite(values), indent=2))
+
+
+def _finite(values: Any) -> Any:
+    if isinstance(values, dict):
+        return {key: _finite(value) for key, value in values.items()}
+    if isinstance(values, list | tuple):
+        return [_finite(value) for value in values]
+    if isinstance(values, float) and not math.isfinite(values):
+        return None
+    return values
+
+
+def format_bytes(count: int) -> str:
+    """A number of bytes with its unit, in powers of 1024."""
+    amount = float(count)
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if amount < 1024:
+            return f"{amount:.0f} {unit}" if unit == "B" else f"{amount:.1f} {unit}"
+        amount /= 1024
+    return f"{amount:.1f} TiB"

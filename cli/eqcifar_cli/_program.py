@@ -1,0 +1,70 @@
+import errno
+import os
+import sys
+from typing import Any
+
+import typer
+from typer.core import TyperGroup
+
+from eqcifar.errors import EqcifarError, UsageError
+
+
+class Program(TyperGroup):
+    """The one place where failures become a line on stderr and an exit code."""
+
+    def main(self, *args: Any, **kwargs: Any) -> Any:
+        """Run the command line and exit; the arguments are Typer's."""
+        # A name of a class or a file can hold what the output's encoding does not.
+        if not (sys.stdout.encoding or "").lower().startswith("utf"):
+            sys.stdout.reconfigure(errors="replace")  # pyright: ignore
+        debug = os.environ.get("EQCIFAR_DEBUG", "") not in ("", "0")
+        try:
+            code = super().main(*args, **{**kwargs, "standalone_mode": False})
+        except typer.TyperException as error:
+            code = error.exit_code
+            _print_usage_error(error)
+        except (EqcifarError, OSError, MemoryError, RuntimeError) as error:
+            message = _describe(error)
+            if debug or message is None:
+                raise
+            code = 2 if isinstance(error, UsageError) else 1
+            typer.echo(f"Error: {message}", err=True)
+        sys.exit(code or 0)
+
+
+def _print_usage_error(error: typer.TyperException):
+    message = " ".join(error.format_message().split())
+    context = getattr(error, "ctx", None)
+    if context is not None:
+        message += f" (see `{context.command_path} --help`)"
+    # Without any arguments the help has been printed already.
+    if type(error).__name__ != "NoArgsIsHelpError":
+        typer.echo(f"Error: {message}", err=True)
+
+
+def _describe(error: BaseException) -> str | None:
+    """One line on what failed and what to do; `None` if only a traceback tells."""
+    if isinstance(error, EqcifarError):
+        return " ".join(str(error).split())
+    if isinstance(error, OSError):
+        return _describe_os_error(error)
+    # By its name, for jax need not have been imported.
+    if isinstance(error, MemoryError) or (
+        type(error).__name__ in ("JaxRuntimeError", "XlaRuntimeError")
+        and "RESOURCE_EXHAUSTED" in str(error)
+    ):
+        return "out of memory: lower --batch-size or --width, or use more devices"
+    return None
+
+
+def _describe_os_error(error: OSError) -> str:
+    remedies = {
+        errno.ENOSPC: "free some space and run the same command again",
+        errno.EDQUOT: "free some of your quota and run the same command again",
+        errno.EACCES: "choose another folder, or mend its permissions",
+        errno.EROFS: "choose another folder",
+    }
+    reason = error.strerror or str(error) or type(error).__name__
+    where = f": {error.filename}" if error.filename else ""
+    remedy = remedies.get(error.errno or 0)
+    return f"{reason}{where}" + (f"; {remedy}" if remedy else "")

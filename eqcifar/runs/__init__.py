@@ -1,0 +1,65 @@
+from typing import TYPE_CHECKING, Any
+
+from ._directory import (
+    Run as Run,
+)
+from ._directory import (
+    config_hash as config_hash,
+)
+from ._directory import (
+    config_name as config_name,
+)
+from ._directory import (
+    find_runs as find_runs,
+)
+from ._directory import (
+    latest_run as latest_run,
+)
+from ._directory import (
+    run_path as run_path,
+)
+from ._log import COLUMNS as COLUMNS
+
+if TYPE_CHECKING:
+    from ._arrays import named_arrays as named_arrays
+    from ._arrays import with_arrays as with_arrays
+    from ._checkpoint import CheckpointError as CheckpointError
+    from ._states import (
+        LoadedModel as LoadedModel,
+    )
+    from ._states import (
+        load_checkpoint as load_checkpoint,
+    )
+    from ._states import (
+        load_model as load_model,
+    )
+    from ._states import (
+        save_checkpoint as save_checkpoint,
+    )
+    from ._states import (
+        save_model as save_model,
+    )
+    from ._train import train_run as train_run
+    from ._train import train_run_with as train_run_with
+
+# These need JAX, which reading ten thousand runs does not: imported when first used.
+_LAZY = {
+    "named_arrays": "_arrays",
+    "with_arrays": "_arrays",
+    "CheckpointError": "_checkpoint",
+    "load_checkpoint": "_states",
+    "load_model": "_states",
+    "LoadedModel": "_states",
+    "save_checkpoint": "_states",
+    "save_model": "_states",
+    "train_run": "_train",
+    "train_run_with": "_train",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LAZY:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    import importlib
+
+    return getattr(importlib.import_module(f".{_LAZY[name]}", __name__), name)

@@ -1,0 +1,165 @@
+import datetime
+import os
+import socket
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import filelock
+
+from .. import __version__
+from ..config import TrainConfig
+from ..data import Dataset
+from ..errors import EqcifarError, RunError, UsageError
+from ..parallel import any_process, is_main_process
+from ._directory import Run
+from ._environment import differences
+from ._files import cannot_write, read_json, remove_temporaries, write_json
+
+VERSION = 1
+
+
+class Claim:
+    """A run that this process alone works on, as a context manager.
+
+    Entering it takes a lock, which dies with the process, and shows that the folder
+    can be written. `status.json` tells how it was left. With several processes, the
+    main one writes, and all learn whether it could.
+    """
+
+    def __init__(self, run: Run, config: TrainConfig):
+        """**Arguments:**
+
+        - `run`: its folder is made if necessary.
+        - `config`: must be the one that the folder was made for.
+        """
+        self.run, self._config = run, config
+        self._status = {"epochs": config.epochs, "seed": config.seed}
+        self._lock = filelock.FileLock(run.path / ".lock")
+
+    def __enter__(self) -> "Claim":
+        on_main(self.run.path, self._open)
+        return self
+
+    def __exit__(self, kind, error, traceback):
+        try:
+            if isinstance(error, KeyboardInterrupt):
+                self.report("interrupted", message="interrupted by the keyboard")
+            elif isinstance(error, EqcifarError):
+                self.report("failed", message=str(error))
+            elif error is not None:
+                self.report("failed", message=f"{type(error).__name__}: {error}")
+        except EqcifarError:
+            # Such as a full disk, which `error` then tells of too.
+            pass
+        finally:
+            self._lock.release()
+
+    def report(self, state: str, epoch: int | None = None, message: str = ""):
+        """Say in `status.json` how the run is; on the main process."""
+        if not is_main_process():
+            return
+        if epoch is not None:
+            self._status["epoch"] = epoch
+        self._status |= {"state": state, "message": message, "updated": _now()}
+        write_json(self.run.path / "status.json", self._status)
+
+    def describe(self, dataset: Dataset, environment: dict[str, Any]):
+        """Write what the run is and where it runs; on the main process."""
+        self._status["synthetic"] = dataset.synthetic
+        environment = {"started": _now(), "synthetic": dataset.synthetic, **environment}
+        path = self.run.path / "env.json"
+        if path.exists():
+            *earlier, last = self._environments()
+            if differences(last, environment):
+                earlier.append(last)
+            environment["earlier"] = earlier
+        write_json(path, environment)
+        self._write_config(
+            synthetic=dataset.synthetic,
+            classes=list(dataset.classes),
+            data={
+                "sha256": dataset.fingerprint,
+                "examples": {
+                    name: len(split) for name, split in dataset.splits.items()
+                },
+            },
+        )
+
+    def _environments(self) -> list[dict[str, Any]]:
+        last = self.run.environment()
+        return [*last.pop("earlier", []), last]
+
+    def _open(self):
+        path = self.run.path
+        path.mkdir(parents=True, exist_ok=True)
+        try:
+            self._lock.acquire(timeout=0)
+        except filelock.Timeout:
+            raise UsageError(self._in_use()) from None
+        try:
+            remove_temporaries(path)
+            if (path / "config.json").exists():
+                self._check_config(path / "config.json")
+            else:
+                self._write_config()
+            before = self.run.status()
+            now = _now()
+            self._status |= {
+                "epoch": before.get("epoch", 0),
+                "synthetic": before.get("synthetic"),
+                "started": before.get("started", now),
+                "resumed": now,
+                "pid": os.getpid(),
+                "host": socket.gethostname(),
+            }
+            self.report("running")
+        except BaseException:
+            self._lock.release()
+            raise
+
+    def _check_config(self, path: Path):
+        if self.run.config() != self._config.to_dict():
+            raise UsageError(
+                f"{path} is of another configuration: train into another folder, or "
+                "remove this one"
+            )
+
+    def _write_config(self, **data: Any):
+        fields = {"format": VERSION, "eqcifar": __version__, **data}
+        fields["config"] = self._config.to_dict()
+        write_json(self.run.path / "config.json", fields)
+
+    def _in_use(self) -> str:
+        try:
+            status = read_json(self.run.path / "status.json")
+        except RunError:
+            status = {}
+        return (
+            f"run directory {self.run.path} in use by pid {status.get('pid', '?')} on "
+            f"host {status.get('host', '?')}: wait for it to end, or stop it"
+        )
+
+
+def on_main(path: Path, action: Callable[[], object]):
+    """Let the main process write to a folder; the others fail where it does.
+
+    **Raises:**
+
+    What `action` raises, `RunError` in place of an `OSError`.
+    """
+    error = None
+    if is_main_process():
+        try:
+            action()
+        except OSError as os_error:
+            where = os_error.filename or path
+            error = cannot_write(Path(where), os_error)
+        except EqcifarError as known:
+            error = known
+    if any_process(error is not None):
+        raise error or RunError(f"the main process could not write to {path}")
+
+
+def _now() -> str:
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds")

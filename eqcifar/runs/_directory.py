@@ -1,0 +1,154 @@
+import dataclasses
+import hashlib
+import json
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from ..config import TrainConfig
+from ..errors import UsageError
+from ._files import read_json
+from ._log import read_log
+
+_SHORT = {
+    "width": "w",
+    "dropout": "drop",
+    "val_size": "val",
+    "limit_train": "train",
+    "limit_test": "test",
+    "epochs": "ep",
+    "batch_size": "bs",
+    "momentum": "m",
+    "weight_decay": "wd",
+    "clip_norm": "clip",
+    "label_smoothing": "ls",
+    "bn_group": "bn",
+    "eval_every": "every",
+}
+_LONGEST_NAME = 80
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """What one training run leaves in a folder.
+
+    - `config.json`: the configuration, and what data it met;
+    - `env.json`: versions, devices, flags, git commit;
+    - `log.tsv`: a row an epoch, see `eqcifar.training.fit` for the columns;
+    - `status.json`: whether it is running, done, failed or interrupted;
+    - `last.eqx`: the checkpoint from which it is continued;
+    - `model.eqx`: the trained network, when it is done.
+
+    Reading these does not need JAX. Folder names are for people: everything is in the
+    files.
+    """
+
+    path: Path
+
+    def config(self) -> dict[str, Any]:
+        """The fields of the run's `TrainConfig`; `TrainConfig.from_dict` takes them."""
+        config = read_json(self.path / "config.json").get("config")
+        return config if isinstance(config, dict) else {}
+
+    def environment(self) -> dict[str, Any]:
+        """Where the run was last started: versions, devices, flags, git commit."""
+        return read_json(self.path / "env.json")
+
+    def status(self) -> dict[str, Any]:
+        """How far the run has come.
+
+        `state` is "running", "done", "failed", "interrupted", or "unknown" without a
+        `status.json`. A killed run stays "running", with the `pid` and `host` it had.
+        """
+        path = self.path / "status.json"
+        return read_json(path) if path.exists() else {"state": "unknown"}
+
+    def log(self) -> list[dict[str, int | float]]:
+        """The rows of `log.tsv`, one an epoch."""
+        return read_log(self.path / "log.tsv")
+
+    def is_done(self) -> bool:
+        """Whether the run is complete, its model included."""
+        return self.status()["state"] == "done" and (self.path / "model.eqx").exists()
+
+
+def run_path(root: str | os.PathLike[str], config: TrainConfig) -> Path:
+    """The folder of a run: `root/<dataset>/<config name>-<hash>/seed<k>`."""
+    dataset = _safe(config.dataset)[-_LONGEST_NAME:].lstrip("._-") or "dataset"
+    name = f"{config_name(config)}-{config_hash(config)}"
+    return Path(root) / dataset / name / f"seed{config.seed}"
+
+
+def config_name(config: TrainConfig) -> str:
+    """The architecture and whatever differs from the default, to be read by people."""
+    parts = [config.arch]
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if field.name in ("arch", "dataset", "seed") or value == field.default:
+            continue
+        name = _SHORT.get(field.name, field.name)
+        if isinstance(value, bool):
+            parts.append(name if value else f"no{name}")
+        elif isinstance(value, str):
+            parts.append(value)
+        elif isinstance(value, tuple):
+            parts.append(name + "_".join(f"{number:g}" for number in value))
+        else:
+            parts.append(f"{name}{value:g}")
+    return _safe("-".join(parts))[:_LONGEST_NAME].strip("._-")
+
+
+def config_hash(config: TrainConfig) -> str:
+    """Eight hexadecimal digits that all seeds of a configuration share."""
+    # By way of `from_dict`, for which a learning rate of 1 is 1.0.
+    fields = TrainConfig.from_dict(config.to_dict()).to_dict()
+    del fields["seed"]
+    text = json.dumps(fields, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:8]
+
+
+def find_runs(root: str | os.PathLike[str] = "results") -> list[Run]:
+    """All runs in a folder and below, by path; symbolic links are not followed.
+
+    **Raises:**
+
+    `UsageError` when there is no such folder.
+    """
+    if not os.path.isdir(root):
+        raise UsageError(f"no folder {os.fspath(root)}: nothing was trained there")
+    return [Run(path) for path in sorted(_walk(Path(root)))]
+
+
+def latest_run(root: str | os.PathLike[str] = "results") -> Run:
+    """The run whose status changed last.
+
+    **Raises:**
+
+    `UsageError` when there is none.
+    """
+    runs = find_runs(root)
+    if not runs:
+        raise UsageError(f"no runs in {os.fspath(root)}: nothing was trained there")
+    return max(runs, key=lambda run: str(run.status().get("updated", "")))
+
+
+def _walk(folder: Path) -> Iterator[Path]:
+    pending = [folder]
+    while pending:
+        here = pending.pop()
+        folders = []
+        with os.scandir(here) as entries:
+            for entry in entries:
+                if entry.name == "config.json" and entry.is_file(follow_symlinks=False):
+                    yield here
+                    break
+                if entry.is_dir(follow_symlinks=False):
+                    folders.append(Path(entry.path))
+            else:
+                pending += folders
+
+
+def _safe(text: str) -> str:
+    return re.sub(r"[^A-Za-z0-9.+-]+", "_", text)

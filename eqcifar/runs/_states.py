@@ -1,0 +1,197 @@
+import dataclasses
+import os
+from pathlib import Path
+from typing import Any
+
+import equinox as eqx
+import jax
+from jaxtyping import PyTree
+
+from .. import models
+from ..config import TrainConfig
+from ..data import Dataset
+from ..training import Model, TrainState
+from ._arrays import Leaf, named_arrays, named_leaves, with_arrays, with_leaves
+from ._checkpoint import open_checkpoint, write_checkpoint
+from ._directory import Run
+
+_MODEL = "model."
+
+
+@dataclasses.dataclass(frozen=True)
+class LoadedModel:
+    """A network read from a file, and what the file says about it.
+
+    - `model`, `state`: as `models.create` returns them, in training mode;
+        `eqx.nn.inference_mode` and `predict` take them from there.
+    - `config`: of the run that trained it.
+    - `classes`: the names of its outputs.
+    - `header`: everything that the file says, `step` and `data` among it.
+    """
+
+    model: Model
+    state: eqx.nn.State
+    config: TrainConfig
+    classes: tuple[str, ...]
+    header: dict[str, Any]
+
+
+def save_checkpoint(
+    path: str | os.PathLike[str],
+    train_state: TrainState,
+    config: TrainConfig,
+    dataset: Dataset,
+    environment: dict[str, Any] | None = None,
+):
+    """Write all that training needs to go on, whole or not at all.
+
+    **Arguments:**
+
+    - `path`: replaced if it exists.
+    - `train_state`: what to save.
+    - `config`, `dataset`: what it is trained by; the header describes them.
+    - `environment`: likewise, where it is trained.
+
+    **Raises:**
+
+    `RunError` with the path and the reason, such as a full disk.
+    """
+    arrays = _model_leaves(train_state.model, train_state.state)
+    arrays |= named_leaves(_rest(train_state))
+    header = _header(config, dataset, int(train_state.step), environment)
+    write_checkpoint(Path(path), arrays, header)
+
+
+def load_checkpoint(
+    path: str | os.PathLike[str], like: TrainState
+) -> tuple[TrainState, dict[str, Any]]:
+    """Read what `save_checkpoint` wrote.
+
+    **Arguments:**
+
+    - `path`: the file.
+    - `like`: a state of the same model and optimiser, such as `initialise` makes.
+
+    **Returns:**
+
+    The saved state, and the header of the file.
+
+    **Raises:**
+
+    `CheckpointError` when the file is damaged or belongs to another model, and
+    `UsageError` when there is none.
+    """
+    wanted = _model_leaves(like.model, like.state)
+    wanted |= named_leaves(_rest(like))
+    with open_checkpoint(Path(path)) as file:
+        arrays = file.read(wanted)
+        header = file.header
+    model, state = with_arrays(like.model, like.state, _without_prefix(arrays))
+    rest = with_leaves(_rest(like), arrays)
+    return TrainState(model=model, state=state, **rest), header
+
+
+def save_model(
+    path: str | os.PathLike[str],
+    train_state: TrainState,
+    config: TrainConfig,
+    dataset: Dataset,
+    environment: dict[str, Any] | None = None,
+):
+    """Write a network and its state alone; the arguments are `save_checkpoint`'s."""
+    arrays = _model_leaves(train_state.model, train_state.state)
+    header = _header(config, dataset, int(train_state.step), environment)
+    write_checkpoint(Path(path), arrays, header)
+
+
+def load_model(
+    path: str | os.PathLike[str] | Run,
+    like: tuple[Model, eqx.nn.State] | None = None,
+) -> LoadedModel:
+    """Read a trained network.
+
+    **Arguments:**
+
+    - `path`: a run or its folder, of which `model.eqx` is taken, or `last.eqx` where
+        training is not done; or such a file.
+    - `like`: a model and state of the same kind, for one that has no name in
+        `models`.
+
+    **Returns:**
+
+    The network and what the file says about it.
+
+    **Raises:**
+
+    `CheckpointError` when the file is damaged or belongs to another model, and
+    `UsageError` when there is none.
+    """
+    path = path.path if isinstance(path, Run) else Path(path)
+    if path.is_dir():
+        final = path / "model.eqx"
+        path = final if final.exists() else path / "last.eqx"
+    with open_checkpoint(path) as file:
+        header = file.header
+        config, classes = TrainConfig.from_dict(header["config"]), header["classes"]
+        if like is None:
+            # Shapes are all that is needed of it.
+            model, state = eqx.filter_eval_shape(
+                models.create,
+                config.arch,
+                len(classes),
+                width=config.width,
+                dropout=config.dropout,
+                key=jax.random.key(0),
+            )
+        else:
+            model, state = like
+        arrays = file.read(_model_leaves(model, state), part=_MODEL)
+    model, state = with_arrays(model, state, _without_prefix(arrays))
+    return LoadedModel(model, state, config, tuple(classes), header)
+
+
+def _model_leaves(model: Model, state: eqx.nn.State) -> dict[str, Leaf]:
+    # They come first in a file, so that a model is read without the rest.
+    return {_MODEL + name: leaf for name, leaf in named_arrays(model, state).items()}
+
+
+def _without_prefix(arrays: dict[str, jax.Array]) -> dict[str, Leaf]:
+    return {
+        name.removeprefix(_MODEL): leaf
+        for name, leaf in arrays.items()
+        if name.startswith(_MODEL)
+    }
+
+
+def _rest(train_state: TrainState) -> dict[str, PyTree]:
+    return {
+        "opt_state": train_state.opt_state,
+        "step": train_state.step,
+        "totals": train_state.totals,
+    }
+
+
+def _header(
+    config: TrainConfig,
+    dataset: Dataset,
+    step: int,
+    environment: dict[str, Any] | None,
+) -> dict[str, Any]:
+    return {
+        "architecture": {
+            "name": config.arch,
+            "num_classes": len(dataset.classes),
+            "width": config.width,
+            "dropout": config.dropout,
+        },
+        "classes": list(dataset.classes),
+        "normalisation": {"mean": list(config.mean), "std": list(config.std)},
+        "step": step,
+        "data": {
+            "name": dataset.name,
+            "synthetic": dataset.synthetic,
+            "sha256": dataset.fingerprint,
+        },
+        "config": config.to_dict(),
+        "environment": environment or {},
+    }

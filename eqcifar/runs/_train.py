@@ -1,0 +1,244 @@
+import math
+import os
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
+
+from .. import data, models
+from ..config import TrainConfig
+from ..data import Dataset
+from ..errors import RunError, UsageError
+from ..parallel import make_mesh
+from ..training import (
+    Interrupted,
+    Loss,
+    Model,
+    Progress,
+    Row,
+    TrainState,
+    fit,
+    initialise,
+    random_stream,
+)
+from ._claim import Claim, on_main
+from ._directory import Run, run_path
+from ._environment import differences, environment
+from ._log import append_row, cut_log
+from ._states import load_checkpoint, save_checkpoint, save_model
+
+
+def train_run(
+    config: TrainConfig,
+    root: str | os.PathLike[str] = "results",
+    *,
+    devices: int | None = None,
+    on_start: Callable[[Run, Dataset, TrainState], None] = lambda *_: None,
+    on_progress: Callable[[Progress], None] = lambda progress: None,
+    on_epoch: Callable[[TrainState, Row], None] = lambda train_state, row: None,
+    should_stop: Callable[[], bool] = lambda: False,
+    warn: Callable[[str], None] = warnings.warn,
+) -> Run:
+    """Train what a configuration describes, or go on with it, and keep everything.
+
+    **Arguments:**
+
+    - `config`: data, network and recipe.
+    - `root`: the folder of all runs; this one's is `run_path(root, config)`.
+    - `devices`: how many share each batch; all by default.
+    - `on_start`: called with the run, the data and the first state, whose `step` is
+        not 0 when a run is resumed.
+    - `on_progress`, `on_epoch`, `should_stop`: as in `eqcifar.training.fit`.
+    - `warn`: called with a line about what makes the digits differ from those of an
+        uninterrupted run.
+
+    **Returns:**
+
+    The run. Its `status()["state"]` is "done", or "interrupted" when `should_stop`
+    said so; call this again to go on. A run that is done is not trained again.
+
+    **Raises:**
+
+    `UsageError` when it cannot be trained as asked, for instance because another
+    process is at it; `Diverged`; `RunError` when a file cannot be written or read.
+    """
+    run = Run(run_path(root, config))
+    if run.is_done():
+        return run
+    mesh = make_mesh(devices)
+    # A name that is not known is no reason to make a folder.
+    eqx.filter_eval_shape(_create, config, 10)
+    with Claim(run, config) as claim:
+        dataset = data.load(
+            config.dataset,
+            val_size=config.val_size,
+            limit_train=config.limit_train,
+            limit_test=config.limit_test,
+        )
+        model, state = _create(config, len(dataset.classes))
+        start = initialise(model, state, config, len(dataset.train))
+        del model, state
+        hooks = on_start, on_progress, on_epoch, should_stop, warn
+        _train(claim, dataset, start, config, None, mesh, *hooks)
+    return run
+
+
+def train_run_with(
+    path: str | os.PathLike[str],
+    dataset: Dataset,
+    model: Model,
+    state: eqx.nn.State,
+    config: TrainConfig,
+    *,
+    loss: Loss | None = None,
+    mesh: Mesh | None = None,
+    on_start: Callable[[Run, Dataset, TrainState], None] = lambda *_: None,
+    on_progress: Callable[[Progress], None] = lambda progress: None,
+    on_epoch: Callable[[TrainState, Row], None] = lambda train_state, row: None,
+    should_stop: Callable[[], bool] = lambda: False,
+    warn: Callable[[str], None] = warnings.warn,
+) -> Run:
+    """Train one's own network on one's own data as `train_run` does.
+
+    **Arguments:**
+
+    - `path`: the folder of this run.
+    - `dataset`: the data.
+    - `model`, `state`: as `eqx.nn.make_with_state` made them.
+    - `config`: the recipe; what it says of data and network is only written down.
+    - `loss`, `mesh`: as in `eqcifar.training.fit`.
+
+    The others, the result and the errors are those of `train_run`.
+    """
+    run = Run(Path(path))
+    if run.is_done():
+        return run
+    mesh = make_mesh() if mesh is None else mesh
+    with Claim(run, config) as claim:
+        start = initialise(model, state, config, len(dataset.train))
+        hooks = on_start, on_progress, on_epoch, should_stop, warn
+        _train(claim, dataset, start, config, loss, mesh, *hooks)
+    return run
+
+
+def _create(config: TrainConfig, num_classes: int) -> tuple[Model, eqx.nn.State]:
+    return models.create(
+        config.arch,
+        num_classes,
+        width=config.width,
+        dropout=config.dropout,
+        key=random_stream(config.seed, "model"),
+    )
+
+
+def _train(
+    claim: Claim,
+    dataset: Dataset,
+    train_state: TrainState,
+    config: TrainConfig,
+    loss: Loss | None,
+    mesh: Mesh,
+    on_start: Callable[[Run, Dataset, TrainState], None],
+    on_progress: Callable[[Progress], None],
+    on_epoch: Callable[[TrainState, Row], None],
+    should_stop: Callable[[], bool],
+    warn: Callable[[str], None],
+):
+    run, path = claim.run, claim.run.path
+    env = environment(mesh.size)
+    per_epoch = len(dataset.train) // config.batch_size
+
+    def save(train_state):
+        save_checkpoint(path / "last.eqx", train_state, config, dataset, env)
+
+    if (path / "last.eqx").exists():
+        train_state = _resume(
+            path / "last.eqx", train_state, config, dataset, env, warn
+        )
+    epoch = int(train_state.step) // max(per_epoch, 1)
+
+    def prepare():
+        claim.describe(dataset, env)
+        rows = cut_log(path / "log.tsv", epoch)
+        if rows < epoch:
+            warn(f"{path / 'log.tsv'} has lost {epoch - rows} of {epoch} rows")
+        claim.report("running", epoch)
+
+    def end_epoch(train_state, row):
+        def write():
+            # The row first: a row too many is cut off again, one too few is lost.
+            append_row(path / "log.tsv", row)
+            save(train_state)
+            claim.report("running", int(row["epoch"]))
+
+        on_main(path, write)
+        on_epoch(train_state, row)
+
+    def finish():
+        save_model(path / "model.eqx", train_state, config, dataset, env)
+        claim.report("done", config.epochs)
+
+    on_main(path, prepare)
+    on_start(run, dataset, train_state)
+    try:
+        train_state, _ = fit(
+            train_state,
+            dataset,
+            config,
+            loss=loss,
+            mesh=mesh,
+            on_progress=on_progress,
+            on_epoch=end_epoch,
+            should_stop=should_stop,
+        )
+    except Interrupted as interrupted:
+        train_state = interrupted.train_state
+        message = f"stopped after step {int(train_state.step)}"
+        if _is_finite(train_state):
+            on_main(path, lambda: save(train_state))
+        else:
+            message += ", at which it had diverged: the last epoch's state is kept"
+        epoch = int(train_state.step) // per_epoch
+        on_main(path, lambda: claim.report("interrupted", epoch, message))
+        return
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        raise RunError(
+            f"out of device memory: take a smaller --batch-size than "
+            f"{config.batch_size}, more devices, or --precision bf16"
+        ) from error
+    on_main(path, finish)
+
+
+def _resume(
+    path: Path,
+    like: TrainState,
+    config: TrainConfig,
+    dataset: Dataset,
+    env: dict,
+    warn: Callable[[str], None],
+) -> TrainState:
+    train_state, header = load_checkpoint(path, like)
+    if header["config"] != config.to_dict():
+        raise UsageError(f"{path} is of another configuration: train in another folder")
+    if header["data"]["sha256"] != dataset.fingerprint:
+        raise UsageError(
+            f"the data of {dataset.name!r} is not what {path} was trained on: bring it "
+            "back, or remove the file to start again"
+        )
+    if changed := differences(header["environment"], env):
+        warn(
+            f"{path} was written elsewhere, so expect other digits than an "
+            f"uninterrupted run's: {', '.join(changed)}"
+        )
+    return train_state
+
+
+def _is_finite(train_state: TrainState) -> bool:
+    numbers = jax.tree.leaves(eqx.filter(train_state, eqx.is_inexact_array))
+    return all(math.isfinite(float(jnp.abs(x).max(initial=0.0))) for x in numbers)

@@ -28,7 +28,9 @@ class Claim:
     """
 
     def __init__(self, run: Run, config: TrainConfig):
-        """**Arguments:**
+        """Nothing is touched before the claim is entered.
+
+        **Arguments:**
 
         - `run`: its folder is made if necessary.
         - `config`: must be the one that the folder was made for.
@@ -109,7 +111,7 @@ class Claim:
                 "epoch": before.get("epoch", 0),
                 "synthetic": before.get("synthetic"),
                 "started": before.get("started", now),
-                "resumed": now,
+                "resumed": now if "started" in before else None,
                 "pid": os.getpid(),
                 "host": socket.gethostname(),
             }
@@ -155,8 +157,8 @@ def on_main(path: Path, action: Callable[[], object]):
         except OSError as os_error:
             where = os_error.filename or path
             error = cannot_write(Path(where), os_error)
-        except EqcifarError as known:
-            error = known
+        except Exception as other:
+            error = other
     if any_process(error is not None):
         raise error or RunError(f"the main process could not write to {path}")
 

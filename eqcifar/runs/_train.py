@@ -224,14 +224,14 @@ def _resume(
     warn: Callable[[str], None],
 ) -> TrainState:
     train_state, header = load_checkpoint(path, like)
-    if header["config"] != config.to_dict():
+    if header.get("config") != config.to_dict():
         raise UsageError(f"{path} is of another configuration: train in another folder")
-    if header["data"]["sha256"] != dataset.fingerprint:
+    if header.get("data", {}).get("sha256") != dataset.fingerprint:
         raise UsageError(
             f"the data of {dataset.name!r} is not what {path} was trained on: bring it "
             "back, or remove the file to start again"
         )
-    if changed := differences(header["environment"], env):
+    if changed := differences(header.get("environment", {}), env):
         warn(
             f"{path} was written elsewhere, so expect other digits than an "
             f"uninterrupted run's: {', '.join(changed)}"

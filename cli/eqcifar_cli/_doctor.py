@@ -138,11 +138,11 @@ def _caches() -> Iterator[Finding]:
     yield _cache("decoded images", folder, "EQCIFAR_CACHE", "*.npz")
     yield _cache("compiled programs", Path(compiled), "JAX_COMPILATION_CACHE_DIR")
     try:
-        import datasets
+        from datasets import config
     except ImportError as error:
         yield Finding("datasets cache", str(error), 'pip install "datasets[vision]"')
         return
-    hub = Path(datasets.config.HF_DATASETS_CACHE)
+    hub = Path(config.HF_DATASETS_CACHE)
     yield _cache("datasets cache", hub, "HF_HOME")
 
 
@@ -179,10 +179,5 @@ def _write_problem(folder: Path, remedy: str) -> str:
 def _variables() -> Iterator[Finding]:
     for name in _VARIABLES:
         if value := os.environ.get(name):
-            yield Finding(name, value + _OFFLINE.get(name, ""))
-
-
-_OFFLINE = dict.fromkeys(
-    ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE"),
-    " (hub datasets come from the caches alone)",
-)
+            offline = " (hub datasets come from the caches alone)"
+            yield Finding(name, value + (offline if "OFFLINE" in name else ""))

@@ -57,6 +57,11 @@ def evaluate(
             limit_train=config.limit_train,
             limit_test=config.limit_test,
         )
+        if chosen.fingerprint != loaded.header["data"]["sha256"]:
+            typer.echo(
+                f"Warning: {chosen.name} is not the data that {path} was trained on",
+                err=True,
+            )
     else:
         chosen = data.load(dataset)
     if len(chosen.classes) != len(loaded.classes):

@@ -9,9 +9,9 @@ from rich.console import Console
 from rich.table import Table
 
 
-def console() -> Console:
+def console(*, quiet: bool = False) -> Console:
     """The console on stdout as it is now; plain text where it is no terminal."""
-    return Console(highlight=False, markup=False, emoji=False)
+    return Console(highlight=False, markup=False, emoji=False, quiet=quiet)
 
 
 def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]):

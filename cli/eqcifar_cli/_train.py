@@ -1,3 +1,4 @@
+import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -38,13 +39,57 @@ def train(
 
     The same options mean the same run: a finished one is not computed again.
     """
-    from eqcifar import parallel, runs
-    from eqcifar.training import Interrupted
+    from eqcifar import models, parallel, runs
 
     from ._jax import keep_compilations
-    from ._progress import Reporter
+    from ._progress import Reporter, format_row
     from ._stop import StopRequest
 
     if distributed:
         parallel.initialise()
     keep_compilations()
+    screen = console(quiet=not parallel.is_main_process())
+
+    with Reporter(screen, config.epochs) as reporter, StopRequest() as stop:
+        started = False
+
+        def on_start(run, dataset, train_state):
+            nonlocal started
+            started = True
+            stop.listen()
+            step = int(train_state.step)
+            verb = f"Going on after step {step}" if step else "Training"
+            splits = dataset.splits.items()
+            sizes = ", ".join(f"{len(part)} {name}" for name, part in splits)
+            reporter.print(
+                f"{verb}: {config.arch} ({models.count_parameters(train_state.model):,}"
+                f" parameters), {dataset.title} ({sizes} images), {config.loss} loss"
+            )
+            reporter.print(f"Results in {run.path}")
+            reporter.start(step, "SYNTHETIC" if dataset.synthetic else "")
+
+        run = runs.train_run(
+            config,
+            out,
+            devices=devices,
+            on_start=on_start,
+            on_progress=reporter.on_progress,
+            on_epoch=lambda train_state, row: reporter.on_epoch(row),
+            should_stop=stop,
+            warn=reporter.warn,
+        )
+    status = run.status()
+    if stop.number is not None and status["state"] == "interrupted":
+        screen.print(
+            f"Interrupted: {status['message']}, saved in {run.path}. Run the same "
+            "command to go on.",
+            soft_wrap=True,
+        )
+        raise typer.Exit(128 + stop.number)
+    verb = "Finished" if started else "Finished before, nothing to do"
+    mark = "SYNTHETIC" if status.get("synthetic") else ""
+    screen.print(
+        f"{verb}: {format_row(run.log()[-1], config.epochs, mark)}\n"
+        f"Results in {run.path}\nNext: eqcifar eval {shlex.quote(str(run.path))}",
+        soft_wrap=True,
+    )

@@ -1,8 +1,6 @@
 import dataclasses
 import difflib
 import math
-import types
-import typing
 from collections.abc import Mapping
 from typing import Any, Literal
 
@@ -93,10 +91,14 @@ class TrainConfig:
     )
 
     def __post_init__(self):
-        _check_types(self)
         positive = "width", "epochs", "batch_size", "lr", "eval_every"
         natural = "val_size", "limit_train", "limit_test", "bn_group", "seed"
         non_negative = *natural, "mixup", "weight_decay", "clip_norm"
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            numbers = value if isinstance(value, tuple) else (value,)
+            finite = all(math.isfinite(x) for x in numbers if isinstance(x, float))
+            _require(self, field.name, finite, "finite")
         for name in positive:
             _require(self, name, getattr(self, name) > 0, "greater than 0")
         for name in non_negative:
@@ -120,7 +122,8 @@ class TrainConfig:
 
         **Raises:**
 
-        `UsageError` for a key that is not a field, with the nearest field.
+        `UsageError` for a key that is not a field, with the nearest field, and for a
+        value of another type.
         """
         fields = {field.name: field for field in dataclasses.fields(cls)}
         for key in values:
@@ -130,7 +133,7 @@ class TrainConfig:
                 raise UsageError(f"unknown configuration key {key!r}{hint}")
         return cls(
             **{
-                key: tuple(value) if isinstance(value, list) else value
+                key: _convert(key, value, fields[key].default)
                 for key, value in values.items()
             }
         )
@@ -148,28 +151,16 @@ def _require(config: TrainConfig, name: str, holds: bool, allowed: str):
         raise UsageError(f"{name} = {getattr(config, name)!r}: must be {allowed}")
 
 
-def _check_types(config: TrainConfig):
-    # A file can hold `lr = "0.1"` or `epochs = 2.5`; an int is a fine float.
-    for field in dataclasses.fields(config):
-        value = getattr(config, field.name)
-        hint: Any = field.type
-        if typing.get_origin(hint) is Literal:
-            wanted = str
-        elif isinstance(hint, types.GenericAlias):
-            wanted = tuple
-        else:
-            wanted = hint
-        if wanted is float and type(value) is int:
-            value = float(value)
-            object.__setattr__(config, field.name, value)
-        if type(value) is not wanted:
-            raise UsageError(
-                f"{field.name} = {value!r}: must be of type {wanted.__name__}"
-            )
-        numbers = value if wanted is tuple else (value,)
-        if wanted is tuple and (
-            len(value) != 3 or any(type(x) not in (int, float) for x in value)
-        ):
-            raise UsageError(f"{field.name} = {value!r}: must be three numbers")
-        if any(isinstance(x, float) and not math.isfinite(x) for x in numbers):
-            raise UsageError(f"{field.name} = {value!r}: must be finite")
+def _convert(name: str, value: Any, default: Any) -> Any:
+    """Bring a value from a file to the type of the field's default, or refuse it."""
+    if isinstance(default, tuple):
+        if not isinstance(value, list) or len(value) != len(default):
+            raise UsageError(f"{name} = {value!r}: must be {len(default)} numbers")
+        return tuple(_convert(name, x, y) for x, y in zip(value, default, strict=True))
+    if isinstance(default, float) and type(value) is int:
+        return float(value)
+    if type(value) is not type(default):
+        raise UsageError(
+            f"{name} = {value!r}: must be of type {type(default).__name__}"
+        )
+    return value

@@ -81,12 +81,20 @@ def make_mesh(devices: int | None = None) -> Mesh:
 
 def replicate(tree: _Tree, mesh: Mesh) -> _Tree:
     """Put a copy of every array of `tree` on each device."""
-    return eqx.filter_shard(tree, NamedSharding(mesh, PartitionSpec()))
+    arrays, rest = eqx.partition(tree, eqx.is_array)
+    return eqx.combine(
+        jax.device_put(arrays, NamedSharding(mesh, PartitionSpec())), rest
+    )
 
 
 def split_batch(tree: _Tree, mesh: Mesh) -> _Tree:
-    """Split every array of `tree` along its first axis over the devices."""
+    """Inside `jit`: split every array of `tree` along its first axis over devices."""
     return eqx.filter_shard(tree, NamedSharding(mesh, PartitionSpec("data")))
+
+
+def gather(tree: _Tree, mesh: Mesh) -> _Tree:
+    """Inside `jit`: collect every array of `tree` on each device."""
+    return eqx.filter_shard(tree, NamedSharding(mesh, PartitionSpec()))
 
 
 def check_batch(batch_size: int, mesh: Mesh) -> None:

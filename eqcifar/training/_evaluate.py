@@ -10,7 +10,7 @@ from jaxtyping import Array, Float, Int32, UInt8
 
 from .. import data
 from ..config import TrainConfig
-from ..parallel import make_mesh, replicate, split_batch
+from ..parallel import gather, make_mesh, replicate, split_batch
 from ._forward import Model, cast, compute_dtype, forward
 from ._loss import LOSSES, Loss
 
@@ -65,7 +65,7 @@ def _predict_batch(model, state, images, start, config, batch_size, mesh):
         images[indices], config.mean, config.std, compute_dtype(model, "f32")
     )
     logits = forward(cast(model, dtype), state, inputs.astype(dtype))
-    return replicate(logits.astype(compute_dtype(model, "f32")), mesh)
+    return gather(logits.astype(compute_dtype(model, "f32")), mesh)
 
 
 @dataclasses.dataclass(frozen=True)

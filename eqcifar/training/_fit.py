@@ -1,7 +1,7 @@
 import dataclasses
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import equinox as eqx
 import jax
@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jax.sharding import Mesh
+from jaxtyping import Array, Float
 
 from ..config import TrainConfig
 from ..data import Dataset
@@ -17,9 +18,9 @@ from ..parallel import any_process, check_batch, make_mesh, replicate
 from ._evaluate import example_losses, predict
 from ._loss import LOSSES, Loss
 from ._state import TrainState, learning_rate, steps_per_epoch
-from ._step import Epoch, Steps, epoch_order, make_steps
+from ._step import Epoch, epoch_order, make_steps
 
-Row = dict[str, float]
+Row = dict[str, int | float]
 
 
 class Interrupted(Exception):
@@ -126,11 +127,20 @@ def fit(
         order = epoch_order(config.seed, jnp.asarray(epoch, jnp.int32), num_train)
         inputs = Epoch(train_images, train_labels, replicate(order, mesh))
         clock = _Clock(epoch, int(train_state.step), per_epoch, config)
-        for train_state in _run_epoch(
-            steps, inputs, train_state, clock, steps_per_call, on_progress
-        ):
+        running = None
+        while clock.step < clock.last_step:
+            count = min(steps_per_call, clock.last_step - clock.step)
+            train_state = steps(inputs, train_state, count)
+            # Fetching waits for the device: read the last call while this one runs.
+            if running is not None:
+                on_progress(clock.progress(*running))
+            clock.step += count
+            # A copy, for the next call takes the state's own buffers.
+            running = train_state.totals.loss.copy(), clock.step
             if clock.step < clock.last_step and any_process(should_stop()):
                 raise Interrupted(train_state)
+        if running is not None:
+            on_progress(clock.progress(*running))
 
         row = _summary(train_state, clock)
         row["lr"] = float(schedule(clock.last_step - 1))
@@ -147,7 +157,7 @@ def fit(
                 row[f"acc_{name}"] = float((logits.argmax(1) == labels).mean())
         rows.append(row)
         on_epoch(train_state, row)
-        if any_process(should_stop()):
+        if epoch + 1 < config.epochs and any_process(should_stop()):
             raise Interrupted(train_state)
     return train_state, rows
 
@@ -166,35 +176,10 @@ class _Clock:
         seconds = time.perf_counter() - self._start
         return seconds, (step - self._resumed_at) * self.config.batch_size / seconds
 
-
-def _run_epoch(
-    steps: Steps,
-    inputs: Epoch,
-    train_state: TrainState,
-    clock: _Clock,
-    steps_per_call: int,
-    on_progress: Callable[[Progress], None],
-) -> Iterator[TrainState]:
-    def report(loss_total, step):
-        _, images_per_second = clock.read(step)
-        loss = float(loss_total) / (step - clock.first_step)
-        on_progress(
-            Progress(clock.epoch + 1, step, clock.total_steps, loss, images_per_second)
-        )
-
-    running = None
-    while clock.step < clock.last_step:
-        count = min(steps_per_call, clock.last_step - clock.step)
-        train_state = steps(inputs, train_state, count)
-        # Fetching waits for the device: read the last call's loss while this one runs.
-        if running is not None:
-            report(*running)
-        clock.step += count
-        # A copy, for the next call takes the state's own buffers.
-        running = train_state.totals.loss.copy(), clock.step
-        yield train_state
-    if running is not None:
-        report(*running)
+    def progress(self, loss_total: Float[Array, ""], step: int) -> Progress:
+        _, images_per_second = self.read(step)
+        loss = float(loss_total) / (step - self.first_step)
+        return Progress(self.epoch + 1, step, self.total_steps, loss, images_per_second)
 
 
 def _summary(train_state: TrainState, clock: _Clock) -> Row:
@@ -205,7 +190,7 @@ def _summary(train_state: TrainState, clock: _Clock) -> Row:
         "epoch": clock.epoch + 1,
         "loss": float(totals.loss) / count,
         "acc": int(totals.correct) / (count * clock.config.batch_size),
-        "weight_norm": float(eqx.filter_jit(optax.global_norm)(parameters)),
+        "weight_norm": float(eqx.filter_jit(optax.tree.norm)(parameters)),
         "gradient_norm": float(totals.gradient_norm) / count,
     }
     for name in ("loss", "gradient_norm", "weight_norm"):

@@ -62,12 +62,14 @@ def learning_rate(config: TrainConfig, num_train: int) -> optax.Schedule:
     is 0 if there is a warm-up, as in the original.
     """
     steps = config.epochs * steps_per_epoch(config, num_train)
-    return optax.warmup_cosine_decay_schedule(
+    schedule = optax.warmup_cosine_decay_schedule(
         0.0 if config.warmup else config.lr,
         config.lr,
         int(config.warmup * steps),
-        max(steps, 1),
+        steps,
     )
+    # Optax divides the step as it is; strict dtype promotion refuses an integer's.
+    return lambda step: schedule(jnp.asarray(step, jnp.float32))
 
 
 def make_optimiser(config: TrainConfig, num_train: int) -> optax.GradientTransformation:

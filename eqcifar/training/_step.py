@@ -1,5 +1,5 @@
 from collections.abc import Callable
-from functools import partial
+from functools import lru_cache, partial
 from typing import Literal
 
 import equinox as eqx
@@ -28,6 +28,7 @@ class Epoch(eqx.Module):
 Steps = Callable[[Epoch, TrainState, int], TrainState]
 
 
+@lru_cache(maxsize=8)
 def make_steps(
     config: TrainConfig, loss: Loss, num_classes: int, num_train: int, mesh: Mesh
 ) -> Steps:
@@ -96,7 +97,7 @@ def make_steps(
             totals.loss + value.astype(totals.loss.dtype),
             totals.correct + jnp.sum(correct, dtype=jnp.int32),
             totals.gradient_norm
-            + optax.global_norm(grads).astype(totals.gradient_norm.dtype),
+            + optax.tree.norm(grads).astype(totals.gradient_norm.dtype),
         )
         return TrainState(
             eqx.apply_updates(model, updates),

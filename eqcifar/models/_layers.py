@@ -80,9 +80,11 @@ def max_pool(
 ) -> Float[Array, "channels height//2 width//2"]:
     """Take the maximum of each 2x2 square; an odd last row or column is dropped.
 
-    A reshape and a maximum, since the gradient of a windowed maximum is a
-    select-and-scatter, which is slow and may differ from run to run on a GPU. Equal
-    maxima share the gradient.
+    Written with selections. The gradient of a windowed maximum is a
+    select-and-scatter, slow and perhaps different from run to run on a GPU. That of
+    `jnp.max` looks for the maximum by equality: when XLA computes the input once more
+    in the backward pass and rounds it otherwise, nothing is equal and the gradient is
+    lost or NaN. Of equal values the first has the gradient, as in PyTorch.
 
     **Raises:**
 
@@ -96,7 +98,12 @@ def max_pool(
         )
     height, width = height // 2, width // 2
     x = x[:, : 2 * height, : 2 * width].reshape(channels, height, 2, width, 2)
-    return jnp.max(x, axis=(2, 4))
+    x = _larger(x[..., 0], x[..., 1])
+    return _larger(x[:, :, 0], x[:, :, 1])
+
+
+def _larger(a: Array, b: Array) -> Array:
+    return jnp.where((b > a) | jnp.isnan(b), b, a)
 
 
 def mean_pool(x: Float[Array, "channels height width"]) -> Float[Array, " channels"]:

@@ -152,13 +152,15 @@ def _train(
     env = environment(mesh.size)
     per_epoch = len(dataset.train) // config.batch_size
 
-    def save(train_state):
-        save_checkpoint(path / "last.eqx", train_state, config, dataset, env)
+    # The same numbers are to be the same file, whichever commit wrote it.
+    written_by = {name: value for name, value in env.items() if name != "git"}
 
-    if (path / "last.eqx").exists():
-        train_state = _resume(
-            path / "last.eqx", train_state, config, dataset, env, warn
-        )
+    def save(train_state):
+        save_checkpoint(last, train_state, config, dataset, written_by)
+
+    last = path / "last.eqx"
+    if last.exists():
+        train_state = _resume(last, train_state, config, dataset, env, warn)
     epoch = int(train_state.step) // max(per_epoch, 1)
 
     def prepare():
@@ -179,7 +181,7 @@ def _train(
         on_epoch(train_state, row)
 
     def finish():
-        save_model(path / "model.eqx", train_state, config, dataset, env)
+        save_model(path / "model.eqx", train_state, config, dataset, written_by)
         claim.report("done", config.epochs)
 
     on_main(path, prepare)

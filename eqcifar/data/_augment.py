@@ -58,7 +58,7 @@ def normalise(
 
     The images with colours first.
     """
-    compute = jnp.promote_types(dtype, jnp.float32)
+    compute = dtype if jnp.finfo(dtype).bits > 32 else jnp.float32
     scaled = images.astype(compute) / 255
     scaled = (scaled - jnp.asarray(mean, compute)) / jnp.asarray(std, compute)
     return jnp.moveaxis(scaled, -1, -3).astype(dtype)
@@ -94,10 +94,16 @@ def mixup(
     weight = jnp.maximum(weight, 1 - weight)
 
     def mix(values):
-        w = weight.astype(values.dtype).reshape((batch,) + (1,) * (values.ndim - 1))
-        return w * values + (1 - w) * values[::-1]
+        compute = _at_least_float32(values.dtype)
+        w = weight.astype(compute).reshape((batch,) + (1,) * (values.ndim - 1))
+        wide = values.astype(compute)
+        return (w * wide + (1 - w) * wide[::-1]).astype(values.dtype)
 
     return mix(inputs), mix(targets)
+
+
+def _at_least_float32(dtype: DTypeLike) -> jnp.dtype:
+    return jnp.dtype(dtype if jnp.finfo(dtype).bits > 32 else jnp.float32)
 
 
 def _reflect(index: Int[Array, " size"], size: int) -> Int[Array, " size"]:

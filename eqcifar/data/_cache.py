@@ -57,7 +57,7 @@ def _locked(path: Path) -> Iterator[None]:
 def _read(path: Path) -> _Arrays | None:
     try:
         # zipfile compares each member's CRC-32 when it is read to the end.
-        with np.load(path, allow_pickle=False) as stored:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
             return {name: stored[name] for name in stored.files}
     except FileNotFoundError:
         return None

@@ -1,9 +1,9 @@
 import io
-import os
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
+from jaxtyping import Int32, UInt8
+from PIL import Image
 
 from ..errors import UsageError
 from ._dataset import Split
@@ -40,8 +40,9 @@ def decode(
         )
     if missing := {"train", "test"} - set(found):
         raise UsageError(
-            f"{name!r} has no split {min(missing)!r}, only {', '.join(map(str, found))}: "
-            f"rename or make one, for both 'train' and 'test' are needed."
+            f"{name!r} has no split {min(missing)!r}, only "
+            f"{', '.join(map(repr, map(str, found)))}: rename or make one, for both "
+            f"'train' and 'test' are needed."
         )
     features = found["train"].features
     image, label = _image_column(features, name), _label_column(features, name)
@@ -98,36 +99,30 @@ def _columns(features: Any) -> str:
     )
 
 
-def _labels(rows: Any, column: str, where: str) -> np.ndarray:
+def _labels(rows: Any, column: str, where: str) -> Int32[np.ndarray, " n"]:
     labels = rows.with_format("arrow")[:][column]
     if labels.null_count:
         row = labels.is_null().to_pylist().index(True)
         raise UsageError(f"Row {row} of {where} has no label: remove such rows.")
-    labels = labels.to_numpy()
-    return np.clip(labels, np.iinfo(np.int32).min, np.iinfo(np.int32).max).astype(
-        np.int32
-    )
+    bounds = np.iinfo(np.int32)  # What does not fit is out of range all the same.
+    return np.clip(labels.to_numpy(), bounds.min, bounds.max).astype(np.int32)
 
 
-def _images(rows: Any, column: str, where: str, size: int) -> np.ndarray:
+def _images(
+    rows: Any, column: str, where: str, size: int
+) -> UInt8[np.ndarray, "n h w 3"]:
+    # One thread: of the 0.15 ms an image takes, nearly all is spent in Python.
     images = np.empty((len(rows), size, size, 3), np.uint8)
-
-    def fill(start: int) -> None:
-        encoded = table[start : start + _ROWS][column].to_pylist()
-        for row, one in enumerate(encoded, start):
-            images[row] = _decode_one(one, f"row {row} of {where}", size)
-
-    table = rows.with_format("arrow")
-    # Pillow decodes outside of Python's lock.
-    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        for _ in pool.map(fill, range(0, len(rows), _ROWS)):
-            pass
+    row = 0
+    for batch in rows.with_format("arrow").iter(_ROWS):
+        for encoded in batch[column].to_pylist():
+            content = _pixels(encoded, f"row {row} of {where}", size)
+            images[row] = np.frombuffer(content, np.uint8).reshape(size, size, 3)
+            row += 1
     return images
 
 
-def _decode_one(encoded: dict | None, where: str, size: int) -> np.ndarray:
-    from PIL import Image, UnidentifiedImageError
-
+def _pixels(encoded: dict | None, where: str, size: int) -> bytes:
     if encoded is None:
         raise UsageError(f"The image in {where} is missing: remove such rows.")
     content, path = encoded["bytes"], encoded["path"]
@@ -143,6 +138,6 @@ def _decode_one(encoded: dict | None, where: str, size: int) -> np.ndarray:
                     f"The image in {where} has mode {image.mode}: convert the images "
                     f"to RGB first."
                 )
-            return np.asarray(image.convert("RGB"))
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
+            return (image if image.mode == "RGB" else image.convert("RGB")).tobytes()
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise UsageError(f"The image in {where} cannot be read: {error}") from error

@@ -58,6 +58,11 @@ def open_folder(folder: Path) -> Iterator[Any]:
                 else:
                     found = datasets.load_dataset(str(folder), cache_dir=scratch)
         except Exception as error:
+            # How `datasets` answers to parquet and to its own form without rows.
+            if "corresponds to no data" in str(error) or isinstance(error, IndexError):
+                raise UsageError(
+                    f"A split of {str(folder)!r} has no examples: fill or remove it."
+                ) from error
             raise UsageError(
                 f"Cannot read the folder {str(folder)!r} as a dataset in {_FORMS}: "
                 f"{_line(error)}"

@@ -93,8 +93,8 @@ def _draw(
         return rng.uniform(low, high, (n, 1, 1))
 
     # The shape's own coordinates, in units of its radius.
-    radius, tilt = column(8, 13), column(-0.25, 0.25)
-    dx, dy = x - column(-4, 4), y - column(-4, 4)
+    radius, tilt = column(7.5, 13.0), column(-0.25, 0.25)
+    dx, dy = x - column(-4.0, 4.0), y - column(-4.0, 4.0)
     u = (np.cos(tilt) * dx + np.sin(tilt) * dy) / radius
     v = (np.cos(tilt) * dy - np.sin(tilt) * dx) / radius
     inside = np.empty((n, _SIZE, _SIZE))
@@ -105,13 +105,16 @@ def _draw(
 
     background, ink = _colours(rng, shapes)
     canvas = background + 0.12 * _smooth(rng, n)
-    blob = np.exp(-((x - column(-14, 14)) ** 2 + (y - column(-14, 14)) ** 2) / 12)
-    blob = (blob * (column(0, 1) < 0.5))[..., None]
-    canvas += blob * (rng.uniform(0, 1, (n, 1, 1, 3)) - canvas)
+    for _ in range(2):
+        blob = np.exp(
+            -((x - column(-15.0, 15.0)) ** 2 + (y - column(-15.0, 15.0)) ** 2) / 12
+        )
+        blob = (blob * (column(0.0, 1.0) < 0.6))[..., None]
+        canvas += blob * (rng.uniform(0, 1, (n, 1, 1, 3)) - canvas)
     if stripes is not None:
         ink = ink + _stripes(stripes, u * radius, v * radius) * (background - ink)
     canvas += mask * (ink - canvas)
-    canvas += column(0.03, 0.07)[..., None] * rng.standard_normal(canvas.shape)
+    canvas += column(0.03, 0.08)[..., None] * rng.standard_normal(canvas.shape)
     return np.round(255 * np.clip(canvas, 0, 1)).astype(np.uint8)
 
 
@@ -147,16 +150,16 @@ def _inside(
 def _colours(
     rng: np.random.Generator, shapes: Int[np.ndarray, " n"]
 ) -> tuple[Float[np.ndarray, "n 1 1 3"], Float[np.ndarray, "n 1 1 3"]]:
-    """Choose a background and an ink well apart; one ink in three tells the class."""
+    """Choose a background and an ink well apart; three inks in ten tell the class."""
     n = len(shapes)
     background, ink = rng.uniform(0.1, 0.9, (2, n, 3))
     hue = 2 * np.pi * (shapes[:, None] / len(SHAPES) + np.array([0, 1 / 3, 2 / 3]))
-    telling: Bool[np.ndarray, "n 1"] = rng.uniform(size=(n, 1)) < 0.35
+    telling: Bool[np.ndarray, "n 1"] = rng.uniform(size=(n, 1)) < 0.3
     ink = np.where(telling, 0.5 + 0.35 * np.cos(hue), ink)
     # Move the background's brightness away from the ink's, to the side with more room.
     luminance = np.array([0.3, 0.59, 0.11])
     bright = (ink @ luminance)[:, None]
-    wanted = bright + np.where(bright < 0.5, 1, -1) * rng.uniform(0.3, 0.45, (n, 1))
+    wanted = bright + np.where(bright < 0.5, 1, -1) * rng.uniform(0.2, 0.4, (n, 1))
     background = background + wanted - (background @ luminance)[:, None]
     return np.clip(background, 0, 1)[:, None, None], ink[:, None, None]
 

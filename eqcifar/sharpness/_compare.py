@@ -1,0 +1,208 @@
+"""Two splits side by side under common probes, with halves as the control."""
+
+import dataclasses
+import math
+import time
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float, PRNGKeyArray
+
+from eqcifar.errors import UsageError
+
+from ._estimate import Estimate
+from ._examples import Examples
+from ._lanczos import eigenpairs, overlap
+from ._losses import Loss
+from ._network import Network
+from ._operator import operator
+
+
+@dataclasses.dataclass(frozen=True)
+class Comparison:
+    """How alike two splits' curvature is; each cosine by matrix and by pair.
+
+    - `trace_ratio`: tr second / tr first for `hess` and `ggn`, under common probes.
+    - `cosine[matrix]`: <A, B>_F / (||A||_F ||B||_F) for `hess`, `ggn` and `resid`
+        between `splits` (all of both), `across` (a half of one and a half of the other,
+        the mean of four pairs), `first` and `second` (the two halves of one split: the
+        control, to be set against `across`).
+    """
+
+    trace_ratio: dict[str, Estimate]
+    cosine: dict[str, dict[str, Estimate]]
+    matvecs: int
+    seconds: float
+
+
+def compare(
+    network: Network,
+    first: Examples,
+    second: Examples,
+    loss: str | Loss = "ce",
+    *,
+    probes: int = 10,
+    seed: int = 0,
+    key: PRNGKeyArray,
+    report: Callable[[int, int], None] | None = None,
+) -> Comparison:
+    """Compare the Hessians, GGNs and residuals of two splits.
+
+    For sign vectors v, E[(Av)'(Bv)] = tr(AB): the cosine is a ratio of such means over
+    probes common to all matrices, which cancels most of their noise. Each probe takes
+    one Hessian and one GGN product over every example; the halves are those of
+    `Examples.halves(seed)`, and the splits the weighted means of their halves, so the
+    control costs nothing. Errors are by jackknife over probes and cover the probes
+    alone: the control shows what the draw of examples does.
+    """
+    if probes < 3:
+        raise UsageError("A jackknife over probes needs at least 3 of them.")
+    start = time.perf_counter()
+    halves = (*first.halves(seed), *second.halves(seed))
+    share = [len(halves[i]) / len(first if i < 2 else second) for i in range(4)]
+    operators = [
+        [operator(network, half, loss, kind) for half in halves]
+        for kind in ("hess", "ggn")
+    ]
+    size, dtype = operators[0][0].size, operators[0][0].dtype
+    grams, forms = [], []
+    for m in range(probes):
+        v = jax.random.rademacher(jax.random.fold_in(key, m), (size,), dtype)
+        hess, ggn = ([apply(v) for apply in kind] for kind in operators)
+        resid = [h - g for h, g in zip(hess, ggn, strict=True)]
+        rows = []
+        for parts in (hess, ggn, resid):
+            whole = [
+                share[0] * parts[0] + share[1] * parts[1],
+                share[2] * parts[2] + share[3] * parts[3],
+            ]
+            stack = jnp.stack([*parts, *whole])
+            with jax.default_matmul_precision("highest"):
+                rows.append(np.asarray(stack @ stack.T, dtype=np.float64))
+                forms.append(np.asarray(stack[4:] @ v, dtype=np.float64))
+        grams.append(rows)
+        if report is not None:
+            report(m + 1, probes)
+    gram = np.asarray(grams)  # probe, matrix, six sets, six sets
+    form = np.asarray(forms).reshape(probes, 3, 2)
+    matvecs = sum(apply.matvecs for kind in operators for apply in kind)
+    seconds = time.perf_counter() - start
+
+    def record(statistic: Callable[[np.ndarray], float], rows: np.ndarray) -> Estimate:
+        return dataclasses.replace(
+            _jackknife(statistic, rows),
+            examples=len(first) + len(second),
+            matvecs=matvecs,
+            seconds=seconds,
+        )
+
+    pairs = {
+        "splits": [(4, 5)],
+        "across": [(0, 2), (0, 3), (1, 2), (1, 3)],
+        "first": [(0, 1)],
+        "second": [(2, 3)],
+    }
+    cosine = {
+        name: {
+            label: record(lambda rows, which=which: _cosine(rows, which), gram[:, i])
+            for label, which in pairs.items()
+        }
+        for i, name in enumerate(("hess", "ggn", "resid"))
+    }
+    ratio = {
+        name: record(lambda rows: rows[1] / rows[0], form[:, i])
+        for i, name in enumerate(("hess", "ggn"))
+    }
+    return Comparison(ratio, cosine, matvecs, seconds)
+
+
+def _cosine(gram: Float[np.ndarray, "6 6"], pairs: list[tuple[int, int]]) -> float:
+    values = []
+    for i, j in pairs:
+        scale = math.sqrt(gram[i, i] * gram[j, j])
+        values.append(gram[i, j] / scale if scale > 0 else 0.0)
+    return float(np.mean(values))
+
+
+def _jackknife(
+    statistic: Callable[[np.ndarray], float], rows: Float[np.ndarray, "probes ..."]
+) -> Estimate:
+    """Jackknife a function of the mean over probes."""
+    n = len(rows)
+    total = rows.sum(axis=0)
+    left = np.asarray([statistic((total - row) / (n - 1)) for row in rows])
+    whole = statistic(total / n)
+    error = math.sqrt((n - 1) / n * ((left - left.mean()) ** 2).sum())
+    return Estimate(
+        n * whole - (n - 1) * float(left.mean()),
+        error,
+        probe_freedom=n - 1.0,
+        probes=n,
+    )
+
+
+def ratio(numerator: Estimate, denominator: Estimate) -> Estimate:
+    """Estimate a / b of two independent estimates by the delta method.
+
+    The relative standard errors add in squares, cause by cause. For the trace ratio of
+    test to train with the exact path, ask both for `target="population"`.
+    """
+    if denominator.value == 0:
+        raise UsageError("The denominator of the ratio is zero.")
+    value = numerator.value / denominator.value
+
+    def join(top: float, bottom: float) -> float:
+        return math.hypot(top, value * bottom) / abs(denominator.value)
+
+    return Estimate(
+        value,
+        join(numerator.probe_error, denominator.probe_error),
+        join(numerator.data_error, denominator.data_error),
+        probe_freedom=min(numerator.probe_freedom, denominator.probe_freedom),
+        data_freedom=min(numerator.data_freedom, denominator.data_freedom),
+        target=numerator.target,
+        examples=numerator.examples + denominator.examples,
+        probes=max(numerator.probes, denominator.probes),
+        matvecs=numerator.matvecs + denominator.matvecs,
+        seconds=numerator.seconds + denominator.seconds,
+    )
+
+
+def compare_subspaces(
+    network: Network,
+    first: Examples,
+    second: Examples,
+    loss: str | Loss = "ce",
+    *,
+    count: int = 10,
+    steps: int = 60,
+    seed: int = 0,
+    memory: float = 4e9,
+    key: PRNGKeyArray,
+) -> dict[str, float]:
+    """Overlap ||U V'||_F^2 / k of the top-k eigenspaces of the Hessians of halves.
+
+    **Returns:**
+
+    `across`: the mean over the four pairs of a half of each split; `first`, `second`:
+    the two halves of one split, the control.
+    """
+    bases = [
+        eigenpairs(
+            operator(network, half, loss),
+            count,
+            which="magnitude",
+            steps=steps,
+            memory=memory,
+            key=key,
+        ).vectors
+        for half in (*first.halves(seed), *second.halves(seed))
+    ]
+    across = [overlap(bases[i], bases[j]) for i in (0, 1) for j in (2, 3)]
+    return {
+        "across": float(np.mean(across)),
+        "first": overlap(bases[0], bases[1]),
+        "second": overlap(bases[2], bases[3]),
+    }

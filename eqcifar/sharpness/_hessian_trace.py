@@ -1,0 +1,129 @@
+"""The trace of the Hessian, by the cheapest path that is right for the network."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Literal
+
+import jax
+import numpy as np
+from jaxtyping import PRNGKeyArray
+
+from eqcifar.errors import UsageError
+
+from ._estimate import Estimate, Target
+from ._examples import Examples
+from ._losses import Loss
+from ._network import Network, check_independent, curvature_within_leaves
+from ._output_traces import OutputTraces, output_traces
+from ._probe_traces import probe_traces
+
+Method = Literal["auto", "exact", "control", "general"]
+
+
+@dataclasses.dataclass(frozen=True)
+class HessianTrace:
+    """tr H = tr GGN + tr residual, with the path that was taken.
+
+    `bend` is the self-check, the largest value of `curvature_within_leaves`;
+    `outputs` holds the exact path's per-example results for attribution.
+    """
+
+    hess: Estimate
+    ggn: Estimate
+    resid: Estimate
+    method: Method
+    bend: float
+    outputs: OutputTraces | None
+
+
+def hessian_trace(
+    network: Network,
+    examples: Examples,
+    loss: str | Loss = "ce",
+    *,
+    method: Method = "auto",
+    probes: int = 0,
+    residual_probes: int = 2,
+    tolerance: float = 1e-5,
+    target: Target = "split",
+    key: PRNGKeyArray,
+    report: Callable[[int, int], None] | None = None,
+) -> HessianTrace:
+    """Estimate tr H, tr GGN and their difference, as means over examples.
+
+    - `exact`: tr H = tr GGN, from `output_traces`. Right when the logits are affine
+        in each parameter array alone, which `curvature_within_leaves` checks.
+    - `control`: tr GGN as above plus random directions for the residual alone.
+    - `general`: random directions for the whole; the only path that is defined
+        under batch statistics.
+    - `auto`: the first of these that is right.
+
+    **Arguments:**
+
+    - `probes`: for the GGN, see `output_traces` (0: exact).
+    - `residual_probes`: directions a batch, see `probe_traces`.
+    - `tolerance`: how large the self-check may be.
+
+    **Raises:**
+
+    `UsageError` when `exact` was asked for and the check fails.
+    """
+    few = examples.take(examples.order[:4]).with_batch_size(examples.batch_size)
+    images = few.batch(0).images[: max(2, min(4, len(few)))]
+    bend = float(curvature_within_leaves(network, images, key).max())
+    if network.batch_statistics and method in ("exact", "control"):
+        check_independent(network, images)
+    affine = bend <= tolerance and not network.batch_statistics
+    if method == "exact" and not affine:
+        raise UsageError(
+            f"tr H is not tr GGN for this network: its logits bend within one "
+            f"parameter array (ratio {bend:.1e}; smooth activations or shared weights "
+            "do this). Use method='auto', which adds the residual."
+        )
+    if method == "auto":
+        general = "general" if network.batch_statistics else "control"
+        method = "exact" if affine else general
+    ggn_key, residual_key = jax.random.split(key)
+    outputs = None
+    if method != "general":
+        outputs = output_traces(
+            network,
+            examples,
+            loss,
+            probes=probes,
+            key=ggn_key,
+            target=target,
+            report=report,
+        )
+        ggn = outputs.estimate(target=target)
+        if method == "exact":
+            resid = Estimate(0.0, target=target, examples=len(examples))
+            return HessianTrace(ggn, ggn, resid, method, bend, outputs)
+    forms = probe_traces(
+        network,
+        examples,
+        loss,
+        probes=residual_probes,
+        target=target,
+        key=residual_key,
+        report=report,
+    )
+    resid = forms.estimate("resid", target=target)
+    if outputs is None:
+        hess = forms.estimate("hess", target=target)
+        ggn = forms.estimate("ggn", target=target)
+        return HessianTrace(hess, ggn, resid, method, bend, None)
+    ggn = outputs.estimate(target=target)
+    hess = forms.controlled(outputs.per_example(), target=target)
+    hess = dataclasses.replace(
+        hess,
+        probe_error=float(np.hypot(hess.probe_error, ggn.probe_error)),
+        matvecs=hess.matvecs + ggn.matvecs,
+        seconds=hess.seconds + ggn.seconds,
+    )
+    return HessianTrace(hess, ggn, resid, method, bend, outputs)
+
+
+def penalty_trace(network: Network, weight_decay: float) -> float:
+    """Return the trace of the Hessian of 0.5 lambda ||theta||^2: lambda P, exactly."""
+    return weight_decay * network.size

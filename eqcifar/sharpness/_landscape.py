@@ -1,0 +1,82 @@
+"""The loss on lines and planes through the parameters."""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.flatten_util import ravel_pytree
+from jaxtyping import Array, Float, PRNGKeyArray, PyTree
+
+from eqcifar.errors import UsageError
+
+from ._examples import Examples
+from ._losses import Loss
+from ._network import Network
+from ._probe_traces import random_direction
+from ._radius import _move, loss_at
+
+
+@dataclasses.dataclass(frozen=True)
+class Landscape:
+    """Mean loss and accuracy over a grid; axis k belongs to direction k.
+
+    Normalisation keeps the checkpoint's running statistics everywhere.
+    """
+
+    steps: Float[np.ndarray, " points"]
+    loss: Float[np.ndarray, "points ..."]
+    accuracy: Float[np.ndarray, "points ..."]
+
+
+def filter_normalised(network: Network, key: PRNGKeyArray) -> PyTree:
+    """Draw a direction whose filters have the lengths of the network's filters.
+
+    Vectors (biases, scales and shifts) do not move. Li et al. (2018).
+    """
+    draw = random_direction(key, network.params, "normal")
+
+    def match(noise: Array, leaf: Array) -> Array:
+        if leaf.ndim < 2:
+            return jnp.zeros_like(leaf)
+        axes = tuple(range(1, leaf.ndim))
+        length = jnp.sqrt(jnp.sum(leaf**2, axes, keepdims=True))
+        return noise * length / jnp.sqrt(jnp.sum(noise**2, axes, keepdims=True))
+
+    return jax.tree.map(match, draw, network.params)
+
+
+def as_direction(network: Network, vector: Float[Array, " size"]) -> PyTree:
+    """Turn a flat vector, such as an eigenvector, into a direction."""
+    return ravel_pytree(network.params)[1](vector)
+
+
+def landscape(
+    network: Network,
+    examples: Examples,
+    directions: Sequence[PyTree],
+    loss: str | Loss = "ce",
+    *,
+    reach: float = 1.0,
+    points: int = 21,
+    report: Callable[[int, int], None] | None = None,
+) -> Landscape:
+    """Compute the mean loss and accuracy along one direction or over a plane.
+
+    At theta + a d (+ b e) for a, b on `points` equal steps in [-reach, reach], in
+    units of the directions; odd `points` include theta itself.
+    """
+    if len(directions) not in (1, 2):
+        raise UsageError("A landscape takes one direction (a line) or two (a plane).")
+    steps = np.linspace(-reach, reach, points)
+    values = np.zeros((2, *(points,) * len(directions)))
+    for done, at in enumerate(np.ndindex(values.shape[1:])):
+        params = network.params
+        for index, direction in zip(at, directions, strict=True):
+            params = _move(params, direction, jnp.asarray(steps[index]))
+        rows = loss_at(network, examples, loss, params)
+        values[(0, *at)], values[(1, *at)] = rows["loss"].mean(), rows["right"].mean()
+        if report is not None:
+            report(done + 1, values[0].size)
+    return Landscape(steps, values[0], values[1])

@@ -1,0 +1,193 @@
+"""A trained model as a function of its parameters."""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.flatten_util import ravel_pytree
+from jaxtyping import Array, Float, PRNGKeyArray, PyTree
+
+from eqcifar.errors import UsageError
+
+
+class Network(eqx.Module):
+    """The map theta -> f_theta(x), with everything that is not trained held fixed.
+
+    Statistics of normalisation layers are those in `state` (inference mode), there
+    is no dropout, and products use the highest matmul precision. Trainable are all
+    floating-point arrays of the model.
+    """
+
+    params: PyTree
+    static: PyTree
+    state: eqx.nn.State
+    unit_logits: bool = eqx.field(static=True)
+    batch_statistics: bool = eqx.field(static=True)
+
+    def __init__(
+        self,
+        model: PyTree,
+        state: eqx.nn.State,
+        *,
+        unit_logits: bool = False,
+        batch_statistics: bool = False,
+    ):
+        """Split a model into parameters and the rest.
+
+        **Arguments:**
+
+        - `model`, `state`: called as `(x, state) -> (logits, state)` on one example.
+        - `unit_logits`: divide each example's logits by their standard deviation
+            over classes (Andriushchenko et al. 2023), so that scaling the last
+            layer changes nothing.
+        - `batch_statistics`: normalise by the batch at hand, as in training. The
+            loss is then no sum over examples and its value depends on the batch:
+            only the general path and matvecs are defined.
+        """
+        if not batch_statistics:
+            model = eqx.nn.inference_mode(model)
+        self.params, self.static = eqx.partition(model, eqx.is_inexact_array)
+        self.state = state
+        self.unit_logits = unit_logits
+        self.batch_statistics = batch_statistics
+        if not self.leaves:
+            raise UsageError("The model has no floating-point arrays to differentiate.")
+
+    @property
+    def leaves(self) -> tuple[str, ...]:
+        """Names of the parameter arrays, in the order of the per-layer results."""
+        paths = jax.tree_util.tree_leaves_with_path(self.params)
+        return tuple(
+            jax.tree_util.keystr(path, simple=True, separator=".") for path, _ in paths
+        )
+
+    @property
+    def size(self) -> int:
+        """The number of trainable parameters P."""
+        return sum(leaf.size for leaf in jax.tree.leaves(self.params))
+
+    def __call__(
+        self, params: PyTree, images: Float[Array, "batch ..."]
+    ) -> Float[Array, "batch classes"]:
+        """Return the logits of a batch at `params`."""
+        model = eqx.combine(params, self.static)
+        # The state goes in as an argument: a layer in training mode would otherwise
+        # mark our own copy as used up.
+        apply = jax.vmap(
+            lambda x, state: model(x, state)[0], in_axes=(0, None), axis_name="batch"
+        )
+        with jax.default_matmul_precision("highest"):
+            logits = apply(images, self.state)
+        if self.unit_logits:
+            logits = logits / jnp.std(logits, axis=1, keepdims=True)
+        return logits
+
+    def classes(self, images: Float[Array, "batch ..."]) -> int:
+        """Return the number of logits."""
+        return eqx.filter_eval_shape(self, self.params, images).shape[1]
+
+
+def scaling(params: PyTree, kind: str) -> PyTree:
+    """Return D^2, the diagonal by which a trace tr(D H D) weighs each parameter.
+
+    `plain`: 1. `theta`: theta_j^2, which makes the trace of the NTK that of the
+    connectivity tangent kernel (Kim et al. 2023), invariant to node-wise rescaling.
+    `filter`: ||theta_k||^2 / n_k for the n_k weights of filter k (leading axis;
+    each entry of a vector is its own filter), so that tr(D H D) is the expected
+    curvature along a random filter-normalised direction (Li et al. 2018).
+    """
+    if kind == "plain":
+        return jax.tree.map(jnp.ones_like, params)
+    if kind == "theta":
+        return jax.tree.map(jnp.square, params)
+    if kind == "filter":
+        return jax.tree.map(_filter_scale, params)
+    raise UsageError(f"Unknown scaling {kind!r}: choose plain, theta or filter.")
+
+
+def _filter_scale(leaf: Array) -> Array:
+    axes = tuple(range(1, leaf.ndim))
+    return jnp.broadcast_to(jnp.mean(leaf**2, axes, keepdims=True), leaf.shape)
+
+
+def check_independent(network: Network, images: Float[Array, "batch ..."]) -> None:
+    """Refuse a network whose logits for one example depend on its batch.
+
+    **Raises:**
+
+    `UsageError` when another partner changes the first example's logits: the
+    per-example path would then differentiate another function.
+    """
+    if network.batch_statistics:
+        raise UsageError(
+            "Batch statistics couple the examples, so per-example traces are not "
+            "defined: use inference mode, or the general path (method='general')."
+        )
+    pair = images[jnp.array([0, -1])]
+    alone = images[jnp.array([0, 0])]
+    together, apart = _logits(network, pair)[0], _logits(network, alone)[0]
+    scale = np.abs(np.asarray(apart)).max()
+    if np.abs(np.asarray(together - apart)).max() > 1e-3 * scale:
+        raise UsageError(
+            "One example's logits depend on the rest of its batch even in inference "
+            "mode: per-example traces are not defined. Use method='general', or give "
+            "the layer at fault an `inference` flag."
+        )
+
+
+@eqx.filter_jit
+def _logits(network: Network, images: Array) -> Array:
+    return network(network.params, images)
+
+
+def curvature_within_leaves(
+    network: Network, images: Float[Array, "batch ..."], key: PRNGKeyArray
+) -> Float[np.ndarray, " leaves"]:
+    """Test whether the logits are affine in each parameter array taken alone.
+
+    For each array a random direction v, zero elsewhere, gives
+    max |d2f[v, v]| / max |df[v]|. It is 0 for every array exactly when (with
+    probability one, and at these images) the diagonal blocks of d2f/dtheta2 vanish,
+    and then tr H = tr GGN for every loss: true for piecewise-linear networks with
+    fixed normalisation, false with GELU or batch statistics.
+
+    **Returns:**
+
+    One ratio an array, in the order of `network.leaves`; an exact zero is typical.
+    """
+    sizes = [leaf.size for leaf in jax.tree.leaves(network.params)]
+    ends = np.cumsum(sizes)
+    spans = [jnp.asarray(s) for s in np.stack([ends - sizes, ends], axis=1)]
+    return np.asarray(
+        [_bend(network, images, key, span) for span in spans], dtype=float
+    )
+
+
+@eqx.filter_jit
+def _bend(network: Network, images: Array, key: PRNGKeyArray, span: Array) -> Array:
+    flat, unravel = ravel_pytree(network.params)
+    inside = (jnp.arange(flat.size) >= span[0]) & (jnp.arange(flat.size) < span[1])
+    # In proportion to the array's size, so that the ratio means the same for each.
+    count = (span[1] - span[0]).astype(flat.dtype)
+    size = jnp.sqrt(jnp.sum(jnp.where(inside, flat**2, 0)) / count)
+    noise = jax.random.normal(key, flat.shape, flat.dtype)
+    tangent = jnp.where(inside, noise * jnp.where(size > 0, size, 1), 0)
+    _, first, second = directional(network, images, unravel(tangent))
+    size = jnp.max(jnp.abs(first))
+    return jnp.max(jnp.abs(second)) / jnp.where(size > 0, size, 1)
+
+
+def directional(
+    network: Network, images: Float[Array, "batch ..."], tangent: PyTree
+) -> tuple[
+    Float[Array, "batch classes"],
+    Float[Array, "batch classes"],
+    Float[Array, "batch classes"],
+]:
+    """Return f, df[v] and d2f[v, v] of a batch by a jvp of a jvp."""
+
+    def first(params):
+        return jax.jvp(lambda p: network(p, images), (params,), (tangent,))
+
+    (logits, slope), (_, bend) = jax.jvp(first, (network.params,), (tangent,))
+    return logits, slope, bend

@@ -1,0 +1,122 @@
+"""Symmetric matrices known by their products with a vector."""
+
+from collections.abc import Callable
+from typing import Literal
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jax.flatten_util import ravel_pytree
+from jaxtyping import Array, Float, Int, PyTree
+
+from ._examples import Examples
+from ._losses import Loss, get_loss, hessian_product
+from ._network import Network
+
+Kind = Literal["hess", "ggn", "ntk"]
+
+
+@eqx.filter_jit
+def hessian_vector_product(
+    network: Network,
+    loss: Loss,
+    images: Float[Array, "batch ..."],
+    labels: Int[Array, " batch"],
+    weights: Float[Array, " batch"],
+    vector: PyTree,
+) -> PyTree:
+    """Return sum_i w_i (d2l_i/dtheta2) v: forward over reverse mode."""
+
+    def total(params):
+        values = jax.vmap(loss)(network(params, images), labels)
+        return jnp.sum(weights * values)
+
+    return jax.jvp(jax.grad(total), (network.params,), (vector,))[1]
+
+
+@eqx.filter_jit
+def ggn_vector_product(
+    network: Network,
+    loss: Loss,
+    images: Float[Array, "batch ..."],
+    labels: Int[Array, " batch"],
+    weights: Float[Array, " batch"],
+    vector: PyTree,
+) -> PyTree:
+    """Return sum_i w_i J_i' (d2l_i/df2) J_i v."""
+
+    def logits_of(params):
+        return network(params, images)
+
+    logits, slope = jax.jvp(logits_of, (network.params,), (vector,))
+    curved = jax.vmap(lambda f, y, s: hessian_product(loss, f, y, s))
+    pushed = weights[:, None] * curved(logits, labels, slope)
+    return jax.vjp(logits_of, network.params)[1](pushed)[0]
+
+
+@eqx.filter_jit
+def ntk_vector_product(
+    network: Network,
+    images: Float[Array, "batch ..."],
+    vector: Float[Array, "batch classes"],
+) -> Float[Array, "batch classes"]:
+    """Return J J' u over the logits of a batch: the NTK, with no factor 1/n."""
+
+    def logits_of(params):
+        return network(params, images)
+
+    gradient = jax.vjp(logits_of, network.params)[1](vector)[0]
+    return jax.jvp(logits_of, (network.params,), (gradient,))[1]
+
+
+class Operator:
+    """A symmetric matrix of order `size` that counts its products."""
+
+    size: int
+    dtype: jnp.dtype
+    matvecs: int
+
+    def __init__(
+        self,
+        product: Callable[[Float[Array, " size"]], Float[Array, " size"]],
+        size: int,
+        dtype: jnp.dtype | None = None,
+    ):
+        """Wrap any function of a flat vector."""
+        self.product = product
+        self.size = size
+        self.dtype = jnp.zeros(()).dtype if dtype is None else dtype
+        self.matvecs = 0
+
+    def __call__(self, vector: Float[Array, " size"]) -> Float[Array, " size"]:
+        """Multiply, and count."""
+        self.matvecs += 1
+        return self.product(vector)
+
+
+def operator(
+    network: Network,
+    examples: Examples,
+    loss: str | Loss = "ce",
+    kind: Literal["hess", "ggn"] = "hess",
+) -> Operator:
+    """Make the Hessian or GGN of the mean loss over all the examples an operator.
+
+    One product passes over every example once; vectors are flat, in the order of
+    `network.leaves`.
+    """
+    loss = get_loss(loss)
+    flat, unravel = ravel_pytree(network.params)
+    products = {"hess": hessian_vector_product, "ggn": ggn_vector_product}
+    product = products[kind]
+
+    def apply(vector: Array) -> Array:
+        direction, total = unravel(vector), jnp.zeros_like(vector)
+        for batch in examples.batches():
+            part = product(
+                network, loss, batch.images, batch.labels, batch.weights, direction
+            )
+            total = total + ravel_pytree(part)[0]
+        return total / len(examples)
+
+    return Operator(apply, flat.size, flat.dtype)

@@ -1,0 +1,258 @@
+"""The exact path: traces of the NTK and GGN from products with outputs."""
+
+import dataclasses
+import time
+from collections.abc import Callable
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int, PRNGKeyArray
+
+from eqcifar.errors import UsageError
+
+from ._estimate import Estimate, Target, estimate_mean
+from ._examples import Batch, Examples, Rows, stream
+from ._losses import Loss, get_loss, root_product
+from ._network import Network, check_independent, scaling
+
+
+@dataclasses.dataclass(frozen=True)
+class OutputTraces:
+    """Per-example traces of J_i' H_i J_i, and every way to add them up.
+
+    **Attributes:**
+
+    - `by_probe`: for each scaling, one row an example and one column an output
+        direction (exact) or a random probe.
+    - `by_leaf`, `by_leaf_variance`: the same summed (exact) or averaged over
+        directions, for each parameter array, and the variance of that average.
+    - `exact`: the columns are the C output directions, to be summed.
+    - `leaves`, `labels`, `ids`: names of the parameter arrays; labels and positions
+        in the split of the examples.
+    - `label_counts`: how often each label occurs in the whole split.
+    """
+
+    by_probe: dict[str, Float[np.ndarray, "examples probes"]]
+    by_leaf: dict[str, Float[np.ndarray, "examples leaves"]]
+    by_leaf_variance: dict[str, Float[np.ndarray, "examples leaves"]]
+    exact: bool
+    leaves: tuple[str, ...]
+    labels: Int[np.ndarray, " examples"]
+    ids: Int[np.ndarray, " examples"]
+    label_counts: Int[np.ndarray, " classes"]
+    seconds: float
+
+    def table(self, scaled: str = "plain") -> Float[np.ndarray, "examples probes"]:
+        """Return unbiased per-example traces, one column when exact."""
+        values = self.by_probe[scaled]
+        return values.sum(axis=1, keepdims=True) if self.exact else values
+
+    def per_example(self, scaled: str = "plain") -> Float[np.ndarray, " examples"]:
+        """Return the trace of each example, in the order of `ids`."""
+        return self.table(scaled).mean(axis=1)
+
+    def estimate(self, scaled: str = "plain", *, target: Target = "split") -> Estimate:
+        """Estimate the mean over examples: the trace itself."""
+        estimate = self._mean(self.table(scaled), target, int(self.label_counts.sum()))
+        return dataclasses.replace(
+            estimate, matvecs=self.by_probe[scaled].size, seconds=self.seconds
+        )
+
+    def per_label(
+        self, scaled: str = "plain", *, target: Target = "split"
+    ) -> dict[int, Estimate]:
+        """Estimate the mean over the examples of each label."""
+        table = self.table(scaled)
+        return {
+            int(label): self._mean(
+                table[self.labels == label], target, int(self.label_counts[label])
+            )
+            for label in np.unique(self.labels)
+        }
+
+    def per_leaf(
+        self, scaled: str = "plain", *, target: Target = "split"
+    ) -> dict[str, Estimate]:
+        """Estimate each parameter array's share; the shares add up to the trace."""
+        n, size = len(self.ids), int(self.label_counts.sum())
+        shares = {}
+        for j, name in enumerate(self.leaves):
+            share = self._mean(self.by_leaf[scaled][:, j : j + 1], target, size)
+            probe = self.by_leaf_variance[scaled][:, j].sum() / n**2
+            if not self.exact and self.by_probe[scaled].shape[1] > 1:
+                exact = estimate_mean(
+                    self.by_leaf[scaled][:, j : j + 1],
+                    exact=True,
+                    population=size,
+                    target=target,
+                )
+                share = dataclasses.replace(exact, probe_error=float(np.sqrt(probe)))
+            shares[name] = share
+        return shares
+
+    def per_output(self, scaled: str = "plain") -> Float[np.ndarray, " outputs"]:
+        """Return the mean of each output direction (classes, for the NTK)."""
+        if not self.exact:
+            raise UsageError("Only the exact path (probes=0) tells outputs apart.")
+        return self.by_probe[scaled].mean(axis=0)
+
+    def sharpest(
+        self, count: int, scaled: str = "plain"
+    ) -> list[tuple[int, int, float]]:
+        """List (position in the split, label, trace) of the sharpest examples."""
+        traces = self.per_example(scaled)
+        order = np.argsort(-traces, kind="stable")[:count]
+        return [
+            (int(self.ids[i]), int(self.labels[i]), float(traces[i])) for i in order
+        ]
+
+    def _mean(self, table: np.ndarray, target: Target, size: int) -> Estimate:
+        return estimate_mean(table, exact=self.exact, population=size, target=target)
+
+
+def output_traces(
+    network: Network,
+    examples: Examples,
+    loss: str | Loss = "mse",
+    *,
+    probes: int = 0,
+    scaled: tuple[str, ...] = ("plain", "theta", "filter"),
+    rtol: float | None = None,
+    level: float = 0.95,
+    target: Target = "split",
+    memory: float = 1e9,
+    key: PRNGKeyArray | None = None,
+    done: Rows | None = None,
+    report: Callable[[int, int], None] | None = None,
+) -> OutputTraces:
+    """Compute tr(D J_i' H_i J_i D) of each example by vector-Jacobian products.
+
+    H_i = d2l/df2 is the loss's Hessian in the logits and B_i B_i' = H_i. Exactly:
+    sum_c ||D J_i' B_i e_c||^2 over the C unit vectors. At random: the mean of
+    ||D J_i' B_i r||^2 over sign vectors r, fresh for each example. For `mse` H_i = I:
+    the trace of the NTK (summed over classes), which is also that of the GGN, and of
+    the Hessian where `curvature_within_leaves` is zero.
+
+    **Arguments:**
+
+    - `examples`: visited in their order; for a stop by `rtol` that must be random
+        (`examples.sample`).
+    - `probes`: sign vectors an example; 0 for the exact sum over outputs.
+    - `scaled`: names of D^2, see `scaling`; all come from one pass.
+    - `rtol`: stop as soon as the interval's half-width is at most `rtol` times the
+        value (of the first scaling), after at least 50 examples.
+    - `memory`: bytes for per-example gradients; the batch is halved until it fits.
+    - `key`: the source of the signs; each example's signs depend on the key and its
+        position alone.
+    - `done`, `report`: see `stream`.
+
+    **Returns:**
+
+    `OutputTraces`.
+    """
+    loss = get_loss(loss)
+    examples = _fit(network, examples, memory)
+    first = examples.batch(0)
+    check_independent(network, first.images)
+    classes = network.classes(first.images)
+    exact = probes == 0
+    key = jax.random.key(0) if key is None else key
+    counts = np.bincount(np.asarray(examples.labels), minlength=classes)
+    if len(counts) > classes:
+        raise UsageError(f"Label {len(counts) - 1} but only {classes} logits.")
+
+    def kernel(batch: Batch) -> dict[str, Array]:
+        runs = []
+        for m in range(classes if exact else probes):
+            seed = None if exact else jax.random.fold_in(key, m)
+            # An array, since a Python integer would be compiled in.
+            runs.append(
+                _norms(network, loss, scaled, classes, batch[1:4], jnp.asarray(m), seed)
+            )
+        rows = {}
+        for name in scaled:
+            runs_of = jnp.stack([run[name] for run in runs], axis=1)
+            rows[f"{name}/probe"] = jnp.sum(runs_of, axis=2)
+            rows[f"{name}/leaf"] = runs_of.sum(1) if exact else runs_of.mean(1)
+            noise = runs_of.var(axis=1, ddof=1) / probes if probes > 1 else None
+            rows[f"{name}/noise"] = (
+                jnp.zeros_like(runs_of[:, 0]) if noise is None else noise
+            )
+        return rows
+
+    def collect(rows: dict[str, np.ndarray], seconds: float) -> OutputTraces:
+        n = len(rows[f"{scaled[0]}/probe"])
+        return OutputTraces(
+            {name: rows[f"{name}/probe"] for name in scaled},
+            {name: rows[f"{name}/leaf"] for name in scaled},
+            {name: rows[f"{name}/noise"] for name in scaled},
+            exact,
+            network.leaves,
+            examples.chosen_labels[:n].astype(np.int64),
+            examples.order[:n],
+            counts,
+            seconds,
+        )
+
+    def enough(rows: dict[str, np.ndarray]) -> bool:
+        sofar = collect(rows, 0.0).estimate(scaled[0], target=target)
+        return sofar.examples >= 50 and sofar.half_width(level) <= (rtol or 0) * abs(
+            sofar.value
+        )
+
+    start = time.perf_counter()
+    rows = stream(
+        kernel,
+        examples,
+        done=done,
+        enough=None if rtol is None else enough,
+        report=report,
+    )
+    return collect(rows, time.perf_counter() - start)
+
+
+def _fit(network: Network, examples: Examples, memory: float) -> Examples:
+    size, item = examples.batch_size, network.size * 4
+    while size * item > memory and size % 2 == 0:
+        size //= 2
+    if size * item > memory and size > 1:
+        raise UsageError(
+            f"Gradients of {size} examples take {size * item / 1e9:.1f} GB, more than "
+            f"the {memory / 1e9:.1f} GB allowed: choose a batch size that is a power "
+            "of two, or allow more memory."
+        )
+    return examples.with_batch_size(size)
+
+
+@eqx.filter_jit
+def _norms(
+    network: Network,
+    loss: Loss,
+    scaled: tuple[str, ...],
+    classes: int,
+    batch: tuple[Array, Array, Array],
+    unit: Array,
+    key: PRNGKeyArray | None,
+) -> dict[str, Array]:
+    squares = {name: scaling(network.params, name) for name in scaled}
+
+    def one(image: Array, label: Array, at: Array) -> dict[str, Array]:
+        outputs, pull = jax.vjp(lambda p: network(p, image[None])[0], network.params)
+        if key is None:
+            signs = jax.nn.one_hot(unit, classes, dtype=outputs.dtype)
+        else:
+            seed = jax.random.fold_in(key, at)
+            signs = jax.random.rademacher(seed, (classes,), outputs.dtype)
+        (gradient,) = pull(root_product(loss, outputs, label, signs))
+        return {
+            name: jnp.stack(
+                jax.tree.leaves(
+                    jax.tree.map(lambda d, g: jnp.sum(d * g**2), square, gradient)
+                )
+            )
+            for name, square in squares.items()
+        }
+
+    return jax.vmap(one)(*batch)

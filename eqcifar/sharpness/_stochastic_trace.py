@@ -1,0 +1,215 @@
+"""Trace and Frobenius norm of one symmetric operator from its products."""
+
+import math
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from eqcifar.errors import UsageError
+
+from ._estimate import Estimate
+from ._operator import Operator
+from ._stopping import Stop
+
+
+def hutchinson(
+    operator: Operator,
+    *,
+    probes: int = 100,
+    stop: Stop | None = None,
+    key: PRNGKeyArray,
+) -> Estimate:
+    """Estimate tr A by the mean of v'Av over sign vectors v (Hutchinson, 1989).
+
+    The variance of one term is 2 (||A||_F^2 - sum_j A_jj^2), for indefinite A too.
+
+    **Arguments:**
+
+    - `probes`: how many products, or with `stop` the most.
+    - `stop`: ends the sum when the interval is narrow enough.
+    """
+    start = time.perf_counter()
+    values: list[float] = []
+    for m in range(probes):
+        v = _signs(jax.random.fold_in(key, m), operator)
+        values.append(float(jnp.vdot(v, operator(v))))
+        if stop is not None and stop.now(_mean(values)):
+            break
+    return _with_cost(_mean(values), len(values), start)
+
+
+def frobenius(operator: Operator, *, probes: int = 20, key: PRNGKeyArray) -> Estimate:
+    """Estimate ||A||_F^2 by the mean of ||Av||^2 over sign vectors v."""
+    start = time.perf_counter()
+    values = []
+    for m in range(probes):
+        product = operator(_signs(jax.random.fold_in(key, m), operator))
+        values.append(float(jnp.vdot(product, product)))
+    return _with_cost(_mean(values), probes, start)
+
+
+def hutch_plus_plus(
+    operator: Operator, *, probes: int = 99, key: PRNGKeyArray
+) -> Estimate:
+    """Estimate tr A as tr(Q'AQ) + Hutchinson on the rest (Meyer et al., 2021).
+
+    A third of the products finds the range Q, a third takes the trace on it, and a
+    third estimates tr((I-QQ')A(I-QQ')), whose standard error is that of the whole.
+    """
+    third = probes // 3
+    if third < 2:
+        raise UsageError("Hutch++ needs at least 6 products.")
+    start = time.perf_counter()
+    draws = _block(key, operator, 2 * third)
+    q = jnp.linalg.qr(_apply(operator, draws[:third]).T)[0].T
+    low = jnp.sum(q * _apply(operator, q))
+    rest = draws[third:] - (draws[third:] @ q.T) @ q
+    values = jnp.sum(rest * _apply(operator, rest), axis=1)
+    return _with_cost(_mean(np.asarray(values).tolist()), 3 * third, start).shift(
+        float(low)
+    )
+
+
+def xtrace(operator: Operator, *, probes: int = 100, key: PRNGKeyArray) -> Estimate:
+    """Estimate tr A by leaving each of probes/2 vectors out in turn (XTrace).
+
+    Epperly, Tropp & Webber (2024), with the residual test vectors put back on the
+    sphere. For the range basis Q of all products, leaving vector i out removes one
+    direction s_i of it, and
+
+        t_i = tr H - s_i'H s_i + c_i x_i'A x_i,   H = Q'AQ,
+
+    where x_i is the part of vector i outside the remaining range. The t_i share most
+    of the basis and are too alike: the error reported here is their standard error
+    times `XTRACE_WIDENING`, see docs/sharpness.md for the coverage with it.
+    """
+    m = probes // 2
+    if m < 3:
+        raise UsageError("XTrace needs at least 6 products.")
+    if m >= operator.size:
+        raise UsageError(
+            f"{m} vectors for a matrix of order {operator.size}: too many."
+        )
+    start = time.perf_counter()
+    omega = _sphere(key, operator, m).T
+    y = _apply(operator, omega.T).T
+    q, r = jnp.linalg.qr(y)
+    h = q.T @ _apply(operator, q.T).T
+    h, w = 0.5 * (h + h.T), q.T @ omega
+    s = _unit_columns(_inverse(r).T)
+    a = w - s * jnp.sum(s * w, axis=0)
+    outside = operator.size - 2 * jnp.sum(a * w, axis=0) + jnp.sum(a * a, axis=0)
+    form = (
+        jnp.sum(omega * y, axis=0)
+        - 2 * jnp.sum(a * r, axis=0)
+        + jnp.sum(a * (h @ a), axis=0)
+    )
+    scale = (operator.size - m + 1) / outside
+    values = jnp.trace(h) - jnp.sum(s * (h @ s), axis=0) + scale * form
+    return _left_out(values, 2 * m, start)
+
+
+def xnystrace(operator: Operator, *, probes: int = 100, key: PRNGKeyArray) -> Estimate:
+    """Estimate tr A for a positive semidefinite A by XNysTrace.
+
+    As `xtrace` with the Nystrom approximation, which needs one product a vector. Use
+    it for the GGN; a Hessian with negative eigenvalues is outside its theory.
+    """
+    m = probes
+    if m < 3:
+        raise UsageError("XNysTrace needs at least 3 products.")
+    if m >= operator.size:
+        raise UsageError(
+            f"{m} vectors for a matrix of order {operator.size}: too many."
+        )
+    start = time.perf_counter()
+    omega = _sphere(key, operator, m).T
+    y = _apply(operator, omega.T).T
+    shift = (
+        jnp.finfo(operator.dtype).eps * jnp.linalg.norm(y) / math.sqrt(operator.size)
+    )
+    y = y + shift * omega
+    q, r = jnp.linalg.qr(y)
+    gram = omega.T @ y
+    upper = jnp.linalg.cholesky(0.5 * (gram + gram.T)).T
+    if not bool(jnp.isfinite(upper).all()):
+        raise UsageError(
+            "XNysTrace met a matrix that is not positive semidefinite: use XTrace."
+        )
+    back = _inverse(upper)
+    b = r @ back
+    diagonal = jnp.sum(back * back, axis=1)  # of the inverse of the Gram matrix
+    s = (b @ back.T) / jnp.sqrt(diagonal)
+    dsw = jnp.sum(s * (q.T @ omega), axis=0)
+    # The part of each vector outside the span of the others.
+    inside, r_omega = jnp.linalg.qr(omega)
+    w = inside.T @ omega
+    t = _unit_columns(_inverse(r_omega).T)
+    outside = operator.size - jnp.sum(w * w, axis=0) + jnp.sum(t * w, axis=0) ** 2
+    scale = (operator.size - m + 1) / outside
+    values = jnp.sum(b * b) - jnp.sum(s * s, axis=0) + scale * dsw**2
+    return _left_out(values - shift * operator.size, m, start)
+
+
+# Leave-one-out values share all but one vector; calibrated in benchmarks/coverage.py.
+XTRACE_WIDENING = 1.5
+
+
+def _check_order(operator: Operator, count: int) -> None:
+    if count >= operator.size:
+        raise UsageError(f"{count} vectors for a matrix of order {operator.size}.")
+
+
+def _signs(key: PRNGKeyArray, operator: Operator) -> Array:
+    return jax.random.rademacher(key, (operator.size,), operator.dtype)
+
+
+def _block(key: PRNGKeyArray, operator: Operator, count: int) -> Array:
+    return jnp.stack(
+        [_signs(jax.random.fold_in(key, m), operator) for m in range(count)]
+    )
+
+
+def _sphere(key: PRNGKeyArray, operator: Operator, count: int) -> Array:
+    draws = jax.random.normal(key, (count, operator.size), operator.dtype)
+    lengths = jnp.linalg.norm(draws, axis=1, keepdims=True)
+    return draws / lengths * math.sqrt(operator.size)
+
+
+def _apply(operator: Operator, rows: Float[Array, "count size"]) -> Array:
+    return jnp.stack([operator(row) for row in rows])
+
+
+def _inverse(upper: Array) -> Array:
+    eye = jnp.eye(len(upper), dtype=upper.dtype)
+    return jax.scipy.linalg.solve_triangular(upper, eye)
+
+
+def _unit_columns(matrix: Array) -> Array:
+    return matrix / jnp.linalg.norm(matrix, axis=0)
+
+
+def _mean(values: list[float]) -> Estimate:
+    n = len(values)
+    error = float(np.std(values, ddof=1)) / math.sqrt(n) if n > 1 else math.inf
+    return Estimate(float(np.mean(values)), error, probe_freedom=max(n - 1.0, 1.0))
+
+
+def _left_out(values: Array, matvecs: int, start: float) -> Estimate:
+    mean = _mean(np.asarray(values, dtype=np.float64).tolist())
+    wide = mean.shift(-mean.value).scale(XTRACE_WIDENING).shift(mean.value)
+    return _with_cost(wide, matvecs, start)
+
+
+def _with_cost(estimate: Estimate, matvecs: int, start: float) -> Estimate:
+    return Estimate(
+        estimate.value,
+        estimate.probe_error,
+        probe_freedom=estimate.probe_freedom,
+        probes=matvecs,
+        matvecs=matvecs,
+        seconds=time.perf_counter() - start,
+    )

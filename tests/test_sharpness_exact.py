@@ -1,0 +1,199 @@
+"""The exact path against closed forms and dense matrices in float64."""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.flatten_util import ravel_pytree
+
+from eqcifar import sharpness
+from eqcifar.errors import UsageError
+
+from .sharpness_tools import CLASSES, close, data, dense, make, network
+
+
+def test_linear_regression(x64):
+    examples = data(7)
+    x = np.asarray(examples.images).reshape(7, -1)
+    result = sharpness.output_traces(network("linear"), examples, "mse")
+    close(result.estimate().value, CLASSES * ((x**2).sum(1) + 1).mean())
+    close(result.per_output(), np.full(CLASSES, ((x**2).sum(1) + 1).mean()))
+
+
+def test_softmax_regression(x64):
+    examples, net = data(7), network("linear")
+    x = np.asarray(examples.images).reshape(7, -1)
+    p = np.asarray(jax.nn.softmax(net(net.params, jnp.asarray(examples.images))))
+    trace = (1 - (p**2).sum(1)) * ((x**2).sum(1) + 1)
+    result = sharpness.hessian_trace(net, examples, "ce", key=jax.random.key(0))
+    assert result.method == "exact"
+    assert result.bend == 0
+    close(result.hess.value, trace.mean())
+    assert result.outputs is not None
+    close(result.outputs.per_example(), trace)
+
+
+@pytest.mark.parametrize(
+    ("kind", "names"), [("resnet", ("mse", "ce")), ("vgg", ("ce",)), ("wrn", ("mse",))]
+)
+def test_exact_path_is_the_dense_trace(x64, kind, names):
+    examples, net = data(4), network(kind)
+    theta = np.asarray(ravel_pytree(net.params)[0])
+    truth = dense(net, examples)
+    for loss in names:
+        result = sharpness.hessian_trace(net, examples, loss, key=jax.random.key(0))
+        assert result.method == "exact"
+        assert result.bend == 0
+        hessian, diagonal = truth.hessian(loss), np.einsum("ipp->ip", truth.ggn(loss))
+        assert np.abs(truth.resid(loss)).max() > 1e-3 * np.abs(hessian).max()
+        close(result.hess.value, np.trace(hessian.mean(0)))
+        assert result.hess.interval() == (result.hess.value, result.hess.value)
+        outputs = result.outputs
+        assert outputs is not None
+        close(outputs.per_example(), diagonal.sum(1))
+        close(outputs.per_example("theta"), (diagonal * theta**2).sum(1))
+        leaves = [np.asarray(leaf) for leaf in jax.tree.leaves(net.params)]
+        ends = np.cumsum([leaf.size for leaf in leaves])[:-1]
+        shares = outputs.per_leaf()
+        parts = np.split(diagonal.mean(0), ends)
+        close([s.value for s in shares.values()], [part.sum() for part in parts])
+        assert tuple(shares) == net.leaves
+        rows = [leaf.reshape(len(leaf), -1) for leaf in leaves]
+        scale = [(r**2).mean(1, keepdims=True) for r in rows]
+        filtered = sum(
+            (part.reshape(r.shape) * c).sum()
+            for part, r, c in zip(parts, rows, scale, strict=True)
+        )
+        close(outputs.estimate("filter").value, filtered)
+        for label, estimate in outputs.per_label().items():
+            close(estimate.value, diagonal.sum(1)[examples.labels == label].mean())
+        assert outputs.sharpest(2)[0][0] == diagonal.sum(1).argmax()
+
+
+def test_theta_scaled_trace_is_invariant_to_rescaling(x64):
+    model, state = make("relu")
+    grow = lambda m: (m.layers[0].weight, m.layers[0].bias, m.layers[1].weight)  # noqa: E731
+    a, b, c = grow(model)
+    scaled = eqx.tree_at(grow, model, (3.0 * a, 3.0 * b, c / 3.0))
+    examples = data(4)
+    before = sharpness.output_traces(sharpness.Network(model, state), examples)
+    after = sharpness.output_traces(sharpness.Network(scaled, state), examples)
+    close(after.estimate("theta").value, before.estimate("theta").value)
+    close(after.estimate("filter").value, before.estimate("filter").value)
+    assert abs(after.estimate().value / before.estimate().value - 1) > 0.1
+
+
+def test_unit_logits_do_not_see_the_scale_of_the_last_layer(x64):
+    model, state = make("relu")
+    last = lambda m: (m.layers[2].weight, m.layers[2].bias)  # noqa: E731
+    scaled = eqx.tree_at(last, model, tuple(5.0 * w for w in last(model)))
+    examples, values = data(4), []
+    for m in (model, scaled):
+        net = sharpness.Network(m, state, unit_logits=True)
+        values.append(sharpness.output_traces(net, examples, "ce"))
+    close(values[1].estimate("theta").value, values[0].estimate("theta").value)
+    bend = sharpness.curvature_within_leaves(
+        net, jnp.asarray(examples.images), jax.random.key(0)
+    )
+    assert bend.max() > 1e-3
+
+
+def test_any_convex_loss(x64):
+    examples, net = data(4), network("relu")
+
+    def halved(logits, label):
+        return 0.5 * sharpness.ce(logits, label) + 0.5 * sharpness.mse(logits, label)
+
+    result = sharpness.output_traces(net, examples, halved).estimate()
+    parts = [
+        sharpness.output_traces(net, examples, k).estimate() for k in ("ce", "mse")
+    ]
+    close(result.value, 0.5 * (parts[0].value + parts[1].value))
+
+
+def test_values_do_not_depend_on_batches_order_or_copies(x64):
+    net, key = network("relu"), jax.random.key(0)
+    base = data(8)
+    order = np.random.default_rng(0).permutation(8)
+    variants = [
+        base.with_batch_size(3),
+        base.take(order),
+        base.take(np.concatenate([order, np.arange(8)])),
+    ]
+    for probes in (0, 2):
+        options = {"probes": probes, "key": key}
+        value = sharpness.output_traces(net, base, "ce", **options).estimate().value
+        for other in variants:
+            got = sharpness.output_traces(net, other, "ce", **options)
+            close(got.estimate().value, value, 1e-12)
+
+
+def test_random_outputs_estimate_the_exact_value(x64):
+    net, examples = network("relu"), data(8)
+    exact = sharpness.output_traces(net, examples, "ce").estimate()
+    assert exact.standard_error == 0
+    near = sharpness.output_traces(
+        net, examples, "ce", probes=30, key=jax.random.key(1)
+    )
+    estimate = near.estimate()
+    assert estimate.data_error == 0
+    assert 0 < estimate.probe_error < 0.1 * exact.value
+    assert abs(estimate.value - exact.value) < 4 * estimate.standard_error
+    shares = near.per_leaf().values()
+    close(sum(share.value for share in shares), estimate.value)
+    with pytest.raises(UsageError, match="exact path"):
+        near.per_output()
+
+
+def test_smooth_activations_are_refused_or_corrected(x64):
+    net, examples, key = network("gelu"), data(8), jax.random.key(0)
+    with pytest.raises(UsageError, match="method='auto'"):
+        sharpness.hessian_trace(net, examples, "mse", method="exact", key=key)
+    truth = dense(net, examples)
+    result = sharpness.hessian_trace(net, examples, "mse", residual_probes=100, key=key)
+    assert result.method == "control"
+    assert result.bend > 1e-3
+    close(result.ggn.value, (truth.j**2).sum((1, 2)).mean())
+    for estimate, matrix in (
+        (result.hess, truth.hessian("mse")),
+        (result.resid, truth.resid("mse")),
+    ):
+        error = abs(estimate.value - np.trace(matrix.mean(0)))
+        assert 0 < error < 4 * estimate.standard_error
+
+
+def test_batch_statistics_take_the_general_path(x64):
+    net = network("vgg", batch_statistics=True)
+    examples, key = data(8, batch_size=8), jax.random.key(0)
+    images, labels = jnp.asarray(examples.images), jnp.asarray(examples.labels)
+    flat, unravel = ravel_pytree(net.params)
+
+    def mean_loss(theta):
+        return jnp.mean(jax.vmap(sharpness.mse)(net(unravel(theta), images), labels))
+
+    truth = np.trace(jax.jit(jax.jacfwd(jax.grad(mean_loss)))(flat))
+    result = sharpness.hessian_trace(net, examples, "mse", residual_probes=100, key=key)
+    assert result.method == "general"
+    assert abs(result.hess.value - truth) < 4 * result.hess.standard_error
+    assert result.bend > 1e-3
+    with pytest.raises(UsageError, match="Batch statistics"):
+        sharpness.output_traces(net, examples)
+
+
+def test_examples_on_many_devices_give_the_same_value(x64):
+    from eqcifar import parallel
+
+    mesh = parallel.make_mesh(8)
+    net, examples = network("relu"), data(19, batch_size=8)
+    spread = sharpness.Examples(
+        examples.images,
+        examples.labels,
+        place=lambda x: parallel.split_batch(jnp.asarray(x), mesh),
+        batch_size=8,
+    )
+    everywhere = parallel.replicate(net, mesh)
+    for probes in (0, 1):
+        one = sharpness.output_traces(net, examples, "ce", probes=probes)
+        many = sharpness.output_traces(everywhere, spread, "ce", probes=probes)
+        close(many.estimate().value, one.estimate().value, 1e-12)

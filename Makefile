@@ -39,8 +39,8 @@ test: check
 demo: export HF_HUB_OFFLINE = 1
 demo: export JAX_PLATFORMS = cpu
 demo: $(INSTALLED)
-	$(BIN)/eqcifar train --dataset synthetic --arch resnet8 --epochs 6 --batch-size 100 \
-		--lr 0.1 --limit-train 3000 --limit-test 1000 --no-augment --out $(DEMO)
+	$(BIN)/eqcifar train --dataset synthetic --arch resnet8 --epochs 5 --batch-size 100 \
+		--lr 0.4 --loss ce --no-augment --limit-train 3000 --out $(DEMO)
 	$(BIN)/eqcifar eval --out $(DEMO)
 
 clean:

@@ -37,6 +37,7 @@ def _main(
 
 
 app = typer.Typer(
+    name="eqcifar",
     cls=Program,
     no_args_is_help=True,
     context_settings={"help_option_names": ["-h", "--help"]},

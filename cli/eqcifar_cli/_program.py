@@ -24,7 +24,7 @@ class Program(TyperGroup):
             code = error.exit_code
             _print_usage_error(error)
         except (EqcifarError, OSError, MemoryError, RuntimeError) as error:
-            message = _describe(error)
+            message = describe(error)
             if debug or message is None:
                 raise
             code = 2 if isinstance(error, UsageError) else 1
@@ -42,7 +42,7 @@ def _print_usage_error(error: typer.TyperException):
         typer.echo(f"Error: {message}", err=True)
 
 
-def _describe(error: BaseException) -> str | None:
+def describe(error: BaseException) -> str | None:
     """One line on what failed and what to do; `None` if only a traceback tells."""
     if isinstance(error, EqcifarError):
         return " ".join(str(error).split())

@@ -1,0 +1,43 @@
+"""Runs the command line, in this process and in one of its own."""
+
+import os
+import subprocess
+import sys
+import tempfile
+
+from eqcifar_cli import app
+from typer.testing import CliRunner, Result
+
+# With this set, the command line leaves the compilation cache of the tests alone.
+_COMPILED = os.path.join(tempfile.gettempdir(), f"eqcifar-tests-{os.getuid()}")
+
+# One device, as the tests pretend to have eight; a network of four channels.
+TINY = (
+    *("train", "--dataset", "synthetic", "--limit-train", "40", "--limit-test", "20"),
+    *("--arch", "resnet8", "--width", "0.25", "--batch-size", "20", "--lr", "0.1"),
+    *("--devices", "1"),
+)
+
+
+def run_cli(*arguments: object, **env: str) -> Result:
+    """The outcome of a command line, run in this process."""
+    env = {"JAX_COMPILATION_CACHE_DIR": _COMPILED, "COLUMNS": "100", **env}
+    return CliRunner().invoke(app, [str(argument) for argument in arguments], env=env)
+
+
+def start_cli(*arguments: object, **env: str) -> subprocess.Popen[str]:
+    """A command line that has been started in a process of its own."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "eqcifar_cli", *map(str, arguments)],
+        env={**os.environ, "JAX_COMPILATION_CACHE_DIR": _COMPILED, **env},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def run_python(code: str) -> str:
+    """What a Python program prints, run in a process of its own."""
+    return subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    ).stdout

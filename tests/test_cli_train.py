@@ -1,0 +1,214 @@
+import json
+import math
+import os
+import signal
+import sys
+import time
+
+import pytest
+from eqcifar_cli._progress import format_row
+
+from eqcifar import data, runs
+from eqcifar.training import Diverged
+
+from .cli_tools import TINY, run_cli, run_python, start_cli
+from .helpers import small_dataset
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """The folder of results with one finished run, and what training printed."""
+    out = tmp_path_factory.mktemp("results")
+    result = run_cli(*TINY, "--epochs", 2, "--val-size", 20, "--out", out)
+    assert result.exit_code == 0, result.stderr
+    return out, result.stdout
+
+
+def test_train_prints_a_line_an_epoch(trained):
+    out, printed = trained
+    run = runs.latest_run(out)
+    lines = printed.splitlines()
+    assert len(lines) == 7
+    assert lines[0].startswith("Training: resnet8 (4,")
+    assert "SYNTHETIC" in lines[0]
+    assert "40 train, 20 val, 20 test images" in lines[0]
+    assert lines[1] == f"Results in {run.path}"
+    for number, line in enumerate(lines[2:4], 1):
+        assert line.startswith(f"epoch {number}/2  loss ")
+        assert line.endswith("images/s  SYNTHETIC")
+        assert "  val " in line
+    assert lines[4].startswith("Finished: epoch 2/2")
+    assert lines[6].startswith("Next: eqcifar eval ")
+    assert "\r" not in printed
+    assert "\x1b" not in printed
+
+
+def test_lines_hold_the_numbers_of_the_log(trained):
+    out, printed = trained
+    row = runs.latest_run(out).log()[-1]
+    assert f"loss {row['loss']:.4f}" in printed
+    assert f"test {100 * row['acc_te']:.2f} %" in printed
+
+
+def test_a_finished_run_is_not_computed_again(trained):
+    out, _ = trained
+    before = (runs.latest_run(out).path / "model.eqx").stat().st_mtime_ns
+    result = run_cli(*TINY, "--epochs", 2, "--val-size", 20, "--out", out)
+    assert result.exit_code == 0
+    assert result.stdout.startswith("Finished before, nothing to do: epoch 2/2")
+    assert (runs.latest_run(out).path / "model.eqx").stat().st_mtime_ns == before
+
+
+def test_eval_measures_the_latest_run(trained):
+    out, _ = trained
+    row = runs.latest_run(out).log()[-1]
+    result = run_cli("eval", "--out", out)
+    assert result.exit_code == 0, result.stderr
+    assert "SYNTHETIC" in result.stdout
+    assert "20 test images" in result.stdout
+    assert f"{100 * row['acc_te']:.2f} %" in result.stdout
+    for line in ("top-5 accuracy", "loss (mse", "calibration", "accuracy on disc"):
+        assert line in result.stdout
+
+
+def test_eval_json_has_full_precision(trained):
+    out, _ = trained
+    run = runs.latest_run(out)
+    row = run.log()[-1]
+    result = run_cli("eval", run.path, "--json")
+    assert (result.exit_code, result.stderr) == (0, "")
+    values = json.loads(result.stdout)
+    assert values["synthetic"] is True
+    assert values["examples"] == 20
+    assert values["accuracy"]["value"] == row["acc_te"]
+    assert values["loss"]["value"] == pytest.approx(row["loss_te"], rel=1e-5)
+    accuracy, low, high = values["accuracy"].values()
+    assert 0 <= low <= accuracy <= high <= 1
+    assert len(values["class_accuracy"]) == 10
+    means = [interval["value"] for interval in values["class_accuracy"].values()]
+    # Two test images of each class, so that the classes weigh the same.
+    assert sum(means) / 10 == pytest.approx(accuracy)
+
+
+def test_eval_takes_a_model_file_and_another_split(trained):
+    out, _ = trained
+    run = runs.latest_run(out)
+    result = run_cli("eval", run.path / "model.eqx", "--split", "val", "--json")
+    values = json.loads(result.stdout)
+    assert values["split"] == "val"
+    assert values["accuracy"]["value"] == run.log()[-1]["acc_va"]
+
+
+def test_eval_refuses_other_classes(trained, monkeypatch):
+    out, _ = trained
+    monkeypatch.setattr(data, "load", lambda name: small_dataset(classes=4))
+    result = run_cli("eval", "--out", out, "--dataset", "mine")
+    assert result.exit_code == 2
+    assert "has 4 classes, but the network was trained for 10" in result.stderr
+    result = run_cli("eval", "--out", out, "--dataset", "mine", "--split", "val")
+    assert result.exit_code == 2
+
+
+def test_eval_refuses_damaged_files(trained, tmp_path):
+    out, _ = trained
+    damaged = tmp_path / "model.eqx"
+    damaged.write_bytes((runs.latest_run(out).path / "model.eqx").read_bytes()[:-1])
+    result = run_cli("eval", damaged)
+    assert result.exit_code == 1
+    assert "damaged" in result.stderr
+    assert result.stderr.count("\n") == 1
+
+
+def test_train_refuses_before_it_makes_a_folder(tmp_path):
+    for option, message in (
+        (("--arch", "resnet19"), "unknown architecture"),
+        (("--devices", 99), "99 devices asked for"),
+        (("--dataset", "nowhere"), "Unknown dataset"),
+        (("--batch-size", 41), "larger than the training set of 40"),
+    ):
+        result = run_cli(*TINY, *option, "--out", tmp_path / "results")
+        assert result.exit_code == 2
+        assert message in result.stderr
+        assert result.stderr.count("\n") == 1
+
+
+def test_a_results_folder_that_cannot_be_written(tmp_path):
+    (tmp_path / "results").write_text("a file")
+    result = run_cli(*TINY, "--out", tmp_path / "results")
+    assert result.exit_code == 1
+    assert result.stderr.startswith("Error: ")
+    assert str(tmp_path / "results") in result.stderr
+
+
+def test_a_run_that_fails_exits_1(monkeypatch, tmp_path):
+    def diverge(*_, **__):
+        raise Diverged("training diverged: loss is nan in epoch 1;\nlower the rate")
+
+    monkeypatch.setattr(runs, "train_run", diverge, raising=False)
+    result = run_cli(*TINY, "--out", tmp_path)
+    assert result.exit_code == 1
+    line = "Error: training diverged: loss is nan in epoch 1; lower the rate\n"
+    assert result.stderr == line
+
+
+def test_interrupted_training_is_continued_by_the_same_command(tmp_path):
+    command = *TINY, "--epochs", 5000, "--eval-every", 5000, "--out", tmp_path
+    for number, code, start in (
+        (signal.SIGTERM, 143, "Training: "),
+        (signal.SIGINT, 130, "Going on after step "),
+    ):
+        # As in many a cluster's log.
+        process = start_cli(*command, PYTHONIOENCODING="ascii")
+        assert process.stdout
+        assert process.stdout.readline().startswith(start)
+        while not process.stdout.readline().startswith("epoch "):
+            assert process.poll() is None
+        process.send_signal(number)
+        output, errors = process.communicate(timeout=120)
+        assert process.returncode == code, errors
+        assert "Stopping to save" in errors
+        assert output.splitlines()[-1].startswith("Interrupted: stopped after step ")
+        assert "Run the same command to go on." in output
+        assert runs.latest_run(tmp_path).status()["state"] == "interrupted"
+    log = runs.latest_run(tmp_path).log()
+    assert [row["epoch"] for row in log] == list(range(1, len(log) + 1))
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="has no such signals")
+def test_a_second_signal_ends_at_once():
+    code = (
+        "import os, signal, threading, time\n"
+        "from eqcifar_cli._stop import StopRequest\n"
+        "with StopRequest() as stop:\n"
+        "    stop.listen()\n"
+        "    os.kill(os.getpid(), signal.SIGINT)\n"
+        "    while not stop(): time.sleep(0.01)\n"
+        "    print('first', flush=True)\n"
+        "    os.kill(os.getpid(), signal.SIGINT)\n"
+        "    time.sleep(60)\n"
+    )
+    begin = time.monotonic()
+    with pytest.raises(Exception, match="exit status 130") as error:
+        run_python(code)
+    assert "first" in error.value.stdout  # pyright: ignore
+    assert time.monotonic() - begin < 30
+
+
+def test_signals_are_as_before_after_training():
+    before = signal.getsignal(signal.SIGTERM)
+    from eqcifar_cli._stop import StopRequest
+
+    with StopRequest() as stop:
+        stop.listen()
+        assert signal.getsignal(signal.SIGTERM) != before
+        os.kill(os.getpid(), signal.SIGTERM)
+        deadline = time.monotonic() + 30
+        while not stop() and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert stop.number == signal.SIGTERM
+    assert signal.getsignal(signal.SIGTERM) == before
+
+
+def test_a_row_without_evaluation_is_a_shorter_line():
+    row = {"epoch": 3, "loss": 0.5, "acc_te": math.nan, "images_per_s": 1234.5}
+    assert format_row(row, 200) == "epoch   3/200  loss 0.5000  1234 images/s"

@@ -5,8 +5,9 @@ import subprocess
 import sys
 import tempfile
 
-from eqcifar_cli import app
 from typer.testing import CliRunner, Result
+
+from eqcifar_cli import app
 
 # With this set, the command line leaves the compilation cache of the tests alone.
 _COMPILED = os.path.join(tempfile.gettempdir(), f"eqcifar-tests-{os.getuid()}")

@@ -2,11 +2,11 @@ import json
 
 import pytest
 import typer
-from eqcifar_cli._config_options import config_options
-from eqcifar_cli._program import Program
 from typer.testing import CliRunner
 
 from eqcifar.config import TrainConfig
+from eqcifar_cli._config_options import config_options
+from eqcifar_cli._program import Program
 
 
 def parse(*arguments):
@@ -30,37 +30,9 @@ def test_defaults_are_those_of_the_config():
 
 def test_every_field_is_an_option():
     config, _ = parse(
-        *[
-            "-a",
-            "vgg",
-            "-d",
-            "synthetic",
-            "-b",
-            "30",
-            "--no-augment",
-            "--mean",
-            "0.1",
-            "0.2",
-            "0.3",
-            "--loss",
-            "ce",
-        ],
-        *[
-            "--bn-group",
-            "15",
-            "--precision",
-            "bf16",
-            "--std",
-            "1",
-            "2",
-            "3",
-            "--seed",
-            "7",
-            "--lr",
-            "1",
-            "--width",
-            "2",
-        ],
+        *("-a", "vgg", "-d", "synthetic", "-b", 30, "--no-augment", "--loss", "ce"),
+        *("--mean", 0.1, 0.2, 0.3, "--std", 1, 2, 3, "--bn-group", 15, "--lr", 1),
+        *("--precision", "bf16", "--seed", 7, "--width", 2),
     )
     assert config == TrainConfig(
         arch="vgg",

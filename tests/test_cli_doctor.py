@@ -2,6 +2,7 @@ import json
 from importlib.metadata import version
 
 import pytest
+
 from eqcifar_cli import _doctor
 
 from .cli_tools import run_cli

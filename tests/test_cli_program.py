@@ -3,9 +3,9 @@ import subprocess
 import sys
 
 import pytest
-from eqcifar_cli import _program
 
 import eqcifar
+from eqcifar_cli import _program
 
 from .cli_tools import run_cli, run_python, start_cli
 

@@ -6,10 +6,10 @@ import sys
 import time
 
 import pytest
-from eqcifar_cli._progress import format_row
 
 from eqcifar import data, runs
 from eqcifar.training import Diverged
+from eqcifar_cli._progress import format_row
 
 from .cli_tools import TINY, run_cli, run_python, start_cli
 from .helpers import small_dataset

@@ -22,7 +22,7 @@ def main():
         results = torch_models.evaluate(case, *reference.make_inputs(case))
         for name, values in reference.summarise(results).items():
             stored[f"{case}/{name}"] = values
-    np.savez_compressed(FIXTURE, **stored)
+    np.savez_compressed(FIXTURE, allow_pickle=False, **stored)
     print(f"{FIXTURE}: {FIXTURE.stat().st_size / 1000:.0f} kB")
 
 

@@ -11,24 +11,31 @@ from eqcifar import models
 
 BATCH = 6
 
-bottleneck = eqx.nn.make_with_state(
-    partial(
-        models.ResNet,
-        10,
-        block=models.Bottleneck,
-        shortcut=models.ProjectionShortcut,
-        depths=(2, 1, 1, 1),
-        channels=(2, 4, 8, 16),
-    )
+# The smallest with every kind of block: with and without shortcut and stride.
+small_resnet = partial(
+    models.ResNet,
+    10,
+    shortcut=models.ProjectionShortcut,
+    depths=(2, 1),
+    channels=(4, 8),
 )
+
+
+def make_basic(*, key):
+    return eqx.nn.make_with_state(small_resnet)(block=models.BasicBlock, key=key)
+
+
+def make_bottleneck(*, key):
+    return eqx.nn.make_with_state(small_resnet)(block=models.Bottleneck, key=key)
+
 
 # Name: how to make the model, and the size of the images.
 CASES = {
     "vgg": (partial(models.create, "vgg", width=1 / 16), 32),
     "vgg11": (partial(models.create, "vgg11", width=1 / 16), 32),
     "resnet20": (partial(models.create, "resnet20", width=1 / 4), 8),
-    "resnet18": (partial(models.create, "resnet18", width=1 / 16), 8),
-    "bottleneck": (bottleneck, 8),
+    "basic": (make_basic, 8),
+    "bottleneck": (make_bottleneck, 8),
     "wrn16-2": (partial(models.create, "wrn16-2", width=1 / 4), 8),
 }
 

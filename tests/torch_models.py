@@ -4,6 +4,8 @@ Parameters are declared in the order of the leaves of the Equinox models, so wei
 are carried over by position.
 """
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -121,7 +123,7 @@ class WideResNet(nn.Module):
     def __init__(self, stem, channels, blocks):
         super().__init__()
         a = stem
-        layers = [conv3x3(3, a)]
+        layers: list[nn.Module] = [conv3x3(3, a)]
         for stage, b in enumerate(channels):
             for i in range(blocks):
                 layers.append(WideBlock(a, b, 2 if stage > 0 and i == 0 else 1))
@@ -140,8 +142,8 @@ MODELS = {
     ),
     "vgg11": lambda: VGG([4, "M", 8, "M", 16, 16, "M", 32, 32, "M", 32, 32, "M"], []),
     "resnet20": lambda: ResNet(Basic, 1, False, [3, 3, 3], [4, 8, 16]),
-    "resnet18": lambda: ResNet(Basic, 1, True, [2, 2, 2, 2], [4, 8, 16, 32]),
-    "bottleneck": lambda: ResNet(Bottleneck, 4, True, [2, 1, 1, 1], [2, 4, 8, 16]),
+    "basic": lambda: ResNet(Basic, 1, True, [2, 1], [4, 8]),
+    "bottleneck": lambda: ResNet(Bottleneck, 4, True, [2, 1], [4, 8]),
     "wrn16-2": lambda: WideResNet(4, [8, 16, 32], 2),
 }
 
@@ -181,5 +183,5 @@ def evaluate(case, weights, statistics, images, labels):
     return results
 
 
-def norms(model):
+def norms(model) -> list[Any]:
     return [m for m in model.modules() if isinstance(m, nn.BatchNorm2d)]

@@ -1,3 +1,4 @@
+import io
 import json
 import math
 import os
@@ -6,10 +7,11 @@ import sys
 import time
 
 import pytest
+from rich.console import Console
 
 from eqcifar import data, runs
-from eqcifar.training import Diverged
-from eqcifar_cli._progress import format_row
+from eqcifar.training import Diverged, Progress
+from eqcifar_cli._progress import Reporter, format_row
 
 from .cli_tools import TINY, run_cli, run_python, start_cli
 from .helpers import small_dataset
@@ -29,9 +31,10 @@ def test_train_prints_a_line_an_epoch(trained):
     run = runs.latest_run(out)
     lines = printed.splitlines()
     assert len(lines) == 7
-    assert lines[0].startswith("Training: resnet8 (4,")
-    assert "SYNTHETIC" in lines[0]
-    assert "40 train, 20 val, 20 test images" in lines[0]
+    assert lines[0] == (
+        "Training: resnet8 (5,006 parameters, mse loss) on SYNTHETIC (10 classes of "
+        "procedural images): 40 train, 20 val, 20 test images"
+    )
     assert lines[1] == f"Results in {run.path}"
     for number, line in enumerate(lines[2:4], 1):
         assert line.startswith(f"epoch {number}/2  loss ")
@@ -207,6 +210,20 @@ def test_signals_are_as_before_after_training():
             time.sleep(0.01)
         assert stop.number == signal.SIGTERM
     assert signal.getsignal(signal.SIGTERM) == before
+
+
+def test_a_terminal_shows_a_bar():
+    file = io.StringIO()
+    console = Console(file=file, force_terminal=True, width=100, color_system=None)
+    with Reporter(console, epochs=2) as reporter:
+        reporter.start(0, "SYNTHETIC")
+        reporter.on_progress(Progress(1, 10, 40, 0.25, 1234.5))
+        time.sleep(0.3)
+        reporter.on_epoch({"epoch": 1, "loss": 0.5, "images_per_s": 1000.0})
+    shown = file.getvalue()
+    for part in ("compiling", "epoch 1/2  loss 0.2500  1234 images/s", "left"):
+        assert part in shown
+    assert "epoch 1/2  loss 0.5000  1000 images/s  SYNTHETIC\n" in shown
 
 
 def test_a_row_without_evaluation_is_a_shorter_line():

@@ -61,9 +61,10 @@ def train(
             verb = f"Going on after step {step}" if step else "Training"
             splits = dataset.splits.items()
             sizes = ", ".join(f"{len(part)} {name}" for name, part in splits)
+            parameters = models.count_parameters(train_state.model)
             reporter.print(
-                f"{verb}: {config.arch} ({models.count_parameters(train_state.model):,}"
-                f" parameters), {dataset.title} ({sizes} images), {config.loss} loss"
+                f"{verb}: {config.arch} ({parameters:,} parameters, {config.loss} loss)"
+                f" on {dataset.title}: {sizes} images"
             )
             reporter.print(f"Results in {run.path}")
             reporter.start(step, "SYNTHETIC" if dataset.synthetic else "")

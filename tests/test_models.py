@@ -144,7 +144,7 @@ def test_dropout_is_only_for_training():
     model, state = shapes("wrn10-1", dropout=0.5)
     assert count_draws(model, state, keys) == len(model.blocks)
     assert count_draws(eqx.nn.inference_mode(model), state, None) == 0
-    assert count_draws(*shapes("wrn10-1"), None) == 0
+    assert count_draws(*shapes("wrn10-1"), keys=None) == 0
     with pytest.raises(RuntimeError, match="requires a key"):
         count_draws(model, state, None)
 

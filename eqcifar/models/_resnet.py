@@ -13,6 +13,9 @@ from ._layers import classifier, conv, mean_pool, scale_channels
 class ResNet(eqx.Module):
     """A residual network with the CIFAR stem: one 3x3 convolution and no pooling.
 
+    With s stages, the features after the last block are
+    `Float[Array, "expansion*channels[-1] height/2**(s-1) width/2**(s-1)"]`, rounded up.
+
     He et al., 2016, https://arxiv.org/abs/1512.03385
     """
 

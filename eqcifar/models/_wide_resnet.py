@@ -71,6 +71,9 @@ class PreActivationBlock(eqx.Module):
 class WideResNet(eqx.Module):
     """A pre-activation residual network that is wide rather than deep.
 
+    The features after the last block are `Float[Array, "64*k height/4 width/4"]`,
+    rounded up.
+
     Zagoruyko & Komodakis, 2016, https://arxiv.org/abs/1605.07146
     """
 

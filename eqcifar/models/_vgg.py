@@ -19,8 +19,8 @@ from ._layers import (
 class VGG(eqx.Module):
     """Stages of 3x3 convolution, BatchNorm and ReLU, each ended by a 2x2 maximum.
 
-    Five stages take an image of 32x32 to features of
-    `Float[Array, "channels[-1] 1 1"]`. The convolutions keep the biases of the paper, though BatchNorm cancels them in
+    Five stages take an image of 32x32 to `Float[Array, "channels[-1] 1 1"]`. The
+    convolutions keep the biases of the paper, though BatchNorm cancels them in
     training.
 
     Simonyan & Zisserman, 2015, https://arxiv.org/abs/1409.1556

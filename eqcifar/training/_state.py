@@ -1,7 +1,10 @@
+from collections.abc import Callable
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import optax
+from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int32
 
 from ..config import TrainConfig
@@ -53,7 +56,9 @@ def steps_per_epoch(config: TrainConfig, num_train: int) -> int:
     return num_train // config.batch_size
 
 
-def learning_rate(config: TrainConfig, num_train: int) -> optax.Schedule:
+def learning_rate(
+    config: TrainConfig, num_train: int
+) -> Callable[[ArrayLike], Float[Array, ""]]:
     """Linear warm-up to `config.lr`, then a cosine to 0 at the last step.
 
     **Returns:**
@@ -69,7 +74,7 @@ def learning_rate(config: TrainConfig, num_train: int) -> optax.Schedule:
         steps,
     )
     # Optax divides the step as it is; strict dtype promotion refuses an integer's.
-    return lambda step: schedule(jnp.asarray(step, jnp.float32))
+    return lambda step: jnp.asarray(schedule(jnp.asarray(step, jnp.float32)))
 
 
 def make_optimiser(config: TrainConfig, num_train: int) -> optax.GradientTransformation:

@@ -1,0 +1,142 @@
+"""The recipe of `TrainConfig` in PyTorch, as a peer to compare and to race with."""
+
+import dataclasses
+import math
+import time
+from collections.abc import Iterator
+
+import torch
+import torch.nn.functional as F
+
+from eqcifar.config import TrainConfig
+from tests import torch_models
+
+ARCHITECTURES = {
+    "resnet8": lambda: torch_models.ResNet(
+        torch_models.Basic, 1, False, [1, 1, 1], [16, 32, 64]
+    ),
+    "resnet20": lambda: torch_models.ResNet(
+        torch_models.Basic, 1, False, [3, 3, 3], [16, 32, 64]
+    ),
+    "resnet18": lambda: torch_models.ResNet(
+        torch_models.Basic, 1, True, [2, 2, 2, 2], [64, 128, 256, 512]
+    ),
+    "wrn28-10": lambda: torch_models.WideResNet(16, [160, 320, 640], 4),
+}
+
+
+@dataclasses.dataclass
+class Recipe:
+    """Takes training steps on batches that are on the device already."""
+
+    model: torch.nn.Module
+    config: TrainConfig
+    total_steps: int
+    autocast: bool = False
+
+    def __post_init__(self):
+        self.parameters = list(self.model.parameters())
+        self.optimiser = torch.optim.SGD(
+            self.parameters, lr=0.0, momentum=self.config.momentum, nesterov=True
+        )
+        self.count = 0
+
+    def learning_rate(self) -> float:
+        warmup = int(self.config.warmup * self.total_steps)
+        if self.count < warmup:
+            return self.config.lr * self.count / warmup
+        done = (self.count - warmup) / (self.total_steps - warmup)
+        return self.config.lr * 0.5 * (1 + math.cos(math.pi * done))
+
+    def loss(self, inputs, targets):
+        device = inputs.device.type
+        with torch.autocast(device, torch.bfloat16, enabled=self.autocast):
+            logits = self.model(inputs)
+        logits = logits.float()
+        if self.config.loss == "ce":
+            return F.cross_entropy(logits, targets)
+        return 0.5 * ((logits - targets) ** 2).sum(1).mean()
+
+    def step(self, inputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        """Update the parameters; the loss before that, still on the device."""
+        self.optimiser.param_groups[0]["lr"] = self.learning_rate()
+        self.optimiser.zero_grad(set_to_none=True)
+        loss = self.loss(inputs, targets)
+        loss.backward()
+        grads = [p.grad for p in self.parameters]
+        torch._foreach_add_(grads, self.parameters, alpha=self.config.weight_decay)
+        if self.config.clip_norm:
+            torch.nn.utils.clip_grad_norm_(self.parameters, self.config.clip_norm)
+        self.optimiser.step()
+        self.count += 1
+        return loss.detach()
+
+
+def normalise(images: torch.Tensor, config: TrainConfig) -> torch.Tensor:
+    """Uint8 NHWC to float NCHW in channels_last."""
+    mean, std = (
+        images.new_tensor(x, dtype=torch.float32) for x in (config.mean, config.std)
+    )
+    return ((images / 255 - mean) / std).permute(0, 3, 1, 2)
+
+
+def augment(inputs: torch.Tensor) -> torch.Tensor:
+    """Reflect-pad by 4, crop and flip, each image on its own, on the device."""
+    n, channels, height, width = inputs.shape
+    padded = F.pad(inputs, (4, 4, 4, 4), mode="reflect")
+    shift = torch.randint(0, 9, (2, n, 1), device=inputs.device)
+    rows = shift[0] + torch.arange(height, device=inputs.device)
+    columns = torch.arange(width, device=inputs.device).expand(n, width)
+    flip = torch.rand(n, 1, device=inputs.device) < 0.5
+    columns = shift[1] + torch.where(flip, columns.flip(1), columns)
+    index = torch.arange(n, device=inputs.device)[:, None, None]
+    return padded[index, :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
+
+
+def train(
+    config: TrainConfig, dataset, *, device: str, autocast: bool, compile_model: bool
+) -> Iterator[dict[str, float]]:
+    """Train from scratch, yielding a row an epoch; the last has the test accuracy."""
+    torch.manual_seed(config.seed)
+    torch.backends.cudnn.benchmark = True
+    model = ARCHITECTURES[config.arch]().to(device, memory_format=torch.channels_last)
+    if compile_model:
+        model = torch.compile(model)
+    images = torch.from_numpy(dataset.train.images).to(device)
+    labels = torch.from_numpy(dataset.train.labels).long().to(device)
+    test_images = torch.from_numpy(dataset.test.images).to(device)
+    test_labels = torch.from_numpy(dataset.test.labels).long().to(device)
+    eye = torch.eye(len(dataset.classes), device=device)
+    per_epoch = len(labels) // config.batch_size
+    recipe = Recipe(model, config, config.epochs * per_epoch, autocast)
+    for epoch in range(config.epochs):
+        start = time.perf_counter()
+        model.train()
+        total = torch.zeros((), device=device)
+        order = torch.randperm(len(labels), device=device)
+        for i in range(per_epoch):
+            chosen = order[i * config.batch_size :][: config.batch_size]
+            inputs = normalise(images[chosen], config)
+            if config.augment:
+                inputs = augment(inputs)
+            targets = labels[chosen] if config.loss == "ce" else eye[labels[chosen]]
+            inputs = inputs.contiguous(memory_format=torch.channels_last)
+            total += recipe.step(inputs, targets)
+        row = {"epoch": epoch + 1, "loss": float(total) / per_epoch}
+        row["seconds"] = time.perf_counter() - start
+        if epoch + 1 == config.epochs:
+            row["acc_te"] = accuracy(model, test_images, test_labels, config, autocast)
+        yield row
+
+
+@torch.no_grad()
+def accuracy(model, images, labels, config: TrainConfig, autocast: bool) -> float:
+    """Share of images whose largest logit is the label's."""
+    model.eval()
+    correct = 0
+    for start in range(0, len(labels), 1000):
+        inputs = normalise(images[start : start + 1000], config)
+        with torch.autocast(images.device.type, torch.bfloat16, enabled=autocast):
+            logits = model(inputs.contiguous(memory_format=torch.channels_last))
+        correct += int((logits.argmax(1) == labels[start : start + 1000]).sum())
+    return correct / len(labels)

@@ -1,6 +1,6 @@
 # `make test` and `make demo` need Python 3.11 or later and nothing else.
 PYTHON ?= $(shell for python in python3.11 python3 python; do \
-	$$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null \
+	$$python -c 'import ensurepip, sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null \
 	&& echo $$python && break; done)
 BIN := .venv/bin
 INSTALLED := .venv/installed
@@ -17,8 +17,9 @@ help:
 install: $(INSTALLED)
 
 $(INSTALLED): pyproject.toml requirements.lock
-	@test -n "$(PYTHON)" || { echo "Python 3.11 or later is needed: make PYTHON=..."; exit 1; }
-	$(PYTHON) -m venv .venv
+	@test -n "$(PYTHON)" || { \
+		echo "Python 3.11 or later with venv is needed: make PYTHON=path/to/python"; exit 1; }
+	test -x $(BIN)/pip || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check \
 		--constraint requirements.lock --editable '.[dev]'
 	touch $@
@@ -39,6 +40,7 @@ test: check
 demo: export HF_HUB_OFFLINE = 1
 demo: export JAX_PLATFORMS = cpu
 demo: $(INSTALLED)
+	rm -rf $(DEMO)
 	$(BIN)/eqcifar train --dataset synthetic --arch resnet8 --epochs 5 --batch-size 100 \
 		--lr 0.4 --loss ce --no-augment --limit-train 3000 --out $(DEMO)
 	$(BIN)/eqcifar eval --out $(DEMO)

@@ -1,0 +1,177 @@
+import dataclasses
+import json
+import math
+import subprocess
+import sys
+
+import pytest
+
+from eqcifar.config import TrainConfig
+from eqcifar.errors import RunError, UsageError
+from eqcifar.runs import (
+    COLUMNS,
+    Run,
+    config_hash,
+    config_name,
+    find_runs,
+    latest_run,
+    run_path,
+)
+from eqcifar.runs._log import append_row, cut_log
+
+ROW = {column: 1 / (i + 3) for i, column in enumerate(COLUMNS)}
+
+
+def rows(count):
+    return [ROW | {"epoch": epoch + 1} for epoch in range(count)]
+
+
+def write_log(path, count):
+    for row in rows(count):
+        append_row(path, row)
+    return path.read_bytes()
+
+
+def make_run(path, updated="2026-01-01", config=None):
+    path.mkdir(parents=True)
+    (path / "config.json").write_text(json.dumps({"config": config or {}}))
+    status = {"state": "done", "updated": updated}
+    (path / "status.json").write_text(json.dumps(status))
+    return Run(path)
+
+
+def test_a_name_says_what_differs_from_the_default():
+    config = TrainConfig(
+        arch="wrn28-10", batch_size=128, lr=0.1, augment=False, loss="ce", seed=3
+    )
+    assert config_name(config) == "wrn28-10-noaugment-bs128-lr0.1-ce"
+    assert config_name(TrainConfig()) == "resnet18"
+
+
+def test_the_folder_of_a_run(tmp_path):
+    path = run_path(tmp_path, TrainConfig(seed=3))
+    assert path.relative_to(tmp_path).parts == (
+        "cifar10",
+        f"resnet18-{config_hash(TrainConfig())}",
+        "seed3",
+    )
+
+
+@pytest.mark.parametrize(
+    "dataset", ["../../etc", "/", "..", "org/name", "hf://datasets/a/b", "a" * 500, "ä"]
+)
+def test_no_name_leaves_the_root_or_is_too_long(tmp_path, dataset):
+    config = TrainConfig(dataset=dataset, arch="../" * 50 + "x", mean=(1e-9, 1e-9, 0.0))
+    path = run_path(tmp_path, config)
+    assert path.resolve() == path
+    assert path.is_relative_to(tmp_path)
+    assert len(path.relative_to(tmp_path).parts) == 3
+    assert max(map(len, path.relative_to(tmp_path).parts)) <= 100
+
+
+def test_a_hash_depends_on_every_field_but_the_seed():
+    def changed(field):
+        value = field.default
+        if isinstance(value, bool):
+            return not value
+        if field.name in ("loss", "precision"):
+            return {"loss": "ce", "precision": "bf16"}[field.name]
+        if isinstance(value, str):
+            return value + "x"
+        if isinstance(value, tuple):
+            return (0.4, 0.5, 0.6)
+        return value + 1 if isinstance(value, int) else value / 2 + 0.125
+
+    hashes = {
+        config_hash(dataclasses.replace(TrainConfig(), **{field.name: changed(field)}))
+        for field in dataclasses.fields(TrainConfig)
+    }
+    # The seed's is the default's.
+    assert len(hashes) == len(dataclasses.fields(TrainConfig))
+    assert config_hash(TrainConfig()) in hashes
+    from_file = TrainConfig.from_dict({"lr": 1})
+    assert config_hash(from_file) == config_hash(TrainConfig(lr=1.0))
+
+
+def test_find_runs_looks_everywhere_below_and_nowhere_else(tmp_path):
+    root, outside = tmp_path / "results", tmp_path / "outside"
+    expected = [make_run(root / "a" / "b" / "seed0"), make_run(root / "deep/er/and/er")]
+    make_run(outside)
+    (root / "link").symlink_to(outside)
+    (root / "fake").mkdir()
+    (root / "fake" / "config.json").symlink_to(outside / "config.json")
+    assert find_runs(root) == expected
+    with pytest.raises(UsageError, match="nothing was trained there"):
+        find_runs(tmp_path / "none")
+
+
+def test_latest_run_is_the_one_updated_last(tmp_path):
+    make_run(tmp_path / "a", "2026-01-02")
+    latest = make_run(tmp_path / "b", "2026-01-03")
+    make_run(tmp_path / "c", "2026-01-01")
+    assert latest_run(tmp_path) == latest
+    (tmp_path / "none").mkdir()
+    with pytest.raises(UsageError, match="no runs in"):
+        latest_run(tmp_path / "none")
+
+
+def test_runs_are_read_without_jax(tmp_path):
+    make_run(tmp_path / "a", config={"arch": "vgg"})
+    write_log(tmp_path / "a" / "log.tsv", 2)
+    code = (
+        "import sys; from eqcifar.runs import find_runs\n"
+        f"run, = find_runs({str(tmp_path)!r})\n"
+        "assert run.config() == {'arch': 'vgg'} and len(run.log()) == 2\n"
+        "assert run.status()['state'] == 'done'\n"
+        "assert not {'jax', 'numpy', 'equinox'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", "[" * 100_000, "\0"])
+def test_a_broken_file_is_named(tmp_path, content):
+    run = make_run(tmp_path / "a")
+    (run.path / "status.json").write_text(content)
+    with pytest.raises(RunError, match=r"status\.json"):
+        run.status()
+
+
+def test_a_log_keeps_full_precision(tmp_path):
+    write_log(tmp_path / "log.tsv", 2)
+    (tmp_path / "config.json").touch()
+    assert Run(tmp_path).log() == rows(2)
+    append_row(tmp_path / "log.tsv", {"epoch": 3, "loss": 0.1})
+    last = Run(tmp_path).log()[-1]
+    assert last["loss"] == 0.1
+    assert math.isnan(last["acc"])
+
+
+def test_a_log_torn_at_any_byte_is_mended(tmp_path):
+    path = tmp_path / "log.tsv"
+    whole = write_log(path, 3)
+    path.unlink()
+    two = write_log(path, 2)
+    for end in range(len(two), len(whole) + 1):
+        # One epoch ahead of the checkpoint, wholly or in part.
+        path.write_bytes(whole[:end])
+        assert len(Run(tmp_path).log()) == (3 if end == len(whole) else 2)
+        assert cut_log(path, 2) == 2
+        assert path.read_bytes() == two
+        append_row(path, rows(3)[-1])
+        assert path.read_bytes() == whole
+
+
+def test_a_log_torn_in_its_first_line_begins_again(tmp_path):
+    path = tmp_path / "log.tsv"
+    whole = write_log(path, 1)
+    for end in range(len(whole)):
+        path.write_bytes(whole[:end])
+        assert cut_log(path, 0) == 0
+        append_row(path, rows(1)[0])
+        assert path.read_bytes() == whole
+
+
+def test_a_log_that_is_no_log_is_named(tmp_path):
+    (tmp_path / "log.tsv").write_text("epoch\tloss\n1\t0.5\nx\ty\n")
+    with pytest.raises(RunError, match=r"log\.tsv: line 3"):
+        Run(tmp_path).log()

@@ -1,0 +1,345 @@
+import dataclasses
+import json
+import math
+import os
+import re
+import resource
+import subprocess
+import sys
+from pathlib import Path
+
+import equinox as eqx
+import jax
+import pytest
+
+from eqcifar import data, models, runs
+from eqcifar.config import TrainConfig
+from eqcifar.errors import RunError, UsageError
+from eqcifar.parallel import make_mesh
+from eqcifar.runs import Run, train_run, train_run_with
+from eqcifar.runs._claim import Claim
+from eqcifar.training import Diverged
+
+from .helpers import SmallNet, small_dataset, small_net
+
+CONFIG = TrainConfig(epochs=4, batch_size=16, lr=0.5, mixup=0.4, eval_every=2)
+STEPS = 4 * 4
+TIMES = "seconds", "images_per_s"
+
+
+@pytest.fixture(autouse=True, scope="module")
+def compilations(tmp_path_factory):
+    """Every `fit` compiles its steps anew: keep what XLA makes of them."""
+    settings = {
+        "jax_compilation_cache_dir": str(tmp_path_factory.mktemp("compiled")),
+        "jax_persistent_cache_min_compile_time_secs": 0,
+    }
+    before = {name: getattr(jax.config, name) for name in settings}
+    for name, value in settings.items():
+        jax.config.update(name, value)
+    yield
+    for name, value in before.items():
+        jax.config.update(name, value)
+
+
+def train(path, config=CONFIG, dataset=None, **hooks):
+    dataset = small_dataset() if dataset is None else dataset
+    net = small_net(dropout=0.1)
+    return train_run_with(path, dataset, *net, config, mesh=make_mesh(1), **hooks)
+
+
+def content(run):
+    """All that an interruption may not change."""
+    rows = [
+        {name: value for name, value in row.items() if name not in TIMES}
+        for row in run.log()
+    ]
+    names = "last.eqx", "model.eqx"
+    # As text, in which nan is nan.
+    return repr(rows), [(run.path / name).read_bytes() for name in names]
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(compilations, tmp_path_factory):
+    return train(tmp_path_factory.mktemp("run") / "seed0")
+
+
+def stop_after(calls):
+    """A `should_stop` that says so when it is asked for the n-th time."""
+    asked = 0
+
+    def should_stop():
+        nonlocal asked
+        asked += 1
+        return asked >= calls
+
+    return should_stop
+
+
+def test_what_a_run_leaves(uninterrupted):
+    names = {path.name for path in uninterrupted.path.iterdir()}
+    assert names == {
+        ".lock",
+        "config.json",
+        "env.json",
+        "last.eqx",
+        "log.tsv",
+        "model.eqx",
+        "status.json",
+    }
+    assert uninterrupted.config() == CONFIG.to_dict()
+    status = uninterrupted.status()
+    assert (status["state"], status["epoch"], status["pid"]) == ("done", 4, os.getpid())
+    assert status["synthetic"] is False
+    rows = uninterrupted.log()
+    assert [row["epoch"] for row in rows] == [1, 2, 3, 4]
+    assert all(type(row["epoch"]) is int for row in rows)
+    assert math.isnan(rows[0]["acc_te"])
+    assert not math.isnan(rows[1]["acc_te"])
+    assert math.isnan(rows[1]["acc_va"])
+    assert uninterrupted.environment()["versions"]["jax"] == jax.__version__
+
+
+def test_the_model_of_a_run_is_the_one_that_was_logged(uninterrupted):
+    from eqcifar.training import evaluate, predict
+
+    loaded = runs.load_model(uninterrupted, like=small_net(5, dropout=0.1))
+    test = small_dataset().test
+    logits = predict(loaded.model, loaded.state, test.images, CONFIG, mesh=make_mesh(1))
+    evaluation = evaluate(logits, test.labels, "mse")
+    assert evaluation.accuracy.value == uninterrupted.log()[-1]["acc_te"]
+    assert evaluation.loss.value == pytest.approx(uninterrupted.log()[-1]["loss_te"])
+    assert loaded.header["step"] == STEPS
+
+
+@pytest.mark.parametrize("calls", range(1, STEPS))
+def test_stopped_after_any_step_and_resumed_is_the_same(tmp_path, uninterrupted, calls):
+    run = train(tmp_path / "run", should_stop=stop_after(calls))
+    assert run.status()["state"] == "interrupted"
+    assert run.status()["message"] == f"stopped after step {calls}"
+    steps = []
+    again = train(
+        tmp_path / "run", on_start=lambda *args: steps.append(int(args[2].step))
+    )
+    assert steps == [calls]
+    assert again.status()["state"] == "done"
+    assert content(again) == content(uninterrupted)
+
+
+def test_stopped_at_every_second_step_is_the_same(tmp_path, uninterrupted):
+    for _ in range(STEPS // 2 - 1):
+        run = train(tmp_path / "run", should_stop=stop_after(2))
+        assert run.status()["state"] == "interrupted"
+    assert content(train(tmp_path / "run")) == content(uninterrupted)
+
+
+def test_a_run_that_failed_between_writes_is_the_same(tmp_path, uninterrupted):
+    path = tmp_path / "run"
+    train(path, should_stop=stop_after(6))
+    # As a kill leaves them: a row ahead of the checkpoint, one torn, a file begun.
+    log = path / "log.tsv"
+    rows = (uninterrupted.path / "log.tsv").read_bytes().splitlines(keepends=True)
+    log.write_bytes(log.read_bytes() + rows[2] + rows[3][:20])
+    (path / ".tmp-123-last.eqx").write_bytes(b"half")
+    assert content(train(path)) == content(uninterrupted)
+    assert not list(path.glob(".tmp-*"))
+    # And between the last epoch and the model.
+    (path / "model.eqx").unlink()
+    assert content(train(path)) == content(uninterrupted)
+
+
+def test_a_finished_run_is_not_trained_again(uninterrupted):
+    before = content(uninterrupted), uninterrupted.status()
+    again = train(uninterrupted.path, on_start=lambda *_: pytest.fail("trained"))
+    assert again == uninterrupted
+    assert (content(again), again.status()) == before
+
+
+def test_a_damaged_checkpoint_is_refused(tmp_path):
+    run = train(tmp_path / "run", should_stop=stop_after(2))
+    last = run.path / "last.eqx"
+    last.write_bytes(last.read_bytes()[:-1])
+    with pytest.raises(runs.CheckpointError, match="last.eqx is damaged"):
+        train(run.path)
+    assert run.status()["state"] == "failed"
+    assert "damaged" in run.status()["message"]
+
+
+def test_other_data_or_configuration_is_refused(tmp_path):
+    run = train(tmp_path / "run", should_stop=stop_after(2))
+    with pytest.raises(UsageError, match="is not what .* was trained on"):
+        train(run.path, dataset=small_dataset(train=65))
+    with pytest.raises(UsageError, match="another configuration"):
+        train(run.path, dataclasses.replace(CONFIG, lr=0.25))
+
+
+def test_another_environment_is_told(tmp_path, monkeypatch):
+    run = train(tmp_path / "run", should_stop=stop_after(2))
+    monkeypatch.setenv("XLA_FLAGS", "--xla_other")
+    said = []
+    train(run.path, should_stop=stop_after(2), warn=said.append)
+    assert len(said) == 1
+    assert "XLA_FLAGS  -> --xla_other" in said[0]
+    environment = run.environment()
+    assert environment["flags"]["XLA_FLAGS"] == "--xla_other"
+    assert environment["earlier"][0]["flags"]["XLA_FLAGS"] == ""
+
+
+def test_divergence_keeps_the_last_good_checkpoint(tmp_path):
+    config = dataclasses.replace(CONFIG, lr=1e30, clip_norm=0.0, warmup=0.5)
+    with pytest.raises(Diverged, match="lower the learning rate"):
+        train(tmp_path / "run", config)
+    status = Run(tmp_path / "run").status()
+    assert status["state"] == "failed"
+    assert "diverged" in status["message"]
+    assert not (tmp_path / "run" / "model.eqx").exists()
+    # Stopped within an epoch that will diverge, nothing is saved either.
+    run = train(tmp_path / "other", config, should_stop=stop_after(3))
+    assert "it had diverged" in run.status()["message"]
+    assert not (tmp_path / "other" / "last.eqx").exists()
+
+
+def test_an_unexpected_error_is_recorded(tmp_path):
+    def fails(*_):
+        raise ZeroDivisionError("oh")
+
+    with pytest.raises(ZeroDivisionError):
+        train(tmp_path / "run", on_start=fails)
+    assert Run(tmp_path / "run").status()["message"] == "ZeroDivisionError: oh"
+    # Its lock is free again.
+    train(tmp_path / "run", should_stop=stop_after(1))
+
+
+def test_a_second_process_is_told_of_the_first(tmp_path):
+    path = tmp_path / "run"
+    first = (
+        "import sys, time\n"
+        "from eqcifar.config import TrainConfig\n"
+        "from eqcifar.runs import Run\n"
+        "from eqcifar.runs._claim import Claim\n"
+        "from pathlib import Path\n"
+        f"config = TrainConfig.from_dict({CONFIG.to_dict()!r})\n"
+        f"with Claim(Run(Path({str(path)!r})), config):\n"
+        "    print('claimed', flush=True)\n"
+        "    time.sleep(600)\n"
+    )
+    command = [sys.executable, "-c", first]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "claimed\n"
+        for _ in range(20):
+            with pytest.raises(UsageError, match=f"in use by pid {process.pid} on"):
+                train(path)
+        assert Run(path).status()["pid"] == process.pid
+        process.kill()
+        process.wait()
+    assert Run(path).status()["state"] == "running"
+    with Claim(Run(path), CONFIG):
+        assert Run(path).status()["pid"] == os.getpid()
+
+
+def test_a_full_disk_is_one_line_and_costs_nothing(tmp_path, uninterrupted):
+    run = train(tmp_path / "run", should_stop=stop_after(5))
+    before = (run.path / "last.eqx").read_bytes()
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    def fill(*_):
+        # No file may grow beyond this, as if the disk were full.
+        resource.setrlimit(resource.RLIMIT_FSIZE, (2000, hard))
+
+    try:
+        with pytest.raises(
+            RunError, match=r"^cannot write .*last\.eqx: File too large"
+        ):
+            train(run.path, on_start=fill)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert (run.path / "last.eqx").read_bytes() == before
+    assert not list(run.path.glob(".tmp-*"))
+    assert run.status()["state"] == "failed"
+    assert content(train(run.path)) == content(uninterrupted)
+
+
+def test_a_folder_that_cannot_be_written_is_refused_before_anything_else(tmp_path):
+    closed = tmp_path / "closed"
+    closed.mkdir(mode=0o500)
+    (tmp_path / "file").touch()
+    where = [tmp_path / "file" / "run"]
+    if os.geteuid():
+        where.append(closed / "run")
+    for path in where:
+        with pytest.raises(RunError, match=f"^cannot write {re.escape(str(path))}"):
+            train(path, on_start=lambda *_: pytest.fail("trained"))
+
+
+def test_a_read_only_folder_is_refused(tmp_path, monkeypatch):
+    # Root may write anywhere, so let the system say what it says to others.
+    path = tmp_path / "run"
+
+    def refuse(*args, **kwargs):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "mkdir", refuse)
+    with pytest.raises(RunError, match=f"{re.escape(str(path))}: Permission denied"):
+        train(path)
+
+
+def test_train_run_makes_everything_from_its_configuration(tmp_path, monkeypatch):
+    asked = []
+
+    def load(name, **kwargs):
+        asked.append((name, kwargs))
+        return dataclasses.replace(small_dataset(), synthetic=True)
+
+    def create(name, num_classes, *, width, dropout, key):
+        made.append((name, num_classes, width, dropout))
+        return eqx.nn.make_with_state(SmallNet)(num_classes, dropout=dropout, key=key)
+
+    made = []
+    monkeypatch.setattr(data, "load", load)
+    monkeypatch.setattr(models, "create", create)
+    config = dataclasses.replace(
+        CONFIG, arch="resnet8", width=0.25, dropout=0.1, dataset="synthetic", seed=1
+    )
+    run = train_run(config, tmp_path, devices=1, should_stop=stop_after(2))
+    assert run.path == runs.run_path(tmp_path, config)
+    assert run.status()["state"] == "interrupted"
+    assert asked == [
+        ("synthetic", {"val_size": 0, "limit_train": 0, "limit_test": 0}),
+    ]
+    assert made[-1] == ("resnet8", 4, 0.25, 0.1)
+    loaded = runs.load_model(run)
+    assert loaded.config == config
+    assert loaded.header["step"] == 2
+    assert run.status()["synthetic"] is True
+    assert run.environment()["synthetic"] is True
+    assert json.loads((run.path / "config.json").read_text())["synthetic"] is True
+    assert loaded.header["data"]["synthetic"] is True
+    assert runs.latest_run(tmp_path) == run
+
+
+def test_an_unknown_architecture_makes_no_folder(tmp_path):
+    with pytest.raises(UsageError, match="unknown architecture 'resnet'"):
+        train_run(TrainConfig(arch="resnet"), tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_cannot_be_trained_is_recorded(tmp_path, monkeypatch):
+    monkeypatch.setattr(data, "load", lambda name, **_: small_dataset())
+    config = TrainConfig(arch="resnet8", width=0.25, batch_size=1000)
+    with pytest.raises(UsageError, match="larger than the training set"):
+        train_run(config, tmp_path, devices=1)
+    (run,) = runs.find_runs(tmp_path)
+    assert run.status()["state"] == "failed"
+
+
+def test_killed_at_random_moments_is_the_same(tmp_path):
+    script = Path(__file__).parents[1] / "benchmarks" / "kill_resume.py"
+    out = tmp_path / "out.json"
+    command = [sys.executable, script, "--kills", "4", "--epochs", "40", "--out", out]
+    done = subprocess.run(list(map(str, command)), capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    result = json.loads(out.read_text())
+    assert result["kills"] == 4
+    assert result["same_weights"]
+    assert result["same_log"]

@@ -4,7 +4,6 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-import scipy.stats
 from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int32, UInt8
 
@@ -157,7 +156,10 @@ def example_losses(
 def _proportion(hits: np.ndarray) -> Interval:
     if not len(hits):
         return Interval(np.nan, np.nan, np.nan)
-    test = scipy.stats.binomtest(int(hits.sum()), len(hits))
+    # Here, for it takes longer to import than all the rest.
+    from scipy.stats import binomtest
+
+    test = binomtest(int(hits.sum()), len(hits))
     interval = test.proportion_ci(method="wilson")
     return Interval(float(hits.mean()), float(interval.low), float(interval.high))
 

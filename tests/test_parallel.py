@@ -1,0 +1,99 @@
+"""Two processes of two devices each against one process of four."""
+
+import json
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from eqcifar.errors import UsageError
+from eqcifar.parallel import check_batch, initialise, make_mesh
+
+_TRAIN = """
+import hashlib, json, os, sys
+os.environ["JAX_PLATFORMS"] = "cpu"
+import jax
+port, process, processes, devices, folder = sys.argv[1:]
+jax.config.update("jax_num_cpu_devices", int(devices))
+if int(processes) > 1:
+    jax.config.update("jax_cpu_collectives_implementation", "gloo")
+    from eqcifar import parallel
+    parallel.initialise(f"localhost:{port}", int(processes), int(process))
+import equinox as eqx
+import numpy as np
+from eqcifar.config import TrainConfig
+from eqcifar.runs import train_run_with
+from tests.helpers import small_dataset, small_net
+config = TrainConfig(epochs=1, batch_size=64, warmup=0.0, bn_group=16, eval_every=1)
+last = []
+run = train_run_with(
+    folder, small_dataset(), *small_net(), config,
+    on_epoch=lambda train_state, row: last.append(train_state),
+)
+leaves = [np.asarray(x) for x in jax.tree.leaves(eqx.filter(last[0], eqx.is_array))]
+digest = hashlib.sha256(b"".join(leaf.tobytes() for leaf in leaves)).hexdigest()
+np.savez(f"{folder}-{process}.npz", *leaves)
+print(json.dumps({"digest": digest, "state": run.status()["state"]}))
+"""
+
+
+def start(processes: int, devices: int, folder: Path) -> list[dict]:
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    children = [
+        subprocess.Popen(
+            [sys.executable, "-c", _TRAIN]
+            + [str(x) for x in (port, process, processes, devices, folder)],
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for process in range(processes)
+    ]
+    outputs = [child.communicate(timeout=300)[0] for child in children]
+    assert [child.returncode for child in children] == [0] * processes
+    return [json.loads(output.splitlines()[-1]) for output in outputs]
+
+
+def test_two_processes_hold_the_numbers_of_one(tmp_path):
+    one, two = tmp_path / "one", tmp_path / "two"
+    start(1, 4, one)
+    results = start(2, 2, two)
+    assert results[0]["digest"] == results[1]["digest"]
+    assert {result["state"] for result in results} == {"done"}
+    with np.load(f"{one}-0.npz") as alone, np.load(f"{two}-0.npz") as together:
+        for name in alone:
+            scale = max(np.abs(alone[name]).max(), 1e-3)
+            np.testing.assert_allclose(
+                together[name], alone[name], rtol=0, atol=1e-5 * scale
+            )
+    # The second process wrote nothing of its own.
+    assert {path.name for path in two.iterdir()} == {p.name for p in one.iterdir()}
+
+
+def test_a_batch_that_devices_cannot_share_names_what_would_do():
+    with pytest.raises(UsageError, match="multiple of 8, or --devices 6"):
+        check_batch(12, make_mesh(8))
+
+
+def test_no_cluster_is_a_usage_error():
+    # In a process of its own: JAX has to be fresh.
+    code = "from eqcifar.parallel import initialise; initialise()"
+    child = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False
+    )
+    assert "UsageError: no cluster found to distribute over" in child.stderr
+
+
+def test_slurm_with_more_gpus_than_tasks_is_refused(monkeypatch):
+    for name, value in {
+        "SLURM_LOCALID": "0",
+        "SLURM_GPUS_ON_NODE": "8",
+        "SLURM_NTASKS_PER_NODE": "1",
+    }.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(UsageError, match="--ntasks-per-node equal to the GPUs"):
+        initialise()

@@ -58,3 +58,5 @@ from ._stopping import Stop as Stop
 from ._stopping import Variances as Variances
 from ._stopping import plan as plan
 from ._stopping import variances as variances
+from ._verify import Check as Check
+from ._verify import verify as verify

@@ -59,8 +59,8 @@ class Estimate:
 
     def half_width(self, level: float = 0.95) -> float:
         """Half the width of the t-interval at `level`."""
-        if self.standard_error == 0.0:
-            return 0.0
+        if self.standard_error in (0.0, math.inf):
+            return self.standard_error
         freedom = min(self.freedom, 1e9)
         return float(stdtrit(freedom, 0.5 + 0.5 * level)) * self.standard_error
 
@@ -130,7 +130,7 @@ def estimate_mean(
     counts = np.bincount(group).astype(float)
     k = len(counts)
     # Ragged batches weigh less: the effective number of groups.
-    effective = (counts**2).sum() ** 2 / (counts**4).sum()
+    effective = float((counts**2).sum() ** 2 / (counts**4).sum())
     spread = float(means.var(ddof=1)) if n > 1 else (math.inf if left else 0.0)
     probe, data, freedom = 0.0, spread / n * left if left else 0.0, math.inf
     if not exact and m > 1:

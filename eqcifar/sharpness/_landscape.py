@@ -38,7 +38,7 @@ def filter_normalised(network: Network, key: PRNGKeyArray) -> PyTree:
     draw = random_direction(key, network.params, "normal")
 
     def match(noise: Array, leaf: Array) -> Array:
-        if leaf.ndim < 2:
+        if leaf.size == leaf.shape[0]:  # a vector, whatever its shape
             return jnp.zeros_like(leaf)
         axes = tuple(range(1, leaf.ndim))
         length = jnp.sqrt(jnp.sum(leaf**2, axes, keepdims=True))

@@ -23,7 +23,7 @@ def _losses(
     network: Network, loss: Loss, params: PyTree, batch: tuple[Array, Array]
 ) -> dict[str, Array]:
     logits = network(params, batch[0])
-    right = jnp.argmax(logits, axis=1) == batch[1]
+    right = jnp.argmax(logits, axis=1).astype(batch[1].dtype) == batch[1]
     return {"loss": jax.vmap(loss)(logits, batch[1]), "right": right}
 
 

@@ -97,18 +97,15 @@ def xtrace(operator: Operator, *, probes: int = 100, key: PRNGKeyArray) -> Estim
     omega = _sphere(key, operator, m).T
     y = _apply(operator, omega.T).T
     q, r = jnp.linalg.qr(y)
-    h = q.T @ _apply(operator, q.T).T
-    h, w = 0.5 * (h + h.T), q.T @ omega
-    s = _unit_columns(_inverse(r).T)
-    a = w - s * jnp.sum(s * w, axis=0)
-    outside = operator.size - 2 * jnp.sum(a * w, axis=0) + jnp.sum(a * a, axis=0)
-    form = (
-        jnp.sum(omega * y, axis=0)
-        - 2 * jnp.sum(a * r, axis=0)
-        + jnp.sum(a * (h @ a), axis=0)
-    )
+    z = _apply(operator, q.T).T
+    h, w, r, y_omega = _small(q.T @ z, q.T @ omega, r, jnp.sum(omega * y, axis=0))
+    h = 0.5 * (h + h.T)
+    s = _unit_columns(np.linalg.inv(r).T)
+    a = w - s * (s * w).sum(axis=0)
+    outside = operator.size - 2 * (a * w).sum(axis=0) + (a * a).sum(axis=0)
+    form = y_omega - 2 * (a * r).sum(axis=0) + (a * (h @ a)).sum(axis=0)
     scale = (operator.size - m + 1) / outside
-    values = jnp.trace(h) - jnp.sum(s * (h @ s), axis=0) + scale * form
+    values = np.trace(h) - (s * (h @ s)).sum(axis=0) + scale * form
     return _left_out(values, 2 * m, start)
 
 
@@ -133,25 +130,27 @@ def xnystrace(operator: Operator, *, probes: int = 100, key: PRNGKeyArray) -> Es
     )
     y = y + shift * omega
     q, r = jnp.linalg.qr(y)
-    gram = omega.T @ y
-    upper = jnp.linalg.cholesky(0.5 * (gram + gram.T)).T
-    if not bool(jnp.isfinite(upper).all()):
+    inside, r_omega = jnp.linalg.qr(omega)
+    gram, qw, w, r, r_omega = _small(
+        omega.T @ y, q.T @ omega, inside.T @ omega, r, r_omega
+    )
+    try:
+        upper = np.linalg.cholesky(0.5 * (gram + gram.T)).T
+    except np.linalg.LinAlgError as error:
         raise UsageError(
             "XNysTrace met a matrix that is not positive semidefinite: use XTrace."
-        )
-    back = _inverse(upper)
+        ) from error
+    back = np.linalg.inv(upper)
     b = r @ back
-    diagonal = jnp.sum(back * back, axis=1)  # of the inverse of the Gram matrix
-    s = (b @ back.T) / jnp.sqrt(diagonal)
-    dsw = jnp.sum(s * (q.T @ omega), axis=0)
+    diagonal = (back * back).sum(axis=1)  # of the inverse of the Gram matrix
+    s = (b @ back.T) / np.sqrt(diagonal)
+    dsw = (s * qw).sum(axis=0)
     # The part of each vector outside the span of the others.
-    inside, r_omega = jnp.linalg.qr(omega)
-    w = inside.T @ omega
-    t = _unit_columns(_inverse(r_omega).T)
-    outside = operator.size - jnp.sum(w * w, axis=0) + jnp.sum(t * w, axis=0) ** 2
+    t = _unit_columns(np.linalg.inv(r_omega).T)
+    outside = operator.size - (w * w).sum(axis=0) + (t * w).sum(axis=0) ** 2
     scale = (operator.size - m + 1) / outside
-    values = jnp.sum(b * b) - jnp.sum(s * s, axis=0) + scale * dsw**2
-    return _left_out(values - shift * operator.size, m, start)
+    values = (b * b).sum() - (s * s).sum(axis=0) + scale * dsw**2
+    return _left_out(values - float(shift) * operator.size, m, start)
 
 
 # Leave-one-out values share all but one vector; calibrated in benchmarks/coverage.py.
@@ -183,13 +182,13 @@ def _apply(operator: Operator, rows: Float[Array, "count size"]) -> Array:
     return jnp.stack([operator(row) for row in rows])
 
 
-def _inverse(upper: Array) -> Array:
-    eye = jnp.eye(len(upper), dtype=upper.dtype)
-    return jax.scipy.linalg.solve_triangular(upper, eye)
+def _small(*matrices: Array) -> list[np.ndarray]:
+    # The algebra of the small matrices costs nothing in float64 on the host.
+    return [np.asarray(matrix, dtype=np.float64) for matrix in matrices]
 
 
-def _unit_columns(matrix: Array) -> Array:
-    return matrix / jnp.linalg.norm(matrix, axis=0)
+def _unit_columns(matrix: np.ndarray) -> np.ndarray:
+    return matrix / np.linalg.norm(matrix, axis=0)
 
 
 def _mean(values: list[float]) -> Estimate:
@@ -198,8 +197,8 @@ def _mean(values: list[float]) -> Estimate:
     return Estimate(float(np.mean(values)), error, probe_freedom=max(n - 1.0, 1.0))
 
 
-def _left_out(values: Array, matvecs: int, start: float) -> Estimate:
-    mean = _mean(np.asarray(values, dtype=np.float64).tolist())
+def _left_out(values: np.ndarray, matvecs: int, start: float) -> Estimate:
+    mean = _mean(values.tolist())
     wide = mean.shift(-mean.value).scale(XTRACE_WIDENING).shift(mean.value)
     return _with_cost(wide, matvecs, start)
 

@@ -33,7 +33,7 @@ class Stop:
 
     def narrow(self, sofar: Estimate) -> bool:
         """Whether the interval is narrow enough."""
-        return sofar.half_width(self.level) <= self.rtol * abs(sofar.value)
+        return bool(sofar.half_width(self.level) <= self.rtol * abs(sofar.value))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,0 +1,327 @@
+"""Coverage of the 95 % intervals over 1,000 repeats, on small trained networks.
+
+Every per-example Hessian is formed in float64, so that the truth is known and a repeat
+costs nothing but draws; the intervals are those of the library's own functions.
+
+    python benchmarks/coverage.py [--repeats 1000]
+
+Writes benchmarks/results/coverage.json.
+"""
+
+import argparse
+import json
+import platform
+import time
+from pathlib import Path
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.flatten_util import ravel_pytree
+from scipy.special import stdtrit
+
+from eqcifar import models, sharpness
+
+jax.config.update("jax_enable_x64", True)
+CLASSES, SPLIT = 4, 1000
+
+
+class Smooth(eqx.Module):
+    """Two convolutions with GELU, so that the Hessian is not the GGN in trace."""
+
+    first: eqx.nn.Conv2d
+    second: eqx.nn.Conv2d
+    last: eqx.nn.Linear
+
+    def __init__(self, key):
+        keys = jax.random.split(key, 3)
+        self.first = eqx.nn.Conv2d(3, 3, 3, stride=2, key=keys[0])
+        self.second = eqx.nn.Conv2d(3, 4, 3, key=keys[1])
+        self.last = eqx.nn.Linear(4, CLASSES, key=keys[2])
+
+    def __call__(self, x, state, *, key=None):
+        """Return the logits of one image."""
+        x = jax.nn.gelu(self.first(x))
+        return self.last(jnp.sum(jax.nn.gelu(self.second(x)), (1, 2))), state
+
+
+def images_of_classes(count, rng):
+    patterns = np.random.default_rng(0).normal(size=(CLASSES, 3, 8, 8))
+    labels = rng.integers(0, CLASSES, count).astype(np.int32)
+    return patterns[labels] + 1.5 * rng.normal(size=(count, 3, 8, 8)), labels
+
+
+def train(model, state, images, labels, steps=300):
+    optimiser = optax.adam(1e-2)
+    moments = optimiser.init(eqx.filter(model, eqx.is_inexact_array))
+
+    @eqx.filter_jit
+    def step(model, state, moments, x, y):
+        @eqx.filter_grad(has_aux=True)
+        def loss(model, state):
+            run = jax.vmap(model, (0, None), (0, None), axis_name="batch")
+            logits, state = run(x, state)
+            return jax.vmap(sharpness.ce)(logits, y).mean(), state
+
+        gradient, state = loss(model, state)
+        updates, moments = optimiser.update(gradient, moments)
+        return eqx.apply_updates(model, updates), state, moments
+
+    rng = np.random.default_rng(1)
+    for _ in range(steps):
+        at = rng.integers(0, len(labels), 100)
+        model, state, moments = step(model, state, moments, images[at], labels[at])
+    return sharpness.Network(model, state)
+
+
+def matrices(network, images, labels):
+    """Hessian, GGN and the Gram matrices of the root (NTK, CE) of each example."""
+    flat, unravel = ravel_pytree(network.params)
+
+    @jax.jit
+    def one(theta, image, label):
+        logits = lambda t: network(unravel(t), image[None])[0]  # noqa: E731
+        hessian = jax.hessian(lambda t: sharpness.ce(logits(t), label))(theta)
+        jacobian = jax.jacrev(logits)(theta)
+        p = jax.nn.softmax(logits(theta))
+        root = jnp.diag(jnp.sqrt(p)) - jnp.outer(p, jnp.sqrt(p))
+        pulled = root.T @ jacobian
+        return hessian, pulled.T @ pulled, pulled @ pulled.T, jacobian @ jacobian.T
+
+    rows = [one(flat, x, y) for x, y in zip(images, labels, strict=True)]
+    return [np.stack([np.asarray(r[k]) for r in rows]) for k in range(4)]
+
+
+def covered(estimate, truth):
+    low, high = estimate.interval()
+    return low <= truth <= high
+
+
+def summarise(draws, truth):
+    values = np.asarray([e.value for e in draws])
+    errors = np.asarray([e.standard_error for e in draws])
+    return {
+        "coverage": float(np.mean([covered(e, truth) for e in draws])),
+        "relative_rmse": float(np.sqrt(((values - truth) ** 2).mean()) / abs(truth)),
+        "mean_error_over_rmse": float(
+            np.mean(errors) / np.sqrt(((values - truth) ** 2).mean())
+        ),
+    }
+
+
+def on_examples(name, hessians, ggns, grams, ntks, repeats, rng):
+    """Intervals of means over examples: exact, near-exact and general path."""
+    results = {}
+    n, size = len(hessians), hessians.shape[-1]
+    mean = sharpness.estimate_mean
+
+    def signs(*shape):
+        return rng.choice([-1.0, 1.0], size=shape)
+
+    for label, gram in (("ggn_ce", grams), ("ntk", ntks)):
+        traces = np.trace(gram, axis1=1, axis2=2)
+        truth = traces.mean()
+        classes = gram.shape[-1]
+        for count in (200, 500):
+            exact, near = [], []
+            for _ in range(repeats):
+                ids = rng.choice(n, count, replace=False)
+                exact.append(mean(traces[ids, None], exact=True, population=n))
+                r = signs(2, count, classes)
+                table = np.einsum("mic,icd,mid->im", r, gram[ids], r)
+                near.append(mean(table, population=n))
+            results[f"{label} exact, {count} of {n}"] = summarise(exact, truth)
+            results[f"{label} two output probes, {count} of {n}"] = summarise(
+                near, truth
+            )
+        whole, one = [], []
+        for _ in range(repeats):
+            r = signs(2, n, classes)
+            table = np.einsum("mic,icd,mid->im", r, gram, r, optimize=True)
+            whole.append(mean(table))
+            one.append(mean(table[:, :1]))
+        results[f"{label} two output probes, all"] = summarise(whole, truth)
+        results[f"{label} one output probe, all (safe)"] = summarise(one, truth)
+    truth = np.trace(hessians.mean(0))
+    exact_ggn = np.trace(ggns, axis1=1, axis2=2)
+    for batch, probes in ((25, 2), (25, 4), (25, 1), (100, 10)):
+        # With every example seen only the sums over batches count.
+        blocks = hessians.reshape(-1, batch, size, size).mean(1)
+        curves = ggns.reshape(-1, batch, size, size).mean(1)
+        rest = (blocks - curves).reshape(len(blocks), -1)
+        base = exact_ggn.reshape(-1, batch).mean(1)[:, None]
+        flat = blocks.reshape(len(blocks), -1)
+        plain, controlled = [], []
+        for _ in range(repeats):
+            v = signs(len(blocks), probes, size)
+            outer = np.einsum("kmp,kmq->kmpq", v, v).reshape(len(blocks), probes, -1)
+            plain.append(mean(np.einsum("kx,kmx->km", flat, outer)))
+            controlled.append(mean(base + np.einsum("kx,kmx->km", rest, outer)))
+        case = f"{probes} probes a batch of {batch}, all"
+        results[f"hess, {case}"] = summarise(plain, truth)
+        results[f"hess by control variate, {case}"] = summarise(controlled, truth)
+    single = hessians.reshape(n, -1).astype(np.float32)
+    for target in ("split", "population"):
+        drawn, batch = [], 25
+        for _ in range(repeats):
+            replace = target == "population"
+            ids, table = rng.choice(n, 10 * batch, replace=replace), []
+            for k in range(10):
+                v = signs(2, size)
+                outer = np.einsum("mp,mq->mpq", v, v).reshape(2, -1)
+                part = single[ids[k * batch : (k + 1) * batch]]
+                table.append(part @ outer.T.astype(np.float32))
+            drawn.append(
+                mean(
+                    np.concatenate(table).astype(float),
+                    groups=np.arange(len(ids)) // batch,
+                    population=n,
+                    target=target,
+                )
+            )
+        case = f"2 probes a batch of {batch}, 250 of {n}"
+        results[f"hess, {case} ({target})"] = summarise(drawn, truth)
+    return {f"{name}: {key}": value for key, value in results.items()}
+
+
+def on_one_matrix(name, hessian, ggn, products, repeats, key):
+    """Intervals of trace estimators of one operator, by number of products."""
+    results = {}
+    cases = [
+        (f, m, hessian)
+        for f in (sharpness.hutchinson, sharpness.hutch_plus_plus, sharpness.xtrace)
+        for m in products
+    ] + [(sharpness.xnystrace, m, ggn) for m in products]
+    for function, probes, matrix in cases:
+        held, truth = jnp.asarray(matrix), float(np.trace(matrix))
+        apply = jax.jit(lambda v, held: held @ v)
+        draws = []
+        for i in range(repeats):
+            operator = sharpness.Operator(
+                lambda v, held=held, apply=apply: apply(v, held), len(matrix)
+            )
+            draws.append(
+                function(operator, probes=probes, key=jax.random.fold_in(key, i))
+            )
+        label = f"{name}: {function.__name__}, {probes} products"
+        results[label] = summarise(draws, truth)
+        print(label, results[label], flush=True)
+    return results
+
+
+def on_stopping(name, hessian, traces, repeats, rng):
+    """Share of sequential stops whose value is within the relative tolerance."""
+    results = {}
+    truth, size = np.trace(hessian), len(hessian)
+    for rtol in (0.1, 0.05, 0.02):
+        stop, met, used = sharpness.Stop(rtol), 0, []
+        for _ in range(repeats):
+            values, count = np.zeros(0), None
+            while count is None:
+                v = rng.choice([-1.0, 1.0], size=(len(values) + 256, size))
+                values = np.append(values, ((v @ hessian) * v).sum(1))
+                count = _first_stop(stop, values)
+            used.append(count)
+            met += int(abs(values[:count].mean() / truth - 1) <= rtol)
+        results[f"{name}: Hutchinson stopped at {rtol:g}"] = {
+            "met": met / repeats,
+            "mean_products": float(np.mean(used)),
+        }
+        met, used, truth_data = 0, [], traces.mean()
+        for _ in range(repeats):
+            order, count = rng.permutation(len(traces)), 50
+            while count < len(traces):
+                values = traces[order[:count], None]
+                guess = sharpness.estimate_mean(
+                    values, exact=True, population=len(traces)
+                )
+                if stop.narrow(guess):
+                    break
+                count = min(int(np.ceil(1.1 * count / 10)) * 10, len(traces))
+            used.append(count)
+            error = abs(traces[order[:count]].mean() / truth_data - 1)
+            met += int(error <= rtol)
+        results[f"{name}: exact path over examples stopped at {rtol:g}"] = {
+            "met": met / repeats,
+            "mean_examples": float(np.mean(used)),
+        }
+    return results
+
+
+def _first_stop(stop, values):
+    """The first term at which the library's rule stops, found by running sums."""
+    counts = np.arange(stop.minimum, len(values) + 1, stop.every)
+    means = np.cumsum(values)[counts - 1] / counts
+    squares = np.cumsum(values**2)[counts - 1] / counts
+    errors = np.sqrt((squares - means**2) / (counts - 1))
+    width = stdtrit(counts - 1.0, 0.5 + 0.5 * stop.level) * errors
+    narrow = np.flatnonzero(width <= stop.rtol * np.abs(means))
+    if len(narrow) == 0:
+        return None
+    at = narrow[0]
+    count = int(counts[at])
+    assert stop.now(
+        sharpness.Estimate(
+            float(means[at]), 0.999 * float(errors[at]), probe_freedom=count - 1.0
+        )
+    )
+    return count
+
+
+def main():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--repeats", type=int, default=1000)
+    parser.add_argument("--output", default=Path(__file__).parent / "results")
+    options = parser.parse_args()
+    start, rng = time.time(), np.random.default_rng(0)
+    images, labels = images_of_classes(SPLIT, rng)
+    builds = {
+        "resnet": lambda key: models.ResNet(
+            CLASSES,
+            block=models.BasicBlock,
+            shortcut=models.ProjectionShortcut,
+            depths=(1, 1),
+            channels=(2, 2),
+            key=key,
+        ),
+        "gelu": Smooth,
+    }
+    results = {}
+    for name, build in builds.items():
+        model, state = eqx.nn.make_with_state(build)(jax.random.key(0))
+        network = train(model, state, images, labels)
+        hessians, ggns, grams, ntks = matrices(network, images, labels)
+        hessian, ggn = hessians.mean(0), ggns.mean(0)
+        print(
+            f"{name}: {network.size} parameters, tr H {np.trace(hessian):.4f}, "
+            f"tr GGN {np.trace(ggn):.4f}, {time.time() - start:.0f} s",
+            flush=True,
+        )
+        traces = np.trace(grams, axis1=1, axis2=2)
+        print(f"matrices {time.time() - start:.0f} s", flush=True)
+        results |= on_stopping(name, hessian, traces, options.repeats, rng)
+        print(f"stopping {time.time() - start:.0f} s", flush=True)
+        results |= on_examples(name, hessians, ggns, grams, ntks, options.repeats, rng)
+        print(f"examples {time.time() - start:.0f} s", flush=True)
+        products = (12, 30, 60) if name == "resnet" else (30,)
+        results |= on_one_matrix(
+            name, hessian, ggn, products, options.repeats, jax.random.key(1)
+        )
+    record = {
+        "repeats": options.repeats,
+        "examples": SPLIT,
+        "jax": jax.__version__,
+        "machine": f"{platform.machine()}, {jax.devices()[0].device_kind}",
+        "seconds": round(time.time() - start),
+        "results": results,
+    }
+    path = Path(options.output) / "coverage.json"
+    path.write_text(json.dumps(record, indent=1) + "\n")
+    for label, row in results.items():
+        print(label, {k: round(v, 4) for k, v in row.items()})
+
+
+if __name__ == "__main__":
+    main()

@@ -175,3 +175,11 @@ def test_a_log_that_is_no_log_is_named(tmp_path):
     (tmp_path / "log.tsv").write_text("epoch\tloss\n1\t0.5\nx\ty\n")
     with pytest.raises(RunError, match=r"log\.tsv: line 3"):
         Run(tmp_path).log()
+
+
+def test_a_folder_of_images_gives_its_last_name(tmp_path):
+    for folder in ("/somewhere/my images", "../data/my images", "~/my images/"):
+        path = run_path(tmp_path, TrainConfig(dataset=folder))
+        assert path.relative_to(tmp_path).parts[0] == "my_images"
+    path = run_path(tmp_path, TrainConfig(dataset="org/name"))
+    assert path.relative_to(tmp_path).parts[0] == "org_name"

@@ -76,7 +76,11 @@ class Run:
 
 def run_path(root: str | os.PathLike[str], config: TrainConfig) -> Path:
     """The folder of a run: `root/<dataset>/<config name>-<hash>/seed<k>`."""
-    dataset = _safe(config.dataset)[-_LONGEST_NAME:].lstrip("._-") or "dataset"
+    # Of a folder the last name, for where it lies is no property of a run.
+    dataset = config.dataset
+    if Path(dataset).is_absolute() or dataset.startswith((".", "~")):
+        dataset = Path(dataset).name
+    dataset = _safe(dataset)[-_LONGEST_NAME:].lstrip("._-") or "dataset"
     name = f"{config_name(config)}-{config_hash(config)}"
     return Path(root) / dataset / name / f"seed{config.seed}"
 

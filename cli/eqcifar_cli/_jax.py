@@ -1,10 +1,12 @@
 import os
 
-# A quarter of an hour of compilation is worth keeping: XLA's own default keeps none.
-
 
 def keep_compilations():
-    """Have JAX keep compiled programs in the cache folder; call before computing."""
+    """Have JAX keep compiled programs, which it does not by default.
+
+    In the cache folder, unless `JAX_COMPILATION_CACHE_DIR` names another; to be called
+    before anything is computed.
+    """
     import jax
 
     from eqcifar.data import cache_folder

@@ -73,6 +73,22 @@ class Run:
         """Whether the run is complete, its model included."""
         return self.status()["state"] == "done" and (self.path / "model.eqx").exists()
 
+    def is_claimed(self) -> bool:
+        """Whether a process is at work on the run at this moment."""
+        import filelock
+
+        lock = self.path / ".lock"
+        if not lock.exists():
+            return False
+        try:
+            with filelock.FileLock(lock, timeout=0):
+                return False
+        except filelock.Timeout:
+            return True
+        except OSError:
+            # Who may not write here cannot know, and will be told so when it tries.
+            return False
+
 
 def run_path(root: str | os.PathLike[str], config: TrainConfig) -> Path:
     """The folder of a run: `root/<dataset>/<config name>-<hash>/seed<k>`."""

@@ -3,7 +3,8 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Iterator
+import warnings
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -129,8 +130,17 @@ def config_hash(config: TrainConfig) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:8]
 
 
-def find_runs(root: str | os.PathLike[str] = "results") -> list[Run]:
+def find_runs(
+    root: str | os.PathLike[str] = "results",
+    *,
+    warn: Callable[[str], None] = warnings.warn,
+) -> list[Run]:
     """All runs in a folder and below, by path; symbolic links are not followed.
+
+    **Arguments:**
+
+    - `root`: the folder.
+    - `warn`: called with a line for each folder that cannot be looked into.
 
     **Raises:**
 
@@ -138,7 +148,7 @@ def find_runs(root: str | os.PathLike[str] = "results") -> list[Run]:
     """
     if not os.path.isdir(root):
         raise UsageError(f"no folder {os.fspath(root)}: nothing was trained there")
-    return [Run(path) for path in sorted(_walk(Path(root)))]
+    return [Run(Path(path)) for path in sorted(_walk(os.fspath(root), warn))]
 
 
 def latest_run(root: str | os.PathLike[str] = "results") -> Run:
@@ -154,20 +164,24 @@ def latest_run(root: str | os.PathLike[str] = "results") -> Run:
     return max(runs, key=lambda run: str(run.status().get("updated", "")))
 
 
-def _walk(folder: Path) -> Iterator[Path]:
-    pending = [folder]
+def _walk(root: str, warn: Callable[[str], None]) -> Iterator[str]:
+    pending = [root]
     while pending:
         here = pending.pop()
         folders = []
-        with os.scandir(here) as entries:
-            for entry in entries:
-                if entry.name == "config.json" and entry.is_file(follow_symlinks=False):
-                    yield here
-                    break
-                if entry.is_dir(follow_symlinks=False):
-                    folders.append(Path(entry.path))
-            else:
-                pending += folders
+        try:
+            with os.scandir(here) as entries:
+                for entry in entries:
+                    if entry.name == "config.json":
+                        if entry.is_file(follow_symlinks=False):
+                            yield here
+                            break
+                    elif entry.is_dir(follow_symlinks=False):
+                        folders.append(entry.path)
+                else:
+                    pending += folders
+        except OSError as error:
+            warn(f"left out {here}: {error.strerror}")
 
 
 def _safe(text: str) -> str:

@@ -1,7 +1,7 @@
 """The trace of the Hessian, by the cheapest path that is right for the network."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, MutableMapping
 from typing import Literal
 
 import jax
@@ -11,7 +11,7 @@ from jaxtyping import PRNGKeyArray
 from eqcifar.errors import UsageError
 
 from ._estimate import Estimate, Target
-from ._examples import Examples
+from ._examples import Examples, Rows
 from ._losses import Loss
 from ._network import Network, check_independent, curvature_within_leaves
 from ._output_traces import OutputTraces, output_traces
@@ -45,8 +45,11 @@ def hessian_trace(
     probes: int = 0,
     residual_probes: int = 2,
     tolerance: float = 1e-5,
+    rtol: float | None = None,
     target: Target = "split",
+    memory: float = 1e9,
     key: PRNGKeyArray,
+    done: MutableMapping[str, Rows] | None = None,
     report: Callable[[int, int], None] | None = None,
 ) -> HessianTrace:
     """Estimate tr H, tr GGN and their difference, as means over examples.
@@ -63,6 +66,9 @@ def hessian_trace(
     - `probes`: for the GGN, see `output_traces` (0: exact).
     - `residual_probes`: directions a batch, see `probe_traces`.
     - `tolerance`: how large the self-check may be.
+    - `rtol`, `memory`: see `output_traces`; the residual is then taken over the
+        examples that the GGN was.
+    - `done`: the rows of the passes `outputs` and `probes`, see `stream`.
 
     **Raises:**
 
@@ -84,6 +90,7 @@ def hessian_trace(
         general = "general" if network.batch_statistics else "control"
         method = "exact" if affine else general
     ggn_key, residual_key = jax.random.split(key)
+    done = {} if done is None else done
     outputs = None
     if method != "general":
         outputs = output_traces(
@@ -91,21 +98,27 @@ def hessian_trace(
             examples,
             loss,
             probes=probes,
+            rtol=rtol,
+            memory=memory,
             key=ggn_key,
             target=target,
+            done=done.setdefault("outputs", {}),
             report=report,
         )
         ggn = outputs.estimate(target=target)
         if method == "exact":
-            resid = Estimate(0.0, target=target, examples=len(examples))
+            resid = Estimate(0.0, target=target, examples=len(outputs.ids))
             return HessianTrace(ggn, ggn, resid, method, bend, outputs)
+        examples, rtol = examples.take(outputs.ids), None
     forms = probe_traces(
         network,
         examples,
         loss,
         probes=residual_probes,
+        rtol=rtol,
         target=target,
         key=residual_key,
+        done=done.setdefault("probes", {}),
         report=report,
     )
     resid = forms.estimate("resid", target=target)

@@ -11,7 +11,7 @@ import typer
 from eqcifar.config import TrainConfig
 from eqcifar.errors import UsageError
 
-_SHORT = {"arch": "-a", "dataset": "-d", "batch_size": "-b"}
+SHORT = {"arch": "-a", "dataset": "-d", "batch_size": "-b"}
 
 _ConfigFile = Annotated[
     Path | None,
@@ -74,7 +74,7 @@ def config_options(command: Callable[..., None]) -> Callable[..., None]:
 
 def _option(field: dataclasses.Field) -> Any:
     flag = f"--{field.name.replace('_', '-')}"
-    names = [flag, _SHORT[field.name]] if field.name in _SHORT else [flag]
+    names = [flag, SHORT[field.name]] if field.name in SHORT else [flag]
     if field.type is bool:
         names = [f"{flag}/--no-{flag.removeprefix('--')}"]
     return typer.Option(

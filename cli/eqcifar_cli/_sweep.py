@@ -1,0 +1,153 @@
+import shlex
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from eqcifar.config import TrainConfig
+from eqcifar.errors import UsageError
+
+from ._sweep_options import check_passed_on, grid_options, train_arguments
+
+_PANEL = "Sweep"
+
+
+@grid_options
+def sweep(
+    configs: list[TrainConfig],
+    *,
+    passed_on: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[-- OPTIONS]",
+            help="Other options of each `eqcifar train`, such as -- --devices 2.",
+            show_default=False,
+        ),
+    ] = None,
+    out: Annotated[
+        Path,
+        typer.Option("--out", "-o", help="Folder for results.", rich_help_panel=_PANEL),
+    ] = Path("results"),
+    jobs: Annotated[
+        int | None,
+        typer.Option(
+            "--jobs",
+            "-j",
+            min=1,
+            help="At most so many runs at a time; by default one a GPU, or one.",
+            show_default=False,
+            rich_help_panel=_PANEL,
+        ),
+    ] = None,
+    per_device: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Runs that share a GPU, each with its part of the memory; 1 by "
+            "default.",
+            show_default=False,
+            rich_help_panel=_PANEL,
+        ),
+    ] = None,
+    shard: Annotated[
+        str | None,
+        typer.Option(
+            metavar="I/N",
+            help="Only part I of N of the runs, from 1/N to N/N: one for each job of "
+            "any scheduler.",
+            show_default=False,
+            rich_help_panel=_PANEL,
+        ),
+    ] = None,
+    dry_run: Annotated[
+        bool,
+        typer.Option(
+            "--dry-run",
+            help="Print the command of each run that is not done, one a line, and run "
+            "none.",
+            rich_help_panel=_PANEL,
+        ),
+    ] = False,
+    slurm: Annotated[
+        bool,
+        typer.Option(
+            "--slurm",
+            help="Submit a job array to SLURM, one run a job, and return. Jobs that "
+            "are preempted or meet their time limit save and are queued again.",
+            rich_help_panel=_PANEL,
+        ),
+    ] = False,
+    sbatch: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=VALUE",
+            help="For --slurm, an option of sbatch, such as gpus-per-node=1 or "
+            "partition=gpu; time is in minutes, 240 by default. May be given often.",
+            show_default=False,
+            rich_help_panel=_PANEL,
+        ),
+    ] = None,
+):
+    """Train every combination of many values, each run in its own process.
+
+    Options take values between commas: --arch vgg,resnet18 --seeds 0-3 is 8 runs.
+    The same command again skips runs that are done, and goes on with the others.
+    """
+    from eqcifar import runs
+
+    check_passed_on(passed_on or [])
+    if sbatch and not slurm:
+        raise UsageError("--sbatch needs --slurm")
+    if shard is not None:
+        configs = runs.take_shard(configs, shard)
+
+    def arguments(config: TrainConfig) -> list[str]:
+        options = train_arguments(config)
+        return ["train", *options, "--out", str(out), *(passed_on or [])]
+
+    def command(config: TrainConfig) -> list[str]:
+        return [sys.executable, "-m", "eqcifar_cli", *arguments(config)]
+
+    if dry_run:
+        for job in runs.Sweep(configs, out, command).select("waiting"):
+            typer.echo(f"eqcifar {shlex.join(arguments(job.config))}")
+    elif slurm:
+        options = {
+            name: value if equals else True
+            for name, equals, value in (text.partition("=") for text in sbatch or [])
+        }
+        submitted = runs.submit(configs, out, command, options=options, jobs=jobs)
+        _print_submitted(len(configs), [job.job_id for job in submitted], out)
+    else:
+        slots = runs.make_slots(jobs, per_device)
+        _run(runs.Sweep(configs, out, command, slots=slots), out)
+
+
+def _run(sweep, out: Path):
+    from ._stop import StopRequest
+    from ._sweep_display import Display
+
+    with StopRequest() as stop, Display(sweep, out) as display:
+        stop.listen()
+        sweep.run(
+            on_change=display.on_change, on_wait=display.on_wait, should_stop=stop
+        )
+    display.summarise()
+    if stop.number is not None:
+        raise typer.Exit(128 + stop.number)
+    if sweep.select("failed", "interrupted"):
+        raise typer.Exit(1)
+
+
+def _print_submitted(total: int, ids: list[str], out: Path):
+    if not ids:
+        typer.echo(f"All {total} runs were finished before, nothing to do")
+        return
+    arrays = ",".join(sorted({job.partition("_")[0] for job in ids}))
+    typer.echo(
+        f"Submitted {len(ids)} of {total} runs, the others were finished before\n"
+        f"Follow them: squeue --jobs {arrays}\n"
+        f"Logs: run.log in each run's folder, and {out / '.slurm'}\n"
+        "The same command again submits what is not done then."
+    )

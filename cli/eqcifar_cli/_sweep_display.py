@@ -1,0 +1,127 @@
+import os
+import time
+from pathlib import Path
+
+from rich import box
+from rich.live import Live
+from rich.table import Table
+
+from eqcifar.errors import EqcifarError
+from eqcifar.runs import Job, Sweep
+
+from ._output import console
+from ._progress import format_row
+
+_REFRESH_SECONDS = 1.0
+_SHOWN_TAILS = 10
+
+
+class Display:
+    """Prints a line for each run that starts or ends, above a table in a terminal.
+
+    The table has what is running, with the last row of its log.
+    """
+
+    def __init__(self, sweep: Sweep, out: Path):
+        self._sweep, self._out, self._console = sweep, out, console()
+        self._live = Live(console=self._console, auto_refresh=False, transient=True)
+        self._next = 0.0
+
+    def __enter__(self) -> "Display":
+        jobs, slots = len(self._sweep.jobs), len(self._sweep.slots)
+        done = len(self._sweep.select("skipped"))
+        self._print(
+            f"{jobs} runs in {self._out}: {done} finished before, {jobs - done} to do, "
+            f"{slots} at a time"
+        )
+        if self._console.is_terminal:
+            self._live.start()
+        return self
+
+    def __exit__(self, *_):
+        self._live.stop()
+
+    def on_change(self, job: Job):
+        """Print what became of a run."""
+        ended = len(self._sweep.jobs) - len(self._sweep.select("waiting", "running"))
+        count = f"[{ended}/{len(self._sweep.jobs)}]"
+        line = f"{count} {job.state:11} {self._name(job)}"
+        if job.state == "running":
+            line += f"  on {job.slot.name}" if job.slot.name else ""
+        elif job.state == "done":
+            line += f"  {_progress(job)}"
+            line += f"  in {_duration(job.seconds)}" if job.seconds else ""
+        elif job.state == "failed":
+            line += f"  {job.message}"
+        self._print(line)
+
+    def on_wait(self):
+        """Bring the table up to date, now and then."""
+        now = time.monotonic()
+        if self._console.is_terminal and now >= self._next:
+            self._next = now + _REFRESH_SECONDS
+            self._live.update(self._table(), refresh=True)
+
+    def summarise(self):
+        """Print how many ended how, and the end of the log of those that failed."""
+        failed = self._sweep.select("failed")
+        for job in failed[:_SHOWN_TAILS]:
+            self._print(f"\nFailed: {self._name(job)}")
+            for line in job.tail or [job.message]:
+                self._print(f"    {line}")
+            self._print(f"    ({job.run.path / 'run.log'})")
+        if len(failed) > _SHOWN_TAILS:
+            self._print(f"\n... and {len(failed) - _SHOWN_TAILS} others")
+        self._print(f"\n{self._counts()}")
+        if self._sweep.select("failed", "interrupted", "waiting"):
+            self._print("Run the same command to go on with those that are not done.")
+
+    def _table(self) -> Table:
+        table = Table("run", "where", "progress", "time", box=box.SIMPLE)
+        table.caption = self._counts()
+        table.caption_justify = "left"
+        now = time.monotonic()
+        for job in self._sweep.select("running"):
+            elapsed = _duration(now - job.began)
+            table.add_row(self._name(job), job.slot.name, _progress(job), elapsed)
+        return table
+
+    def _counts(self) -> str:
+        names = {
+            "done": "done",
+            "skipped": "finished before",
+            "running": "running",
+            "waiting": "waiting",
+            "interrupted": "interrupted",
+            "elsewhere": "left to another process",
+            "failed": "failed",
+        }
+        counts = {
+            text: len(self._sweep.select(state))  # pyright: ignore
+            for state, text in names.items()
+        }
+        return ", ".join(f"{count} {text}" for text, count in counts.items() if count)
+
+    def _name(self, job: Job) -> str:
+        return os.path.relpath(job.run.path, self._out)
+
+    def _print(self, line: str):
+        self._console.print(line, soft_wrap=True)
+
+
+def _progress(job: Job) -> str:
+    try:
+        rows, synthetic = job.run.log(), job.run.status().get("synthetic")
+    except EqcifarError:
+        return ""
+    if not rows:
+        return "starting"
+    return format_row(rows[-1], job.config.epochs, "SYNTHETIC" if synthetic else "")
+
+
+def _duration(seconds: float) -> str:
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {minutes:02} min"
+    return f"{minutes} min {seconds:02} s" if minutes else f"{seconds} s"

@@ -1,5 +1,9 @@
 from typing import TYPE_CHECKING, Any
 
+from ._child import STOP_AT_EOF as STOP_AT_EOF
+from ._devices import Slot as Slot
+from ._devices import find_gpus as find_gpus
+from ._devices import make_slots as make_slots
 from ._directory import (
     Run as Run,
 )
@@ -18,7 +22,13 @@ from ._directory import (
 from ._directory import (
     run_path as run_path,
 )
+from ._grid import Grid as Grid
+from ._grid import parse_values as parse_values
+from ._grid import take_shard as take_shard
 from ._log import COLUMNS as COLUMNS
+from ._slurm import submit as submit
+from ._sweep import Job as Job
+from ._sweep import Sweep as Sweep
 
 if TYPE_CHECKING:
     from ._arrays import named_arrays as named_arrays

@@ -9,6 +9,7 @@ from ._archs import archs
 from ._doctor import doctor
 from ._eval import evaluate
 from ._program import Program
+from ._sweep import sweep
 from ._train import train
 
 
@@ -45,6 +46,7 @@ app = typer.Typer(
 )
 app.callback()(_main)
 app.command()(train)
+app.command()(sweep)
 app.command("eval")(evaluate)
 app.command()(archs)
 app.add_typer(_data.app, name="data")

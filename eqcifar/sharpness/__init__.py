@@ -28,6 +28,12 @@ from ._losses import ce as ce
 from ._losses import get_loss as get_loss
 from ._losses import losses as losses
 from ._losses import mse as mse
+from ._meanings import MEANINGS as MEANINGS
+from ._meanings import depends_on_loss as depends_on_loss
+from ._meanings import meaning as meaning
+from ._measures import MEASURES as MEASURES
+from ._measures import check_measures as check_measures
+from ._measures import measure as measure
 from ._network import Network as Network
 from ._network import check_independent as check_independent
 from ._network import curvature_within_leaves as curvature_within_leaves
@@ -58,5 +64,7 @@ from ._stopping import Stop as Stop
 from ._stopping import Variances as Variances
 from ._stopping import plan as plan
 from ._stopping import variances as variances
+from ._task import Measured as Measured
+from ._task import Report as Report
 from ._verify import Check as Check
 from ._verify import verify as verify

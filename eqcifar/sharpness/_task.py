@@ -1,0 +1,108 @@
+"""What to measure, and what a measure has found."""
+
+import dataclasses
+from collections.abc import Callable, MutableMapping
+from typing import Any
+
+import jax
+import numpy as np
+from jaxtyping import PRNGKeyArray
+
+from ._estimate import Estimate, Target, estimate_mean
+from ._examples import Examples, Rows
+from ._network import Network
+from ._operator import Operator, operator
+from ._output_traces import OutputTraces, output_traces
+
+# Work done, the whole, and what gives the estimate so far, called when it is shown.
+Report = Callable[[int, int, Callable[[], Estimate | None]], None]
+
+
+@dataclasses.dataclass(frozen=True)
+class Measured:
+    """What one measure has found.
+
+    - `values`: estimates by name.
+    - `bounds`: of a value that is no mean, how far it may be from the truth on these
+        very examples.
+    - `tables`: curves and shares, as JSON has them: lists of numbers and of records.
+    """
+
+    values: dict[str, Estimate]
+    bounds: dict[str, float] = dataclasses.field(default_factory=dict)
+    tables: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+    """What to measure on, and how; see `measure`."""
+
+    network: Network
+    examples: Examples
+    loss: str
+    probes: int
+    rtol: float | None
+    target: Target
+    memory: float
+    key: PRNGKeyArray
+    rows: MutableMapping[str, Rows]
+    report: Report
+
+    def passes(self, name: str) -> Rows:
+        """The rows of a pass, empty unless it was interrupted."""
+        return self.rows.setdefault(name, {})
+
+    def follow(self, rows: Rows) -> Callable[[int, int], None]:
+        """Report on a pass with the estimate so far."""
+
+        def sofar() -> Estimate | None:
+            if not rows:
+                return None
+            first = rows[min(rows)]
+            name = "plain/probe" if "plain/probe" in first else "hess"
+            table = np.concatenate([rows[index][name] for index in sorted(rows)])
+            exact = name != "hess" and self.probes == 0
+            if exact:
+                table = table.sum(axis=1, keepdims=True)
+            size = self.examples.population
+            return estimate_mean(table, exact=exact, population=size)
+
+        return lambda done, total: self.report(done, total, sofar)
+
+    def count(self, done: int, total: int) -> None:
+        """Report on steps that have no estimate on the way."""
+        self.report(done, total, lambda: None)
+
+    def outputs(self, network: Network, loss: str, name: str) -> OutputTraces:
+        """One pass of vector-Jacobian products."""
+        rows = self.passes(name)
+        return output_traces(
+            network,
+            self.examples,
+            loss,
+            probes=self.probes,
+            rtol=self.rtol,
+            target=self.target,
+            memory=self.memory,
+            # The key of the trace's pass: under `mse` the two are one.
+            key=jax.random.split(self.key)[0],
+            done=rows,
+            report=self.follow(rows),
+        )
+
+    def operator(self, total: int) -> Operator:
+        """The Hessian, reporting each product."""
+        apply = operator(self.network, self.examples, self.loss, "hess")
+        product = apply.product
+
+        def counted(vector):
+            self.count(min(apply.matvecs, total), total)
+            return product(vector)
+
+        apply.product = counted
+        return apply
+
+    def single(self, value: float, matvecs: int = 0, seconds: float = 0.0) -> Estimate:
+        """A number of these examples, without an error that could be estimated."""
+        n = len(self.examples)
+        return Estimate(value, examples=n, matvecs=matvecs, seconds=seconds)

@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from ._output import print_json, print_table
+from ._output import print_json, print_table, print_warning
 
 
 def evaluate(
@@ -58,10 +58,7 @@ def evaluate(
             limit_test=config.limit_test,
         )
         if chosen.fingerprint != loaded.header["data"]["sha256"]:
-            typer.echo(
-                f"Warning: {chosen.name} is not the data that {path} was trained on",
-                err=True,
-            )
+            print_warning(f"{chosen.name} is not the data that {path} was trained on")
     else:
         chosen = data.load(dataset)
     if len(chosen.classes) != len(loaded.classes):

@@ -22,7 +22,16 @@ def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]
         table.add_column(name, justify=justify, overflow="fold")
     for row in rows:
         table.add_row(*row)
-    console().print(title, table, sep="\n", soft_wrap=True)
+    screen = console()
+    if not screen.is_terminal:
+        # Nothing to fit into: what reads the lines wants whole cells.
+        screen.width = 10_000
+    screen.print(title, table, sep="\n", soft_wrap=True)
+
+
+def print_warning(message: str):
+    """Print a warning on stderr."""
+    typer.echo(f"Warning: {message}", err=True)
 
 
 def print_json(values: Any):

@@ -2,7 +2,6 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -57,10 +56,6 @@ class Reporter:
     def print(self, line: str):
         """Print a line, above the bar."""
         self._console.print(line, soft_wrap=True)
-
-    def warn(self, message: str):
-        """Print a warning on stderr."""
-        typer.echo(f"Warning: {message}", err=True)
 
 
 def format_row(row: Mapping[str, float], epochs: int, mark: str = "") -> str:

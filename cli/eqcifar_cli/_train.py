@@ -7,7 +7,7 @@ import typer
 from eqcifar.config import TrainConfig
 
 from ._config_options import config_options
-from ._output import console
+from ._output import console, print_warning
 
 
 @config_options
@@ -34,6 +34,15 @@ def train(
             rich_help_panel="Run",
         ),
     ] = False,
+    track: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="tensorboard|wandb|trackio",
+            help="Show the log there too; may be given more than once.",
+            show_default=False,
+            rich_help_panel="Run",
+        ),
+    ] = None,
 ):
     """Train a network, or go on with a run that was interrupted.
 
@@ -45,17 +54,24 @@ def train(
     from ._progress import Reporter, format_row
     from ._stop import StopRequest
 
+    # On all processes: one that fails alone would leave the others waiting.
+    tracking = runs.Tracking(track or (), warn=print_warning)
     if distributed:
         parallel.initialise()
     keep_compilations()
     screen = console(quiet=not parallel.is_main_process())
 
-    with Reporter(screen, config.epochs) as reporter, StopRequest() as stop:
+    with (
+        tracking,
+        Reporter(screen, config.epochs) as reporter,
+        StopRequest() as stop,
+    ):
         started = False
 
         def on_start(run, dataset, train_state):
             nonlocal started
             started = True
+            start_tracking(run)
             stop.listen()
             step = int(train_state.step)
             verb = f"Going on after step {step}" if step else "Training"
@@ -69,16 +85,26 @@ def train(
             reporter.print(f"Results in {run.path}")
             reporter.start(step, "SYNTHETIC" if dataset.synthetic else "")
 
+        def start_tracking(run):
+            if parallel.is_main_process():
+                tracking.start(run)
+
+        def on_epoch(train_state, row):
+            reporter.on_epoch(row)
+            tracking.log(row)
+
         run = runs.train_run(
             config,
             out,
             devices=devices,
             on_start=on_start,
             on_progress=reporter.on_progress,
-            on_epoch=lambda train_state, row: reporter.on_epoch(row),
+            on_epoch=on_epoch,
             should_stop=stop,
-            warn=reporter.warn,
+            warn=print_warning,
         )
+        if not started:
+            start_tracking(run)
     status = run.status()
     if stop.number is not None and status["state"] == "interrupted":
         screen.print(

@@ -29,6 +29,9 @@ from ._log import COLUMNS as COLUMNS
 from ._slurm import submit as submit
 from ._sweep import Job as Job
 from ._sweep import Sweep as Sweep
+from ._track import TRACKERS as TRACKERS
+from ._track import Tracker as Tracker
+from ._track import Tracking as Tracking
 
 if TYPE_CHECKING:
     from ._arrays import named_arrays as named_arrays

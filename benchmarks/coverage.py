@@ -150,29 +150,25 @@ def on_examples(name, hessians, ggns, grams, ntks, repeats, rng):
         # With every example seen only the sums over batches count.
         blocks = hessians.reshape(-1, batch, size, size).mean(1)
         curves = ggns.reshape(-1, batch, size, size).mean(1)
-        rest = (blocks - curves).reshape(len(blocks), -1)
-        base = exact_ggn.reshape(-1, batch).mean(1)[:, None]
-        flat = blocks.reshape(len(blocks), -1)
+        rest, base = blocks - curves, exact_ggn.reshape(-1, batch).mean(1)[:, None]
         plain, controlled = [], []
         for _ in range(repeats):
             v = signs(len(blocks), probes, size)
-            outer = np.einsum("kmp,kmq->kmpq", v, v).reshape(len(blocks), probes, -1)
-            plain.append(mean(np.einsum("kx,kmx->km", flat, outer)))
-            controlled.append(mean(base + np.einsum("kx,kmx->km", rest, outer)))
+            plain.append(mean(((v @ blocks) * v).sum(2)))
+            controlled.append(mean(base + ((v @ rest) * v).sum(2)))
         case = f"{probes} probes a batch of {batch}, all"
         results[f"hess, {case}"] = summarise(plain, truth)
         results[f"hess by control variate, {case}"] = summarise(controlled, truth)
-    single = hessians.reshape(n, -1).astype(np.float32)
+    single = hessians.astype(np.float32)
     for target in ("split", "population"):
         drawn, batch = [], 25
         for _ in range(repeats):
             replace = target == "population"
             ids, table = rng.choice(n, 10 * batch, replace=replace), []
             for k in range(10):
-                v = signs(2, size)
-                outer = np.einsum("mp,mq->mpq", v, v).reshape(2, -1)
-                part = single[ids[k * batch : (k + 1) * batch]]
-                table.append(part @ outer.T.astype(np.float32))
+                v = signs(2, size).astype(np.float32)
+                part = single[ids[k * batch : (k + 1) * batch]] @ v.T
+                table.append(np.einsum("ipm,mp->im", part, v))
             drawn.append(
                 mean(
                     np.concatenate(table).astype(float),
@@ -288,7 +284,21 @@ def main():
         ),
         "gelu": Smooth,
     }
-    results = {}
+    path, results = Path(options.output) / "coverage.json", {}
+
+    def save(more):
+        results.update(more)
+        record = {
+            "repeats": options.repeats,
+            "examples": SPLIT,
+            "jax": jax.__version__,
+            "machine": f"{platform.machine()}, {jax.devices()[0].device_kind}",
+            "seconds": round(time.time() - start),
+            "results": results,
+        }
+        path.write_text(json.dumps(record, indent=1) + "\n")
+        print(f"{len(results)} results, {time.time() - start:.0f} s", flush=True)
+
     for name, build in builds.items():
         model, state = eqx.nn.make_with_state(build)(jax.random.key(0))
         network = train(model, state, images, labels)
@@ -299,26 +309,15 @@ def main():
             f"tr GGN {np.trace(ggn):.4f}, {time.time() - start:.0f} s",
             flush=True,
         )
-        traces = np.trace(grams, axis1=1, axis2=2)
-        print(f"matrices {time.time() - start:.0f} s", flush=True)
-        results |= on_stopping(name, hessian, traces, options.repeats, rng)
-        print(f"stopping {time.time() - start:.0f} s", flush=True)
-        results |= on_examples(name, hessians, ggns, grams, ntks, options.repeats, rng)
-        print(f"examples {time.time() - start:.0f} s", flush=True)
+        save(on_examples(name, hessians, ggns, grams, ntks, options.repeats, rng))
         products = (12, 30, 60) if name == "resnet" else (30,)
-        results |= on_one_matrix(
-            name, hessian, ggn, products, options.repeats, jax.random.key(1)
+        save(
+            on_one_matrix(
+                name, hessian, ggn, products, options.repeats, jax.random.key(1)
+            )
         )
-    record = {
-        "repeats": options.repeats,
-        "examples": SPLIT,
-        "jax": jax.__version__,
-        "machine": f"{platform.machine()}, {jax.devices()[0].device_kind}",
-        "seconds": round(time.time() - start),
-        "results": results,
-    }
-    path = Path(options.output) / "coverage.json"
-    path.write_text(json.dumps(record, indent=1) + "\n")
+        traces = np.trace(grams, axis1=1, axis2=2)
+        save(on_stopping(name, hessian, traces, options.repeats, rng))
     for label, row in results.items():
         print(label, {k: round(v, 4) for k, v in row.items()})
 

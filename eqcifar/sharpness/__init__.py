@@ -7,6 +7,7 @@ from ._estimate import Target as Target
 from ._estimate import estimate_mean as estimate_mean
 from ._examples import Batch as Batch
 from ._examples import Examples as Examples
+from ._examples import Rows as Rows
 from ._examples import load_rows as load_rows
 from ._examples import save_rows as save_rows
 from ._examples import stream as stream
@@ -19,6 +20,8 @@ from ._lanczos import Eigen as Eigen
 from ._lanczos import eigenpairs as eigenpairs
 from ._lanczos import overlap as overlap
 from ._lanczos import spectral_density as spectral_density
+from ._how_many import HowMany as HowMany
+from ._how_many import how_many as how_many
 from ._landscape import Landscape as Landscape
 from ._landscape import as_direction as as_direction
 from ._landscape import filter_normalised as filter_normalised

@@ -73,7 +73,7 @@ def _attribution(outputs: OutputTraces, target: Target) -> dict[str, Any]:
         ],
         "layers": [record(name, e) for name, e in layers],
         "classes": [record(label, e) for label, e in classes],
-        "examples": outputs.sharpest(len(table)),
+        "examples": [list(row) for row in outputs.sharpest(len(table))],
     }
 
 
@@ -118,10 +118,8 @@ def _spectrum(task: Task) -> Measured:
         memory=4 * task.memory,
         key=task.key,
     )
-    curves = {
-        name: getattr(found, name).tolist() for name in ("grid", "density", "low")
-    }
-    curves["high"] = found.high.tolist()
+    names = "grid", "density", "low", "high"
+    curves = {name: getattr(found, name).tolist() for name in names}
     values = {"tr_hess_lanczos": found.trace, "frobenius2": found.frobenius}
     n = len(task.examples)
     values = {k: dataclasses.replace(v, examples=n) for k, v in values.items()}

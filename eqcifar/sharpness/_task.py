@@ -1,6 +1,7 @@
 """What to measure, and what a measure has found."""
 
 import dataclasses
+import math
 from collections.abc import Callable, MutableMapping
 from typing import Any
 
@@ -103,6 +104,11 @@ class Task:
         return apply
 
     def single(self, value: float, matvecs: int = 0, seconds: float = 0.0) -> Estimate:
-        """A number of these examples, without an error that could be estimated."""
-        n = len(self.examples)
-        return Estimate(value, examples=n, matvecs=matvecs, seconds=seconds)
+        """A number of these examples, whose error nothing tells."""
+        return Estimate(
+            value,
+            probe_error=math.nan,
+            examples=len(self.examples),
+            matvecs=matvecs,
+            seconds=seconds,
+        )

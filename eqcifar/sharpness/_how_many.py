@@ -1,0 +1,81 @@
+"""How many examples and probes a wanted precision takes, from a pilot."""
+
+import dataclasses
+
+from jaxtyping import PRNGKeyArray
+
+from ._examples import Examples
+from ._network import Network, curvature_within_leaves
+from ._output_traces import output_traces
+from ._probe_traces import probe_traces
+from ._stopping import Plan, Variances, plan, variances
+
+_PROBES = 8
+
+
+@dataclasses.dataclass(frozen=True)
+class HowMany:
+    """What a pilot has found, and what it means for a wanted precision.
+
+    - `examples`: of the pilot.
+    - `pilot`: its variances, relative to the squared mean.
+    - `random`: the plan with random vectors; `exact`: that without, where there is one,
+        at `classes` products an example.
+    """
+
+    examples: int
+    pilot: Variances
+    random: Plan
+    exact: Plan | None
+    classes: int
+
+
+def how_many(
+    network: Network,
+    examples: Examples,
+    loss: str = "ce",
+    *,
+    rtol: float = 0.05,
+    pilot: int = 128,
+    tolerance: float = 1e-5,
+    key: PRNGKeyArray,
+) -> HowMany:
+    """Plan a measurement of tr H (`mse`: also that of the NTK) of a split.
+
+    **Arguments:**
+
+    - `examples`: in random order; the first `pilot` of them are looked at.
+    - `rtol`: half the 95 % interval, relative to the value.
+    - `tolerance`: as in `hessian_trace`, whose paths are planned for.
+
+    **Raises:**
+
+    `UsageError` when the whole split is not enough.
+    """
+    few = examples.take(examples.order[:pilot])
+    classes = network.classes(few.batch(0).images)
+    images = few.batch(0).images[: max(2, min(4, len(few)))]
+    bend = float(curvature_within_leaves(network, images, key).max())
+    if bend > tolerance:
+        forms = probe_traces(
+            network, few, loss, probes=_PROBES, fresh=False, key=key
+        ).values["hess"]
+        parts, size = variances(forms), examples.batch_size
+        return HowMany(
+            len(few),
+            parts,
+            plan(parts, rtol, examples.population, batch_size=size, fresh="batch"),
+            None,
+            classes,
+        )
+    table = output_traces(
+        network, few, loss, probes=_PROBES, scaled=("plain",), key=key
+    ).table()
+    parts = variances(table)
+    return HowMany(
+        len(few),
+        parts,
+        plan(parts, rtol, examples.population, fresh="example"),
+        plan(parts, rtol, examples.population, fresh="exact"),
+        classes,
+    )

@@ -15,13 +15,13 @@ from ._gram import ntk_gram as ntk_gram
 from ._hessian_trace import HessianTrace as HessianTrace
 from ._hessian_trace import hessian_trace as hessian_trace
 from ._hessian_trace import penalty_trace as penalty_trace
+from ._how_many import HowMany as HowMany
+from ._how_many import how_many as how_many
 from ._lanczos import Density as Density
 from ._lanczos import Eigen as Eigen
 from ._lanczos import eigenpairs as eigenpairs
 from ._lanczos import overlap as overlap
 from ._lanczos import spectral_density as spectral_density
-from ._how_many import HowMany as HowMany
-from ._how_many import how_many as how_many
 from ._landscape import Landscape as Landscape
 from ._landscape import as_direction as as_direction
 from ._landscape import filter_normalised as filter_normalised

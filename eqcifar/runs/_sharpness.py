@@ -1,0 +1,148 @@
+import datetime
+import hashlib
+from collections.abc import Callable, Iterable, Mapping
+
+import jax
+from jax.sharding import Mesh
+
+from .. import __version__, sharpness
+from ..parallel import make_mesh
+from ..sharpness import Estimate, Measured
+from ._partial import Partial
+from ._subject import SharpnessOptions, Subject
+from ._wide_table import Cell, append_wide
+
+SUFFIXES = {"train": "", "test": "_te", "val": "_va"}
+Show = Callable[[str, str, int, int, Callable[[], Estimate | None]], None]
+
+
+def measure_subject(
+    subject: Subject,
+    measures: Iterable[str],
+    splits: Iterable[str],
+    options: SharpnessOptions,
+    *,
+    devices: int | None = None,
+    report: Show = lambda *_: None,
+    warn: Callable[[str], None] = lambda message: None,
+) -> dict[str, dict[str, Measured]]:
+    """Measure a network on splits, going on where an equal call was interrupted.
+
+    What is done is kept beside the network, every half minute and when `report` raises,
+    until `forget_partial`.
+
+    **Arguments:**
+
+    - `measures`: names in `eqcifar.sharpness.MEASURES`, or `all`.
+    - `report`: called with split, measure, work done, the whole, and what gives the
+        estimate so far. It may raise, to stop.
+    - `warn`: called with a line when nothing can be kept.
+
+    **Returns:**
+
+    What was found, by split and measure: the same bits, interrupted or not.
+    """
+    measures = sharpness.check_measures(measures)
+    mesh = make_mesh(devices)
+    network, loss = subject.network(options), options.loss or subject.config.loss
+    chosen = {name: subject.examples(name, options, mesh) for name in splits}
+    unfinished = open_partial(subject, options, mesh, warn)
+    found: dict[str, dict[str, Measured]] = {}
+    for split, examples in chosen.items():
+        found[split], rows = {}, unfinished.rows(split)
+        for name in measures:
+            label = f"{split}-{name}"
+            if label not in unfinished.finished:
+
+                def shown(done, total, sofar, split=split, name=name, rows=rows):
+                    report(split, name, done, total, sofar)
+                    unfinished.save_now_and_then(split, rows)
+
+                try:
+                    measured = sharpness.measure(
+                        network,
+                        examples,
+                        name,
+                        loss,
+                        probes=options.probes,
+                        rtol=options.rtol,
+                        target=options.target,
+                        memory=1e9 * options.memory * mesh.size,
+                        key=jax.random.key(options.seed),
+                        rows=rows,
+                        report=shown,
+                    )
+                except BaseException:
+                    unfinished.save(split, rows)
+                    raise
+                unfinished.finish(label, measured)
+            found[split][name] = unfinished.finished[label]
+    return found
+
+
+def open_partial(
+    subject: Subject,
+    options: SharpnessOptions,
+    mesh: Mesh,
+    warn: Callable[[str], None] = lambda message: None,
+) -> Partial:
+    """What an equal call left unfinished: the same network, options and machine."""
+    device = mesh.devices.flat[0].device_kind
+    parts = (
+        *(subject.digest, subject.dataset.fingerprint, repr(options)),
+        *(__version__, jax.__version__, device, str(mesh.size)),
+    )
+    fingerprint = hashlib.sha256("\0".join(parts).encode()).hexdigest()
+    return Partial(subject.table, fingerprint, warn)
+
+
+def sharpness_row(
+    subject: Subject,
+    options: SharpnessOptions,
+    found: Mapping[str, Mapping[str, Measured]],
+) -> dict[str, Cell]:
+    """The row of `sharpness.tsv` for what was found."""
+    row = describe(subject, options)
+    for split, measures in found.items():
+        seen = [e.examples for m in measures.values() for e in m.values.values()]
+        row[f"examples{SUFFIXES[split]}"] = max(seen, default=0)
+    for split, measures in found.items():
+        for measured in measures.values():
+            for name, estimate in measured.values.items():
+                column = column_name(subject, options, name, split)
+                row[column] = estimate.value
+                row[f"{column}_se"] = estimate.standard_error
+                if name in measured.bounds:
+                    row[f"{column}_bound"] = measured.bounds[name]
+    return row
+
+
+def column_name(
+    subject: Subject, options: SharpnessOptions, name: str, split: str
+) -> str:
+    """The column of a measure: what is not the run's own loss or mode is named."""
+    loss = options.loss or subject.config.loss
+    if loss != subject.config.loss and sharpness.depends_on_loss(name):
+        name = f"{name}_{loss}"
+    if options.batch_statistics:
+        name = f"{name}_trainmode"
+    return name + SUFFIXES[split]
+
+
+def describe(subject: Subject, options: SharpnessOptions) -> dict[str, Cell]:
+    """The first columns of a row: when, on what and how."""
+    dataset = subject.dataset
+    return {
+        "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "data": "SYNTHETIC" if dataset.synthetic else dataset.name,
+        "step": subject.step,
+        "loss_name": options.loss or subject.config.loss,
+        "target": options.target,
+        "probes": options.probes,
+        "sample_seed": options.seed,
+    }
+
+
+def save_row(subject: Subject, row: Mapping[str, Cell]):
+    """Append a row to the subject's table."""
+    append_wide(subject.table, row)

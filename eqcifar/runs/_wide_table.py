@@ -1,0 +1,70 @@
+import math
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import filelock
+
+from ..errors import RunError
+from ._files import replacing
+from ._records import table_lines
+
+Cell = str | int | float
+
+
+def append_wide(path: Path, row: Mapping[str, Cell]):
+    """Add a row to a TSV file, whole or not at all; new columns go to the right.
+
+    Numbers keep full precision. A cell is empty where a row lacks a column, and where
+    a number is not finite. A last line that a kill left torn is dropped.
+
+    **Raises:**
+
+    `RunError` with the path and the reason, such as a full disk.
+    """
+    with filelock.FileLock(path.with_name(f".{path.name}.lock")):
+        columns, rows = _read(path)
+        columns += [name for name in row if name not in columns]
+        rows.append({name: _text(value) for name, value in row.items()})
+        _write(path, columns, rows)
+
+
+def keep_rows(path: Path, wanted: Callable[[Mapping[str, str]], bool]):
+    """Drop the rows of a TSV file that are not wanted."""
+    if path.exists():
+        columns, rows = _read(path)
+        kept = [row for row in rows if wanted(row)]
+        if len(kept) < len(rows):
+            _write(path, columns, kept)
+
+
+def read_wide(path: Path) -> list[dict[str, str]]:
+    """The rows of such a file, none without one."""
+    return _read(path)[1]
+
+
+def _read(path: Path) -> tuple[list[str], list[dict[str, str]]]:
+    if not path.exists() or path.stat().st_size == 0:
+        return [], []
+    columns, lines = table_lines(path)
+    rows = []
+    for number, line in enumerate(lines, 2):
+        cells = line.decode(errors="replace").split("\t")
+        if len(cells) > len(columns):
+            raise RunError(
+                f"cannot read {path}: line {number} has {len(cells)} cells for "
+                f"{len(columns)} columns; mend or remove the file"
+            )
+        rows.append(dict(zip(columns, cells, strict=False)))
+    return columns, rows
+
+
+def _write(path: Path, columns: list[str], rows: list[dict[str, str]]):
+    table = [columns, *([row.get(name, "") for name in columns] for row in rows)]
+    with replacing(path) as file:
+        file.writelines("\t".join(cells).encode() + b"\n" for cells in table)
+
+
+def _text(value: Cell) -> str:
+    if isinstance(value, float):
+        return repr(value) if math.isfinite(value) else ""
+    return " ".join(str(value).split())

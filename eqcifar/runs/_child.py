@@ -43,12 +43,16 @@ class Child:
 
     def poll(self) -> int | None:
         """The exit code, or `None` while it runs; minus the signal that killed it."""
-        return self._process.poll()
+        code = self._process.poll()
+        if code is not None and self._process.stdin:
+            self._process.stdin.close()
+        return code
 
-    def wait(self) -> int:
-        """Wait for its end and return the exit code."""
-        # Not `communicate`, which would close its standard input.
-        return self._process.wait()
+    def wait(self):
+        """Wait for its end."""
+        # Not `communicate`, which would begin with closing its standard input.
+        self._process.wait()
+        self.poll()
 
     def stop(self):
         """Ask it to save and end; asked a second time, it ends at once."""

@@ -143,6 +143,10 @@ class Sweep:
             yield from filter(self._look_again, self.select("elsewhere"))
 
     def _start(self, job: Job):
+        # Another sweep may have been at it since this one began.
+        if is_done(job.run):
+            job.state = "done"
+            return
         if job.run.is_claimed():
             job.state = "elsewhere"
             return
@@ -152,7 +156,8 @@ class Sweep:
             job.child = Child(self._command(job.config), log, slot.env)
         except OSError as error:
             self._free.insert(0, slot)
-            job.state, job.message = "failed", str(cannot_write(log, error))
+            job.state = "failed"
+            job.message = f"cannot start: {error.filename or log}: {error.strerror}"
         else:
             job.state, job.slot, job.began = "running", slot, time.monotonic()
 

@@ -8,8 +8,11 @@ from . import _data
 from ._archs import archs
 from ._doctor import doctor
 from ._eval import evaluate
+from ._export import export
+from ._predict import predict
 from ._program import Program
 from ._sweep import sweep
+from ._tabulate import tabulate
 from ._train import train
 
 
@@ -48,6 +51,9 @@ app.callback()(_main)
 app.command()(train)
 app.command()(sweep)
 app.command("eval")(evaluate)
+app.command()(predict)
+app.command()(export)
+app.command()(tabulate)
 app.command()(archs)
 app.add_typer(_data.app, name="data")
 app.command()(doctor)

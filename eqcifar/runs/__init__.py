@@ -22,13 +22,39 @@ from ._directory import (
 from ._directory import (
     run_path as run_path,
 )
+from ._fields import keep as keep
+from ._fields import parse_baseline as parse_baseline
+from ._fields import parse_conditions as parse_conditions
+from ._formats import ASCII as ASCII
+from ._formats import long_rows as long_rows
+from ._formats import to_delimited as to_delimited
+from ._formats import to_json as to_json
+from ._formats import to_latex as to_latex
+from ._formats import to_markdown as to_markdown
 from ._grid import Grid as Grid
 from ._grid import parse_values as parse_values
 from ._grid import take_shard as take_shard
 from ._log import COLUMNS as COLUMNS
+from ._origin import hardware as hardware
+from ._origin import software as software
+from ._origin import train_command as train_command
+from ._original import read_original as read_original
+from ._pivot import pivot as pivot
+from ._records import Record as Record
+from ._records import current_state as current_state
+from ._records import read_records as read_records
 from ._slurm import submit as submit
+from ._statistics import Comparison as Comparison
+from ._statistics import Summary as Summary
+from ._statistics import summarise as summarise
+from ._statistics import welch as welch
 from ._sweep import Job as Job
 from ._sweep import Sweep as Sweep
+from ._table import Group as Group
+from ._table import Table as Table
+from ._table import measured as measured
+from ._table import sharpness_measured as sharpness_measured
+from ._table import tabulate as tabulate
 from ._track import TRACKERS as TRACKERS
 from ._track import Tracker as Tracker
 from ._track import Tracking as Tracking

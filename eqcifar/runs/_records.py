@@ -3,7 +3,7 @@ import math
 import os
 import socket
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -130,7 +130,7 @@ def last_values(
         epoch = int(values["epoch"])
         seconds = math.fsum(_cells(columns, lines, "seconds"))
         if column is not None:
-            on_split = list(_cells(columns, lines, column))
+            on_split = _cells(columns, lines, column)
             best = max((x for x in on_split if not math.isnan(x)), default=None)
             values = {}
             if best is not None:
@@ -155,10 +155,14 @@ def sharpness_values(path: Path) -> dict[str, float]:
         suffix = _SUFFIXES.get(row.pop("split", ""), "")
         for name, text in row.items():
             base = name.removesuffix("_se")
+            column = base + suffix + name[len(base) :]
             try:
-                values[base + suffix + name[len(base) :]] = float(text)
+                value = float(text)
             except ValueError:
                 continue
+            # A later row may not have measured everything again.
+            if column not in values or not math.isnan(value):
+                values[column] = value
     return values
 
 
@@ -244,10 +248,9 @@ def _row(columns: list[str], line: bytes) -> dict[str, float]:
     return dict(zip(columns, map(float, line.split(b"\t")), strict=True))
 
 
-def _cells(columns: list[str], lines: list[bytes], column: str) -> Iterator[float]:
+def _cells(columns: list[str], lines: list[bytes], column: str) -> list[float]:
     if column not in columns:
-        return
+        return []
     # Cut from the right only as far as necessary: times stand near the end.
     after = len(columns) - columns.index(column)
-    for line in lines:
-        yield float(line.rsplit(b"\t", after)[-after])
+    return [float(line.rsplit(b"\t", after)[-after]) for line in lines]

@@ -1,0 +1,107 @@
+"""Tabulate many runs: time, memory, and that JAX and NumPy stay out of it.
+
+Writes folders as training leaves them, tabulates them by the command line in processes
+of their own, and checks the table against what was written before reporting a time.
+
+    python benchmarks/tabulate.py --runs 10000 --epochs 200
+"""
+
+import argparse
+import json
+import random
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from benchmarks.records import store
+from eqcifar.config import TrainConfig
+from eqcifar.runs import COLUMNS, run_path
+
+_CODE = """
+import json, resource, sys, time
+from eqcifar_cli import app
+try:
+    app(["tabulate", sys.argv[1], "--format", "json"])
+except SystemExit as end:
+    code = end.code
+heavy = sorted({"jax", "numpy", "pandas", "scipy"} & set(sys.modules))
+peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+print(json.dumps({"code": code, "imported": heavy, "peak": peak}), file=sys.stderr)
+"""
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--runs", type=int, default=10_000)
+    parser.add_argument("--epochs", type=int, default=200)
+    parser.add_argument("--repeats", type=int, default=5)
+    options = parser.parse_args()
+    folder = Path(tempfile.mkdtemp())
+    try:
+        means = write(folder, options.runs, options.epochs)
+        measured = [measure(folder, means) for _ in range(options.repeats)]
+    finally:
+        shutil.rmtree(folder)
+    seconds = [second for second, _ in measured]
+    result = {
+        "runs": options.runs,
+        "epochs": options.epochs,
+        "rows": len(means),
+        "seconds": seconds,
+        "median_seconds": statistics.median(seconds),
+        "peak_bytes": max(report["peak"] for _, report in measured),
+        "imported": measured[0][1]["imported"],
+    }
+    print(json.dumps(result, indent=2))
+    store("tabulate", result)
+
+
+def write(root: Path, runs: int, epochs: int) -> list[float]:
+    """Write the runs, 4 seeds a configuration; return the rows' mean accuracies."""
+    rng = random.Random(0)
+    header = "\t".join(COLUMNS) + "\n"
+    body = "".join(
+        "\t".join([str(epoch), *(repr(rng.random()) for _ in COLUMNS[1:])]) + "\n"
+        for epoch in range(1, epochs)
+    )
+    means = []
+    for start in range(0, runs, 4):
+        accuracies = [rng.random() for _ in range(4)]
+        means.append(statistics.fmean(accuracies))
+        for seed, accuracy in enumerate(accuracies):
+            config = TrainConfig(lr=(start + 1) / runs, epochs=epochs, seed=seed)
+            path = run_path(root, config)
+            path.mkdir(parents=True)
+            last = [epochs, *(rng.random() for _ in COLUMNS[1:])]
+            last[COLUMNS.index("acc_te")] = accuracy
+            row = "\t".join(map(repr, last)) + "\n"
+            (path / "log.tsv").write_text(header + body + row)
+            fields = {"format": 1, "synthetic": False, "config": config.to_dict()}
+            (path / "config.json").write_text(json.dumps(fields, indent=2))
+            (path / "status.json").write_text(json.dumps({"state": "done"}))
+    return sorted(means)
+
+
+def measure(root: Path, means: list[float]) -> tuple[float, dict]:
+    """Seconds from the start of the process to its end, and what it used."""
+    start = time.perf_counter()
+    process = subprocess.run(
+        [sys.executable, "-c", _CODE, str(root)], capture_output=True, text=True
+    )
+    seconds = time.perf_counter() - start
+    report = json.loads(process.stderr.splitlines()[-1])
+    rows = json.loads(process.stdout)["rows"]
+    assert report["code"] == 0, process.stderr
+    assert all(row["count"] == 4 for row in rows)
+    found = sorted(row["mean"] for row in rows)
+    worst = max(abs(x - y) for x, y in zip(found, means, strict=True))
+    assert worst < 1e-12, worst
+    return seconds, report
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,102 @@
+"""What the commands that read results have in common."""
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from eqcifar.errors import UsageError
+
+from ._output import print_warning
+
+if TYPE_CHECKING:
+    from eqcifar.runs import Record, Table
+
+Folder = Annotated[
+    Path,
+    typer.Argument(metavar="[RESULTS]", help="Folder of results; all runs below it."),
+]
+Filters = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--filter",
+        "-f",
+        metavar="FIELD=VALUE",
+        help="Count only these runs, such as arch=vgg,resnet18 or mixup=0; several "
+        "filters all hold.",
+        show_default=False,
+    ),
+]
+By = Annotated[
+    str | None,
+    typer.Option(
+        metavar="FIELDS",
+        help="The fields that tell rows apart, such as arch,mixup; runs that differ in "
+        "others are pooled. By default all that differ.",
+        show_default=False,
+    ),
+]
+Sort = Annotated[
+    str | None,
+    typer.Option(
+        metavar="FIELD|METRIC",
+        help="Sort by a field or a metric's mean; -METRIC from high to low.",
+        show_default=False,
+    ),
+]
+Select = Annotated[
+    Literal["last", "train", "val", "test"],
+    typer.Option(
+        help="The epoch to take: the last, or that of highest accuracy on a split; "
+        "the output says so."
+    ),
+]
+Layout = Annotated[
+    Literal["eqcifar", "original"],
+    typer.Option(help="Whose folders: this project's, or sungyubkim/cifar_jax's."),
+]
+
+
+def read(
+    folder: Path, layout: str, filters: list[str] | None, select: str = "last"
+) -> "list[Record]":
+    """The records of a folder; problems become a line each on stderr."""
+    from eqcifar import runs
+
+    readers = {"eqcifar": runs.read_records, "original": runs.read_original}
+    records = readers[layout](folder, select=select, warn=print_warning)
+    if not records:
+        raise UsageError(f"no runs to read in {folder}")
+    return runs.keep(records, runs.parse_conditions(filters or []))
+
+
+def choose_metrics(wanted: list[str], tables: "list[Table]") -> list[str]:
+    """The metrics asked for, each found to be measured by some run."""
+    from eqcifar import runs
+
+    names = dict.fromkeys(name for part in wanted for name in split_list(part))
+    available = runs.measured(tables)
+    for name in names:
+        # While no run is done, nothing is measured yet.
+        if available and name not in available:
+            raise UsageError(
+                f"no run has measured {name!r}; measured: {', '.join(available)}"
+            )
+    return list(names)
+
+
+def split_list(text: str) -> list[str]:
+    """Names separated by commas."""
+    return [name.strip() for name in text.split(",")]
+
+
+def for_stdout(text: str) -> str:
+    """The text with only what the encoding of stdout can show."""
+    from eqcifar import runs
+
+    try:
+        "±–".encode(sys.stdout.encoding or "ascii")
+    except UnicodeEncodeError:
+        return text.translate(runs.ASCII)
+    return text

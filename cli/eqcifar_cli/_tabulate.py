@@ -1,0 +1,131 @@
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from ._output import print_table
+from ._results import (
+    By,
+    Filters,
+    Folder,
+    Layout,
+    Select,
+    Sort,
+    choose_metrics,
+    for_stdout,
+    read,
+    split_list,
+)
+
+
+def tabulate(
+    results: Folder = Path("results"),
+    metric: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--metric",
+            "-m",
+            help="Column of log.tsv or sharpness.tsv; several, or with commas.  "
+            "[default: acc_te]",
+            show_default=False,
+        ),
+    ] = None,
+    sharpness: Annotated[
+        bool,
+        typer.Option(
+            "--sharpness",
+            help="Show all measures of sharpness, with their standard errors.",
+        ),
+    ] = False,
+    select: Select = "last",
+    filters: Filters = None,
+    by: By = None,
+    across: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FIELD",
+            help="The field whose values become columns; none: no field.  [default: "
+            "dataset; none for several metrics and with --baseline]",
+            show_default=False,
+        ),
+    ] = None,
+    sort: Sort = None,
+    seeds: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SEEDS",
+            help="Seeds that each row should have, such as 0-3; by default all that "
+            "any row has.",
+            show_default=False,
+        ),
+    ] = None,
+    baseline: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FIELD=VALUE",
+            help="Test each row against that which has this value and is otherwise "
+            "the same, such as mixup=0 or arch=vgg,mixup=0: Welch's t.",
+            show_default=False,
+        ),
+    ] = None,
+    ddof: Annotated[
+        int,
+        typer.Option(
+            min=0,
+            max=1,
+            help="1: sample standard deviation; 0: the original's, divided by n.",
+        ),
+    ] = 1,
+    form: Annotated[
+        Literal["table", "markdown", "latex", "tsv", "csv", "json"],
+        typer.Option(
+            "--format", help="The last three have a line a row, in full precision."
+        ),
+    ] = "table",
+    layout: Layout = "eqcifar",
+):
+    """Print one table of all runs: mean and standard deviation over the seeds."""
+    from eqcifar import runs
+
+    records = read(results, layout, filters, select)
+    wanted = None if seeds is None else runs.parse_values("seed", seeds)
+    tables = runs.tabulate(
+        records, by=None if by is None else split_list(by), seeds=wanted, sort=sort
+    )
+    metrics = choose_metrics(metric or ([] if sharpness else ["acc_te"]), tables)
+    if sharpness:
+        metrics += runs.sharpness_measured(tables)
+    against = None if baseline is None else runs.parse_baseline(baseline)
+    options = {"ddof": ddof, "baseline": against, "select": select}
+    if form in ("tsv", "csv", "json"):
+        rows = runs.long_rows(tables, metrics, **options)
+        if form == "json":
+            about = [
+                {"synthetic": t.synthetic, "common": t.common, "pooled": t.pooled}
+                for t in tables
+            ]
+            typer.echo(runs.to_json(rows, ddof=ddof, select=select, tables=about))
+        else:
+            delimiter = "," if form == "csv" else "\t"
+            typer.echo(runs.to_delimited(rows, delimiter), nl=False)
+        return
+    if across is None:
+        across = "none" if len(metrics) > 1 or against else "dataset"
+    for table in tables:
+        grid = runs.pivot(
+            table, metrics, across=None if across == "none" else across, **options
+        )
+        first = [group.done[0] for group in table.groups if group.done]
+        if devices := runs.hardware(first):
+            grid.notes.append(f"Times on {', '.join(devices)}.")
+        if form == "table":
+            show = for_stdout
+            print_table(
+                show(grid.title),
+                [show(column) for column in grid.columns],
+                [[show(cell) for cell in row] for row in grid.rows],
+            )
+            typer.echo(show("".join(f"{note}\n" for note in grid.notes)))
+        else:
+            convert = runs.to_markdown if form == "markdown" else runs.to_latex
+            typer.echo(for_stdout(convert(grid)) + "\n")

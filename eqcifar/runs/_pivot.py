@@ -1,0 +1,182 @@
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ..errors import UsageError
+from ._fields import show_field
+from ._log import COLUMNS
+from ._show import (
+    NOTHING,
+    show_comparison,
+    show_conditions,
+    show_seeds,
+    show_summary,
+    show_times,
+)
+from ._table import Group, Table
+
+_CHOSEN = {
+    "last": "after the last epoch",
+    "train": "at the epoch of highest training accuracy (selected on the train split)",
+    "val": "at the epoch of highest validation accuracy (selected on the val split)",
+    "test": "at the epoch of highest test accuracy (SELECTED ON THE TEST SPLIT, so "
+    "too high)",
+}
+_MOST_NOTES = 20
+
+
+@dataclasses.dataclass(frozen=True)
+class TextTable:
+    """A table as text: a title, columns, rows, and notes to stand below."""
+
+    title: str
+    columns: list[str]
+    rows: list[list[str]]
+    notes: list[str]
+
+
+def pivot(
+    table: Table,
+    metrics: Sequence[str],
+    *,
+    across: str | None = "dataset",
+    ddof: int = 1,
+    baseline: Mapping[str, Any] | None = None,
+    select: str = "last",
+) -> TextTable:
+    """Lay a table out as the original's: architectures down, datasets across.
+
+    **Arguments:**
+
+    - `table`: from `tabulate`.
+    - `metrics`: what to show; one column each for each value of `across`.
+    - `across`: a field of the table, or `None` to show all of them down.
+    - `ddof`: as in `summarise`.
+    - `baseline`: fields of the groups to compare the others with.
+    - `select`: how the epoch was selected, as in `read_records`.
+
+    **Returns:**
+
+    A `TextTable`. Cells give the number of runs in parentheses, and of how many when
+    some are not done; the notes say which.
+
+    **Raises:**
+
+    `UsageError` when a baseline's field is not one of the table's.
+    """
+    if across not in table.fields:
+        across = None
+    for name in baseline or ():
+        if name not in table.fields:
+            raise UsageError(
+                f"no baseline {name}: what the table tells apart is "
+                f"{', '.join(table.fields)}"
+            )
+    down = [name for name in table.fields if name != across]
+    rows: dict[Any, dict[Any, Group]] = {}
+    for group in table.groups:
+        key = tuple(group.fields[name] for name in down)
+        rows.setdefault(key, {})[group.fields[across] if across else ""] = group
+    heads = sorted({head for row in rows.values() for head in row})
+    columns = [
+        " ".join([*([show_field(head)] if across else ()), *part])
+        for head in heads
+        for part in _headings(metrics, across is None, baseline)
+    ]
+    return TextTable(
+        _title(table, metrics, ddof, select),
+        [*down, *columns, "time per model"],
+        [
+            [
+                *map(show_field, key),
+                *(
+                    cell
+                    for head in heads
+                    for cell in _cells(table, row.get(head), metrics, ddof, baseline)
+                ),
+                show_times(row[head] for head in heads if head in row),
+            ]
+            for key, row in rows.items()
+        ],
+        _notes(table, metrics, baseline),
+    )
+
+
+def _title(table: Table, metrics: Sequence[str], ddof: int, select: str) -> str:
+    deviation = {0: "population standard deviation", 1: "sample standard deviation"}
+    chosen = _CHOSEN[select]
+    if select != "last" and not set(metrics) <= set(COLUMNS):
+        chosen += ", but sharpness after the last"
+    return (
+        f"{'SYNTHETIC images: ' if table.synthetic else ''}{', '.join(metrics)} "
+        f"{chosen}; mean ± {deviation[ddof]} ({'runs' if table.pooled else 'seeds'})"
+    )
+
+
+def _headings(
+    metrics: Sequence[str], alone: bool, baseline: Mapping[str, Any] | None
+) -> list[list[str]]:
+    headings = []
+    for metric in metrics:
+        name = [metric] if alone or len(metrics) > 1 else []
+        headings.append(name)
+        if baseline is not None:
+            headings.append([*name, f"against {show_conditions(baseline)}"])
+    return headings
+
+
+def _cells(
+    table: Table,
+    group: Group | None,
+    metrics: Sequence[str],
+    ddof: int,
+    baseline: Mapping[str, Any] | None,
+) -> list[str]:
+    cells = []
+    for metric in metrics:
+        cells.append(NOTHING if group is None else show_summary(group, metric, ddof))
+        if baseline is not None:
+            comparison = group and table.compare(group, metric, baseline)
+            is_baseline = group and table.baseline(group, baseline) is group
+            text = "baseline" if is_baseline else show_comparison(comparison, metric)
+            cells.append(text)
+    return cells
+
+
+def _notes(
+    table: Table, metrics: Sequence[str], baseline: Mapping[str, Any] | None
+) -> list[str]:
+    notes = []
+    if table.common:
+        notes.append(f"All with {show_conditions(table.common)}.")
+    if table.pooled:
+        notes.append(f"Runs with different {', '.join(table.pooled)} are pooled.")
+    if baseline is not None:
+        tests = [
+            comparison
+            for group in table.groups
+            for metric in metrics
+            if (comparison := table.compare(group, metric, baseline))
+        ]
+        tested = sum(not math.isnan(comparison.p) for comparison in tests)
+        notes.append(
+            "Differences of means with 95 % intervals, Welch's t and two-sided p, "
+            f"{tested} tests, not adjusted for their number."
+        )
+    errors = (g.standard_error(metric) for g in table.groups for metric in metrics)
+    if not all(map(math.isnan, errors)):
+        notes.append("se: standard error of the mean that random probes alone cause.")
+    lacking = []
+    for group in table.groups:
+        parts = [
+            f"seed{'s' * (len(seeds) > 1)} {show_seeds(seeds)} {state}"
+            for state in ("running", "interrupted", "failed", "unreadable", "missing")
+            if (seeds := group.seeds(state))
+        ]
+        if parts:
+            lacking.append(f"{show_conditions(group.fields)}: {'; '.join(parts)}.")
+    if len(lacking) > _MOST_NOTES:
+        rest = len(lacking) - _MOST_NOTES
+        lacking[_MOST_NOTES:] = [f"and {rest} more are incomplete."]
+    return [*notes, *lacking]

@@ -1,0 +1,308 @@
+import math
+import random
+
+import numpy as np
+import pandas as pd
+import pytest
+import scipy.stats
+
+from eqcifar.config import TrainConfig
+from eqcifar.errors import UsageError
+from eqcifar.runs import (
+    find_runs,
+    keep,
+    long_rows,
+    measured,
+    parse_baseline,
+    parse_conditions,
+    pivot,
+    read_records,
+    sharpness_measured,
+    summarise,
+    tabulate,
+    to_delimited,
+    to_latex,
+    to_markdown,
+    welch,
+)
+
+from .results_tools import write_grid, write_run
+
+
+def table_of(root, **options):
+    (table,) = tabulate(read_records(root), **options)
+    return table
+
+
+def test_a_table_agrees_with_pandas(tmp_path):
+    write_grid(tmp_path)
+    rows = long_rows(tabulate(read_records(tmp_path)), ["acc_te"])
+    frames = []
+    for run in find_runs(tmp_path):
+        frame = pd.read_csv(run.path / "log.tsv", sep="\t")
+        last = frame.iloc[-1]
+        keys = {k: run.config()[k] for k in ("arch", "dataset", "mixup", "seed")}
+        frames.append({**keys, "acc_te": last["acc_te"], "s": frame["seconds"].sum()})
+    grouped = pd.DataFrame(frames).groupby(["arch", "dataset", "mixup"])
+    assert len(rows) == grouped.ngroups == 12
+    for row in rows:
+        group = grouped.get_group((row["arch"], row["dataset"], row["mixup"]))
+        assert row["count"] == len(group) == 4
+        assert row["mean"] == pytest.approx(group["acc_te"].mean(), rel=1e-14)
+        assert row["std"] == pytest.approx(group["acc_te"].std(), rel=1e-10)
+        assert row["seconds_per_model"] == pytest.approx(group["s"].mean(), rel=1e-14)
+    population = long_rows(tabulate(read_records(tmp_path)), ["acc_te"], ddof=0)
+    for row in population:
+        group = grouped.get_group((row["arch"], row["dataset"], row["mixup"]))
+        assert row["std"] == pytest.approx(np.std(group["acc_te"]), rel=1e-10)
+
+
+@pytest.mark.parametrize("sizes", [(4, 4), (2, 7), (3, 2)])
+def test_welch_agrees_with_scipy(sizes):
+    rng = np.random.default_rng(sum(sizes))
+    a, b = rng.normal(1.0, 0.1, sizes[0]), rng.normal(1.2, 0.5, sizes[1])
+    expected = scipy.stats.ttest_ind(a, b, equal_var=False)
+    interval = expected.confidence_interval(0.95)
+    found = welch(a.tolist(), b.tolist())
+    assert found.effect == pytest.approx(a.mean() - b.mean())
+    assert found.t == pytest.approx(expected.statistic)
+    assert found.dof == pytest.approx(expected.df)
+    assert found.p == pytest.approx(expected.pvalue)
+    assert (found.low, found.high) == pytest.approx((interval.low, interval.high))
+
+
+def test_welch_needs_two_runs_and_a_spread():
+    assert math.isnan(welch([1.0], [2.0, 3.0]).p)
+    assert math.isnan(welch([1.0, 1.0], [2.0, 2.0]).t)
+    assert welch([1.0, 1.0], [2.0, 2.0]).effect == -1.0
+    assert math.isnan(welch([], []).effect)
+
+
+def test_a_summary_leaves_out_what_was_not_measured():
+    summary = summarise([1.0, math.nan, 3.0])
+    assert (summary.count, summary.mean, summary.std) == (2, 2.0, math.sqrt(2))
+    assert math.isnan(summarise([1.0]).std)
+    assert summarise([1.0], ddof=0).std == 0.0
+    assert math.isnan(summarise([]).mean)
+    assert summarise([1.0, math.inf]).mean == math.inf
+
+
+def test_architectures_stand_down_and_datasets_across(tmp_path):
+    write_grid(tmp_path)
+    table = pivot(table_of(tmp_path), ["acc_te"])
+    assert table.columns == ["arch", "mixup", "cifar10", "cifar100", "time per model"]
+    keys = [row[:2] for row in table.rows]
+    archs = "resnet18", "vgg", "wrn28-10"
+    assert keys == [[arch, mixup] for arch in archs for mixup in ("0", "0.4")]
+    rng = np.array([float(row[2].split()[0]) for row in table.rows])
+    assert abs(rng - [0.95, 0.957, 0.93, 0.937, 0.96, 0.967]).max() < 0.002
+    assert all(row[2].endswith("(4)") and " ± 0.00" in row[2] for row in table.rows)
+    assert table.notes == ["All with epochs=20."]
+
+
+def test_folder_names_say_nothing(tmp_path):
+    for seed in range(3):
+        config = TrainConfig(epochs=1, seed=seed)
+        write_run(tmp_path, config, path=tmp_path / f"vgg-mixup{seed}" / "seed9")
+    (group,) = table_of(tmp_path).groups
+    assert group.fields == {"arch": "resnet18", "dataset": "cifar10"}
+    assert group.seeds("done") == [0, 1, 2]
+
+
+def test_synthetic_and_real_never_share_a_row(tmp_path):
+    # Synthetic images in a folder, under the name that real ones had.
+    for seed in range(4):
+        config = TrainConfig(dataset="images", epochs=1, seed=seed)
+        write_run(tmp_path, config, 0.5 + seed / 10, synthetic=seed % 2 == 1)
+    tables = tabulate(read_records(tmp_path))
+    assert [(t.synthetic, t.groups[0].seeds("done")) for t in tables] == [
+        (False, [0, 2]),
+        (True, [1, 3]),
+    ]
+    titles = [pivot(table, ["acc_te"]).title for table in tables]
+    assert [title.startswith("SYNTHETIC") for title in titles] == [False, True]
+    rows = long_rows(tabulate(read_records(tmp_path), by=["arch"]), ["acc_te"])
+    assert [row["synthetic"] for row in rows] == [False, True]
+
+
+def test_images_that_changed_are_told_apart(tmp_path):
+    for seed in range(4):
+        run = write_run(tmp_path, TrainConfig(epochs=1, seed=seed))
+        text = (run.path / "config.json").read_text()
+        changed = text.replace("digest of", "changed!" if seed == 3 else "original")
+        (run.path / "config.json").write_text(changed)
+    groups = table_of(tmp_path).groups
+    assert {g.fields["data"]: g.seeds("done") for g in groups} == {
+        "changed!": [3],
+        "original": [0, 1, 2],
+    }
+
+
+def test_what_is_not_done_is_counted_and_named(tmp_path):
+    states = ["done", "done", "running", "failed", "interrupted"]
+    for seed, state in enumerate(states):
+        write_run(tmp_path, TrainConfig(epochs=1, seed=seed), 0.9, state=state)
+    write_run(tmp_path, TrainConfig(epochs=1, seed=7, arch="vgg"), 0.9)
+    table = table_of(tmp_path, seeds=[0, 1, 7])
+    (resnet, vgg) = table.groups
+    assert (resnet.missing, vgg.missing) == ((7,), (0, 1))
+    text = pivot(table, ["acc_te"])
+    assert text.rows[0][1].endswith("(2 of 6)")
+    assert text.notes[1] == (
+        "arch=resnet18, dataset=cifar10: seed 2 running; seed 4 interrupted; seed 3 "
+        "failed; seed 7 missing."
+    )
+    assert "seeds 0-1 missing" in text.notes[2]
+
+
+def test_selection_names_its_split(tmp_path):
+    config = TrainConfig(epochs=3, val_size=10)
+    rows = [
+        {"epoch": 1, "acc_va": 0.2, "acc_te": 0.9, "seconds": 1.0},
+        {"epoch": 2, "acc_va": 0.8, "acc_te": 0.5, "seconds": 1.0},
+        {"epoch": 3, "acc_va": math.nan, "acc_te": 0.7, "seconds": 1.0},
+    ]
+    write_run(tmp_path, config, rows=rows)
+    expected = {"last": 0.7, "val": 0.5, "test": 0.9}
+    for select, accuracy in expected.items():
+        (table,) = tabulate(read_records(tmp_path, select=select))
+        assert table.groups[0].values("acc_te") == [accuracy]
+        assert table.groups[0].seconds() == 3.0
+        title = pivot(table, ["acc_te"], select=select).title
+        assert (f"selected on the {select} split" in title.lower()) == (
+            select != "last"
+        )
+        (row,) = long_rows([table], ["acc_te"], select=select)
+        assert row["selected_on"] == select
+    (table,) = tabulate(read_records(tmp_path, select="train"))
+    assert measured([table]) == []
+
+
+def test_filters_and_fields(tmp_path):
+    write_grid(tmp_path)
+    records = read_records(tmp_path)
+    chosen = keep(records, parse_conditions(["arch=vgg,resnet18", "mixup=0.4"]))
+    assert len(chosen) == 16
+    assert len(keep(records, parse_conditions(["seed=0-1", "augment=true"]))) == 24
+    with pytest.raises(UsageError, match=r"no run has mixup=1; there are: 0, 0\.4"):
+        keep(records, parse_conditions(["mixup=1"]))
+    with pytest.raises(UsageError, match="did you mean 'mixup'"):
+        parse_conditions(["mixpu=1"])
+    with pytest.raises(UsageError, match="mixup = 'x': must be a number"):
+        parse_conditions(["mixup=x"])
+    with pytest.raises(UsageError, match="has no value"):
+        parse_conditions(["mixup"])
+    assert parse_conditions(["mean=0.5 0.5 0.5"]) == {"mean": [(0.5, 0.5, 0.5)]}
+
+
+def test_pooling_is_said(tmp_path):
+    write_grid(tmp_path)
+    table = table_of(tmp_path, by=["arch"])
+    assert table.pooled == ("dataset", "mixup")
+    assert [len(group.done) for group in table.groups] == [16, 16, 16]
+    text = pivot(table, ["acc_te"])
+    assert "(runs)" in text.title
+    assert "Runs with different dataset, mixup are pooled." in text.notes
+    with pytest.raises(UsageError, match="no option 'network'"):
+        tabulate(read_records(tmp_path), by=["network"])
+
+
+def test_sorting(tmp_path):
+    write_grid(tmp_path)
+    records = read_records(tmp_path)
+    (table,) = tabulate(records, sort="-acc_te")
+    means = [group.summary("acc_te").mean for group in table.groups]
+    assert means == sorted(means, reverse=True)
+    (table,) = tabulate(records, sort="-mixup")
+    assert [group.fields["mixup"] for group in table.groups] == [0.4] * 6 + [0.0] * 6
+    with pytest.raises(UsageError, match="cannot sort by lr"):
+        tabulate(records, sort="lr")
+
+
+def test_a_baseline_is_otherwise_the_same(tmp_path):
+    write_grid(tmp_path)
+    table = table_of(tmp_path)
+    baseline = parse_baseline("mixup=0")
+    rows = long_rows([table], ["acc_te"], baseline=baseline)
+    values = {
+        (g.fields["arch"], g.fields["dataset"], g.fields["mixup"]): g.values("acc_te")
+        for g in table.groups
+    }
+    for row in rows:
+        key = row["arch"], row["dataset"]
+        if row["mixup"] == 0:
+            assert math.isnan(row["p"])
+            continue
+        test = scipy.stats.ttest_ind(
+            values[*key, 0.4], values[*key, 0.0], equal_var=False
+        )
+        assert row["p"] == pytest.approx(test.pvalue)
+    text = pivot(table, ["acc_te"], baseline=baseline)
+    assert text.columns[3] == "cifar10 against mixup=0"
+    assert [row[3] for row in text.rows[::2]] == ["baseline"] * 3
+    assert "t = " in text.rows[1][3]
+    with pytest.raises(UsageError, match="no baseline lr"):
+        pivot(table, ["acc_te"], baseline={"lr": 0.1})
+
+
+def test_sharpness_has_standard_errors(tmp_path):
+    values, errors = [10.0, 20.0, 60.0], [1.0, 2.0, 2.0]
+    for seed, (value, error) in enumerate(zip(values, errors, strict=True)):
+        measures = {"tr_hess": value, "tr_hess_se": error, "examples": 50.0}
+        write_run(tmp_path, TrainConfig(epochs=1, seed=seed), sharpness=measures)
+    table = table_of(tmp_path)
+    assert sharpness_measured([table]) == ["tr_hess"]
+    (group,) = table.groups
+    assert group.summary("tr_hess").mean == 30.0
+    # That of a mean of independent numbers.
+    assert group.standard_error("tr_hess") == pytest.approx(1.0)
+    text = pivot(table, ["tr_hess"])
+    assert text.rows[0][1] == "30 ± 26, se 1.0 (3)"
+    with pytest.raises(UsageError, match=r"no run has a sharpness\.tsv"):
+        sharpness_measured([])
+
+
+def test_splits_of_sharpness_are_told_apart(tmp_path):
+    run = write_run(tmp_path, TrainConfig(epochs=1))
+    lines = "split\ttr\ttr_se\n", "train\t1.5\t0.1\n", "test\t2.5\t0.2\n", "train\t9"
+    (run.path / "sharpness.tsv").write_text("".join(lines))
+    (record,) = read_records(tmp_path)
+    found = {name: x for name, x in record.values.items() if name.startswith("tr")}
+    assert found == {"tr": 1.5, "tr_se": 0.1, "tr_te": 2.5, "tr_te_se": 0.2}
+
+
+def test_delimited_text_keeps_every_digit(tmp_path):
+    write_grid(tmp_path)
+    rows = long_rows(tabulate(read_records(tmp_path)), ["acc_te"])
+    path = tmp_path / "table.tsv"
+    for delimiter in ("\t", ","):
+        path.write_text(to_delimited(rows, delimiter))
+        frame = pd.read_csv(path, sep=delimiter)
+        assert frame["mean"].tolist() == [row["mean"] for row in rows]
+        assert frame["done"].tolist() == ["0 1 2 3"] * 12
+
+
+def test_markdown_and_latex_escape(tmp_path):
+    write_run(tmp_path, TrainConfig(dataset="a|b_c%&$#{x}~^\\", epochs=1))
+    text = pivot(table_of(tmp_path), ["acc_te"])
+    markdown, latex = to_markdown(text), to_latex(text)
+    assert "a\\|b_c" in markdown
+    escaped = r"a|b\_c\%\&\$\#\{x\}\textasciitilde{}\textasciicircum{}"
+    assert escaped + r"\textbackslash{}" in latex
+    assert latex.count("{tabular}") == 2
+
+
+def test_large_and_small_numbers_keep_two_digits_of_their_spread(tmp_path):
+    rng = random.Random(1)
+    for seed in range(5):
+        measures = {
+            "large": 123456.0 + 500 * rng.random(),
+            "huge": 3e11 + 1e9 * rng.random(),
+            "small": 0.01234 + 1e-5 * rng.random(),
+        }
+        write_run(tmp_path, TrainConfig(epochs=1, seed=seed), sharpness=measures)
+    (row,) = pivot(table_of(tmp_path), ["large", "huge", "small"]).rows
+    large, huge, small = (cell.split(" (")[0].split(" ± ") for cell in row[1:4])
+    assert [len(large[0]), len(large[1])] == [6, 3]
+    assert "e+11" in huge[0]
+    assert len(small[0].split(".")[1]) >= 6

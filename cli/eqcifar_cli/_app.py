@@ -6,14 +6,17 @@ import eqcifar
 
 from . import _data
 from ._archs import archs
+from ._compare import compare
 from ._doctor import doctor
 from ._eval import evaluate
 from ._export import export
 from ._predict import predict
 from ._program import Program
+from ._sharpness import sharpness
 from ._sweep import sweep
 from ._tabulate import tabulate
 from ._train import train
+from ._verify import verify
 
 
 def _print_version(wanted: bool):
@@ -54,6 +57,9 @@ app.command("eval")(evaluate)
 app.command()(predict)
 app.command()(export)
 app.command()(tabulate)
+app.command()(sharpness)
+app.command()(compare)
+app.command()(verify)
 app.command()(archs)
 app.add_typer(_data.app, name="data")
 app.command()(doctor)

@@ -14,11 +14,19 @@ def console(*, quiet: bool = False) -> Console:
     return Console(highlight=False, markup=False, emoji=False, quiet=quiet)
 
 
-def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]):
-    """Print a title, then columns of text, all but the first aligned on the right."""
+def print_table(
+    title: str,
+    columns: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    left: Sequence[str] = (),
+):
+    """Print a title, then columns of text.
+
+    All but the first are aligned on the right, and those that `left` names.
+    """
     table = Table(box=box.SIMPLE)
     for index, name in enumerate(columns):
-        justify = "right" if index else "left"
+        justify = "right" if index and name not in left else "left"
         table.add_column(name, justify=justify, overflow="fold")
     for row in rows:
         table.add_row(*row)

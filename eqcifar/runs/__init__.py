@@ -63,6 +63,22 @@ if TYPE_CHECKING:
     from ._arrays import named_arrays as named_arrays
     from ._arrays import with_arrays as with_arrays
     from ._checkpoint import CheckpointError as CheckpointError
+    from ._export import export_model as export_model
+    from ._predict import Guess as Guess
+    from ._predict import classify as classify
+    from ._predict import find_images as find_images
+    from ._sharpness import column_name as column_name
+    from ._sharpness import first_columns as first_columns
+    from ._sharpness import measure_subject as measure_subject
+    from ._sharpness import record as record
+    from ._sharpness import sharpness_row as sharpness_row
+    from ._sharpness_compare import SplitComparison as SplitComparison
+    from ._sharpness_compare import compare_splits as compare_splits
+    from ._sharpness_extra import measure_original as measure_original
+    from ._sharpness_extra import plan_subject as plan_subject
+    from ._sharpness_log import SharpnessLog as SharpnessLog
+    from ._sharpness_plots import check_plots as check_plots
+    from ._sharpness_plots import plot_sharpness as plot_sharpness
     from ._states import (
         LoadedModel as LoadedModel,
     )
@@ -78,14 +94,37 @@ if TYPE_CHECKING:
     from ._states import (
         save_model as save_model,
     )
+    from ._subject import SharpnessOptions as SharpnessOptions
+    from ._subject import Subject as Subject
+    from ._subject import open_subject as open_subject
     from ._train import train_run as train_run
     from ._train import train_run_with as train_run_with
+    from ._wide_table import append_wide as append_wide
 
 # These need JAX, which reading ten thousand runs does not: imported when first used.
 _LAZY = {
     "named_arrays": "_arrays",
     "with_arrays": "_arrays",
     "CheckpointError": "_checkpoint",
+    "column_name": "_sharpness",
+    "first_columns": "_sharpness",
+    "measure_subject": "_sharpness",
+    "record": "_sharpness",
+    "sharpness_row": "_sharpness",
+    "SplitComparison": "_sharpness_compare",
+    "compare_splits": "_sharpness_compare",
+    "measure_original": "_sharpness_extra",
+    "plan_subject": "_sharpness_extra",
+    "SharpnessLog": "_sharpness_log",
+    "check_plots": "_sharpness_plots",
+    "plot_sharpness": "_sharpness_plots",
+    "SharpnessOptions": "_subject",
+    "Subject": "_subject",
+    "open_subject": "_subject",
+    "classify": "_predict",
+    "export_model": "_export",
+    "find_images": "_predict",
+    "Guess": "_predict",
     "load_checkpoint": "_states",
     "load_model": "_states",
     "LoadedModel": "_states",
@@ -93,6 +132,7 @@ _LAZY = {
     "save_model": "_states",
     "train_run": "_train",
     "train_run_with": "_train",
+    "append_wide": "_wide_table",
 }
 
 

@@ -102,7 +102,7 @@ def sharpness_row(
     found: Mapping[str, Mapping[str, Measured]],
 ) -> dict[str, Cell]:
     """The row of `sharpness.tsv` for what was found."""
-    row = describe(subject, options)
+    row = first_columns(subject, options)
     for split, measures in found.items():
         seen = [e.examples for m in measures.values() for e in m.values.values()]
         row[f"examples{SUFFIXES[split]}"] = max(seen, default=0)
@@ -129,7 +129,7 @@ def column_name(
     return name + SUFFIXES[split]
 
 
-def describe(subject: Subject, options: SharpnessOptions) -> dict[str, Cell]:
+def first_columns(subject: Subject, options: SharpnessOptions) -> dict[str, Cell]:
     """The first columns of a row: when, on what and how."""
     dataset = subject.dataset
     return {
@@ -143,6 +143,18 @@ def describe(subject: Subject, options: SharpnessOptions) -> dict[str, Cell]:
     }
 
 
-def save_row(subject: Subject, row: Mapping[str, Cell]):
-    """Append a row to the subject's table."""
-    append_wide(subject.table, row)
+def record(
+    subject: Subject,
+    options: SharpnessOptions,
+    found: Mapping[str, Mapping[str, Measured]],
+    *,
+    devices: int | None = None,
+):
+    """Append what was found to the subject's table; it need not be kept elsewhere.
+
+    **Raises:**
+
+    `RunError` when the table cannot be written; then nothing is lost.
+    """
+    append_wide(subject.table, sharpness_row(subject, options, found))
+    open_partial(subject, options, make_mesh(devices)).forget()

@@ -1,0 +1,129 @@
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from ._measuring import (
+    Json,
+    Meter,
+    Out,
+    RunPath,
+    Stopped,
+    format_estimate,
+    interrupted,
+    open_run,
+    plus_minus,
+)
+from ._output import print_json, print_table
+
+
+def compare(
+    run: RunPath = None,
+    samples: Annotated[
+        int | None,
+        typer.Option(
+            help="Images drawn at random from each split; 0: all; 1000 by default.",
+            show_default=False,
+        ),
+    ] = None,
+    probes: Annotated[
+        int, typer.Option(help="Random vectors that all matrices share; 3 at least.")
+    ] = 10,
+    eigenvectors: Annotated[
+        int, typer.Option(help="Compare the spaces of so many; 0: none.")
+    ] = 10,
+    loss: Annotated[
+        Literal["mse", "ce"] | None,
+        typer.Option(help="The run's own by default.", show_default=False),
+    ] = None,
+    batch_size: Annotated[int, typer.Option(help="Images at a time.")] = 128,
+    memory: Annotated[
+        float, typer.Option(help="GB for per-image gradients, on each device.")
+    ] = 1.0,
+    devices: Annotated[
+        int | None, typer.Option(help="Devices; all by default.", show_default=False)
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Of images and random vectors.")] = 0,
+    as_json: Json = False,
+    out: Out = Path("results"),
+):
+    """Compare the curvature of training and test loss: traces, cosines, eigenspaces.
+
+    Two halves of one split are compared too: what differs no more than they do does not
+    differ. Appends to sharpness.tsv in the run's folder.
+    """
+    import dataclasses
+
+    from eqcifar import runs
+
+    from ._sharpness_tables import estimate_to_json, header
+
+    options = runs.SharpnessOptions(
+        samples=samples,
+        probes=probes,
+        loss=loss,
+        batch_size=batch_size,
+        memory=memory,
+        seed=seed,
+    )
+    subject = open_run(run, out)
+    with Meter() as meter:
+        try:
+            found = runs.compare_splits(
+                subject, options, count=eigenvectors, devices=devices, report=meter
+            )
+        except Stopped:
+            raise interrupted(meter.stop.number) from None
+    loss_name = loss or subject.config.loss
+    common = found.common
+    if as_json:
+        cosines = {
+            matrix: {pair: estimate_to_json(e) for pair, e in pairs.items()}
+            for matrix, pairs in common.cosine.items()
+        }
+        ratios = {name: estimate_to_json(e) for name, e in common.trace_ratio.items()}
+        print_json(
+            {
+                **header(subject, loss_name),
+                "options": dataclasses.asdict(options),
+                "trace_ratio": estimate_to_json(found.ratio),
+                "trace_ratio_common": ratios,
+                "cosine": cosines,
+                "overlap": found.overlap,
+            }
+        )
+        return
+
+    def cell(estimate):
+        value, half = format_estimate(estimate.value, estimate.half_width())
+        return f"{value} {plus_minus()} {half}"
+
+    names = {"hess": "Hessian", "ggn": "GGN", "resid": "residual"}
+    rows = [
+        (
+            f"cosine, {names[matrix]}",
+            *(cell(pairs[k]) for k in ("splits", "across", "first", "second")),
+        )
+        for matrix, pairs in common.cosine.items()
+    ]
+    if found.overlap:
+        sides = [f"{found.overlap[k]:.4f}" for k in ("across", "first", "second")]
+        rows.append((f"overlap of {found.count} eigenvectors", "", *sides))
+    mark = " SYNTHETIC" if subject.dataset.synthetic else ""
+    print_table(
+        f"{subject.path}: {subject.config.arch}, {loss_name} loss, "
+        f"{subject.dataset.title}",
+        (
+            f"alike{mark}",
+            "train, test",
+            "halves, across",
+            "halves of train",
+            "halves of test",
+        ),
+        rows,
+    )
+    typer.echo(
+        f"tr GGN on test over train: {cell(found.ratio)} (95 %, of populations)\n"
+        "Set the third column against the last two: halves of one split differ by "
+        f"the draw of images alone.\n{plus_minus()}: 95 %, of the random vectors."
+    )

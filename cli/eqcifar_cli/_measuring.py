@@ -1,0 +1,146 @@
+"""What the commands that measure sharpness have in common."""
+
+import math
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+from ._output import print_warning
+from ._stop import StopRequest
+
+if TYPE_CHECKING:
+    from eqcifar.runs import Subject
+    from eqcifar.sharpness import Estimate
+
+RunPath = Annotated[
+    Path | None,
+    typer.Argument(
+        metavar="[RUN]",
+        help="Folder of a run, or a model file; by default the latest in --out.",
+        show_default=False,
+    ),
+]
+Out = Annotated[Path, typer.Option("--out", "-o", help="Where to look for the latest.")]
+Json = Annotated[
+    bool, typer.Option("--json", help="Print JSON at full precision, and nothing else.")
+]
+
+_SECONDS_BETWEEN_LINES = 15.0
+_SECONDS_BETWEEN_ESTIMATES = 0.5
+
+
+class Stopped(Exception):
+    """The user asked to stop."""
+
+
+def open_run(run: Path | None, out: Path) -> "Subject":
+    """The network to measure, with warnings about what is odd."""
+    from eqcifar import runs
+
+    from ._jax import keep_compilations
+
+    keep_compilations()
+    path = runs.latest_run(out).path if run is None else run
+    subject = runs.open_subject(path)
+    if not subject.same_data:
+        print_warning(
+            f"{subject.dataset.name} is not the data that {path} was trained on"
+        )
+    if subject.config.dropout:
+        print_warning(
+            f"dropout ({subject.config.dropout:g} in training) is off: the network is "
+            "measured in inference mode"
+        )
+    return subject
+
+
+class Meter:
+    """Shows on stderr how far a measurement is, with the estimate so far.
+
+    A bar in a terminal, a line now and then elsewhere. A first Ctrl-C or SIGTERM raises
+    `Stopped` at the next report.
+    """
+
+    def __init__(self, quiet: bool = False):
+        self._console = Console(
+            stderr=True, highlight=False, markup=False, emoji=False, quiet=quiet
+        )
+        self._bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TimeRemainingColumn(),
+            TextColumn("left"),
+            console=self._console,
+            transient=True,
+            disable=not self._console.is_terminal,
+        )
+        self.stop, self._label, self._looked = StopRequest(), "", 0.0
+
+    def __enter__(self) -> "Meter":
+        self.stop.__enter__()
+        self.stop.listen()
+        self._task = self._bar.add_task("starting", total=None)
+        self._bar.start()
+        self._printed = time.monotonic()
+        return self
+
+    def __exit__(self, kind: Any, error: Any, traceback: Any):
+        self._bar.stop()
+        self.stop.__exit__(kind, error, traceback)
+
+    def __call__(
+        self,
+        split: str,
+        name: str,
+        done: int,
+        total: int,
+        sofar: "Callable[[], Estimate | None]" = lambda: None,
+    ):
+        """Show work done out of a whole, and the estimate so far."""
+        if self.stop():
+            raise Stopped
+        now, label = time.monotonic(), f"{split}: {name}"
+        seldom = now - self._looked < _SECONDS_BETWEEN_ESTIMATES
+        if seldom and label == self._label and done < total:
+            return
+        if label != self._label:
+            self._bar.reset(self._task, total=total)
+        self._looked, self._label = now, label
+        estimate = sofar()
+        if estimate is not None and math.isfinite(estimate.half_width()):
+            value, error = format_estimate(estimate.value, estimate.half_width())
+            label += f" {value} {plus_minus(sys.stderr)} {error}"
+        self._bar.update(self._task, description=label, completed=done, total=total)
+        if self._bar.disable and now - self._printed > _SECONDS_BETWEEN_LINES:
+            self._printed = now
+            self._console.print(f"{label}  {done} of {total}", soft_wrap=True)
+
+
+def interrupted(number: int | None) -> typer.Exit:
+    """Say that the same command goes on; the exit that belongs to the signal."""
+    typer.echo("Interrupted. Run the same command to go on.", err=True)
+    return typer.Exit(128 + (number or 2))
+
+
+def plus_minus(stream: Any = None) -> str:
+    """The sign, or what stands for it where it cannot be shown."""
+    encoding = (stream or sys.stdout).encoding or "ascii"
+    return "±" if encoding.lower().startswith("utf") else "+/-"
+
+
+def format_estimate(value: float, error: float) -> tuple[str, str]:
+    """A value and its error, to two digits of the error."""
+    if not math.isfinite(error) or error <= 0:
+        return f"{value:.5g}", "0" if error == 0 else ""
+    digits = 1 - math.floor(math.log10(error))
+    if digits > 6 or abs(value) >= 1e9 or error >= 1e9:
+        significant = max(math.floor(math.log10(abs(value) or error)) + digits, 1)
+        return f"{value:.{min(significant, 9)}e}", f"{error:.1e}"
+    digits = max(digits, 0)
+    return f"{value:.{digits}f}", f"{error:.{digits}f}"

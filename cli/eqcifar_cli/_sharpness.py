@@ -1,0 +1,163 @@
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from ._measuring import Json, Meter, Out, RunPath, Stopped, interrupted, open_run
+from ._output import print_json, print_warning
+
+_USUAL = "trace,ntk,unit,lmax,radius"
+
+
+def sharpness(
+    run: RunPath = None,
+    split: Annotated[
+        str, typer.Option(help="train, test or val; several with commas.")
+    ] = "train",
+    measures: Annotated[
+        str | None,
+        typer.Option(
+            help="What to measure, with commas: trace, ntk, unit, lmax, radius; gram, "
+            "landscape, plane, spectrum; or all. The first five by default.",
+            show_default=False,
+        ),
+    ] = None,
+    samples: Annotated[
+        int | None,
+        typer.Option(
+            help="Images drawn at random from each split; 0: all; 1000 by default.",
+            show_default=False,
+        ),
+    ] = None,
+    probes: Annotated[
+        int, typer.Option(help="Random vectors an image; 0: none, exact and dearer.")
+    ] = 2,
+    rtol: Annotated[
+        float | None,
+        typer.Option(
+            help="Stop traces when half the 95 % interval is that part of the value.",
+            show_default=False,
+        ),
+    ] = None,
+    how_many: Annotated[
+        float | None,
+        typer.Option(
+            help="Only plan, from a pilot: the samples and probes for an interval of "
+            "that relative half-width.",
+            show_default=False,
+        ),
+    ] = None,
+    loss: Annotated[
+        Literal["mse", "ce"] | None,
+        typer.Option(help="The run's own by default.", show_default=False),
+    ] = None,
+    target: Annotated[
+        Literal["split", "population"],
+        typer.Option(help="Whose mean is meant: the split's, or of where it is from."),
+    ] = "split",
+    layers: Annotated[
+        bool, typer.Option("--layers", help="Show each layer's share of the trace.")
+    ] = False,
+    classes: Annotated[
+        bool, typer.Option("--classes", help="Show the trace for each class.")
+    ] = False,
+    sharpest: Annotated[
+        int, typer.Option(metavar="K", help="Show the K images of largest trace.")
+    ] = 0,
+    plot: Annotated[
+        bool,
+        typer.Option(
+            "--plot", help="Draw what was measured, as PNG and SVG beside the run."
+        ),
+    ] = False,
+    convention: Annotated[
+        Literal["eqcifar", "original"],
+        typer.Option(help="original: the six columns of sungyubkim/cifar_jax."),
+    ] = "eqcifar",
+    original_devices: Annotated[
+        int, typer.Option(help="Devices of the original, which its tr_hess depends on.")
+    ] = 8,
+    batch_statistics: Annotated[
+        bool,
+        typer.Option(
+            "--batch-statistics",
+            help="Normalise by the batch, as in training; trace, lmax, spectrum only.",
+        ),
+    ] = False,
+    batch_size: Annotated[int, typer.Option(help="Images at a time.")] = 128,
+    memory: Annotated[
+        float, typer.Option(help="GB for per-image gradients, on each device.")
+    ] = 1.0,
+    devices: Annotated[
+        int | None, typer.Option(help="Devices; all by default.", show_default=False)
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Of images and random vectors.")] = 0,
+    as_json: Json = False,
+    out: Out = Path("results"),
+):
+    """Measure how sharp the minimum of a trained network is, with 95 % intervals.
+
+    Appends to sharpness.tsv in the run's folder. Interrupted, the same command goes on.
+    """
+    from eqcifar import runs
+    from eqcifar.errors import UsageError
+    from eqcifar.sharpness import check_measures
+
+    from . import _sharpness_tables as tables
+
+    if measures is None:
+        measures = _USUAL + (",spectrum" if plot else "")
+        if batch_statistics:
+            measures = "trace"
+    names = check_measures(name.strip() for name in measures.split(","))
+    if (layers or classes or sharpest) and "trace" not in names:
+        raise UsageError("--layers, --classes and --sharpest need the measure trace")
+    splits = list(dict.fromkeys(name.strip() for name in split.split(",")))
+    options = runs.SharpnessOptions(
+        samples=samples,
+        probes=probes,
+        rtol=rtol,
+        loss=loss,
+        target=target,
+        batch_size=batch_size,
+        batch_statistics=batch_statistics,
+        memory=memory,
+        seed=seed,
+    )
+    if plot:
+        runs.check_plots()
+    subject = open_run(run, out)
+    if how_many is not None:
+        plan = runs.plan_subject(subject, splits[0], options, how_many, devices=devices)
+        tables.print_plan(subject, splits[0], plan, how_many, as_json)
+        return
+    with Meter() as meter:
+        try:
+            if convention == "original":
+                original = runs.measure_original(
+                    subject, options, original_devices, devices=devices, report=meter
+                )
+                tables.print_original(subject, original, original_devices, as_json)
+                return
+            found = runs.measure_subject(
+                subject,
+                names,
+                splits,
+                options,
+                devices=devices,
+                report=meter,
+                warn=print_warning,
+            )
+        except Stopped:
+            raise interrupted(meter.stop.number) from None
+    if as_json:
+        print_json(tables.to_json(subject, options, found, sharpest))
+    else:
+        tables.print_found(subject, options, found)
+        tables.print_shares(subject, found, layers, classes, sharpest)
+    if subject.same_data:
+        runs.record(subject, options, found, devices=devices)
+        typer.echo(f"Appended to {subject.table}", err=as_json)
+    if plot:
+        for path in runs.plot_sharpness(subject, found):
+            typer.echo(f"Plotted {path}", err=as_json)

@@ -1,0 +1,242 @@
+"""How the numbers of `eqcifar sharpness` are shown."""
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import typer
+
+from eqcifar import sharpness
+from eqcifar.runs import SharpnessOptions, Subject
+from eqcifar.sharpness import Estimate, Measured
+
+from ._measuring import format_estimate, plus_minus
+from ._output import print_json, print_table
+
+Found = Mapping[str, Mapping[str, Measured]]
+
+
+def print_found(subject: Subject, options: SharpnessOptions, found: Found):
+    """A table a split, and under it what the numbers rest on."""
+    loss = options.loss or subject.config.loss
+    for split, measures in found.items():
+        rows = []
+        for measured in measures.values():
+            for name, estimate in measured.values.items():
+                cells = _cells(estimate, measured.bounds.get(name))
+                rows.append((name, *cells, sharpness.meaning(name, loss)))
+        most = max(e.examples for m in measures.values() for e in m.values.values())
+        print_table(
+            f"{subject.path}: {subject.config.arch} on {most} of "
+            f"{len(subject.dataset.splits[split])} {split} images of "
+            f"{subject.dataset.title}",
+            ("measure", _value(subject), plus_minus(), "images", "meaning"),
+            rows,
+            left=("meaning",),
+        )
+    typer.echo(_notes(subject, options, found))
+
+
+def _value(subject: Subject) -> str:
+    return "SYNTHETIC" if subject.dataset.synthetic else "value"
+
+
+def _cells(estimate: Estimate, bound: float | None) -> tuple[str, str, str]:
+    if bound is not None:
+        # A bound on the error of Lanczos, not of the draw of images.
+        return (*format_estimate(estimate.value, bound), str(estimate.examples))
+    half = estimate.half_width()
+    return (*format_estimate(estimate.value, half), str(estimate.examples))
+
+
+def _notes(subject: Subject, options: SharpnessOptions, found: Found) -> str:
+    whose = {"split": "the split", "population": "the population it is from"}
+    lines = [
+        f"{plus_minus()}: half the 95 % interval of the mean over "
+        f"{whose[options.target]}; for lmax, how near an eigenvalue lies; "
+        "empty where nothing tells."
+    ]
+    traces = [measures["trace"] for measures in found.values() if "trace" in measures]
+    paths = [measured.tables["path"] for measured in traces]
+    lines += _path_note(paths[0]) if paths else []
+    mode = "each batch" if options.batch_statistics else "running statistics"
+    network = subject.network(options)
+    penalty = sharpness.penalty_trace(network, subject.config.weight_decay)
+    lines.append(
+        f"Normalised by {mode}, without augmentation and dropout. Weight decay is left "
+        f"out: it would add lambda P = {penalty:.6g} to tr_hess."
+    )
+    return "\n".join(lines)
+
+
+def _path_note(path: Mapping[str, Any]) -> list[str]:
+    check = f"self-check {path['bend']:.1e}"
+    return {
+        "exact": [
+            f"Logits are affine in each parameter array ({check}): tr_hess = tr_ggn."
+        ],
+        "control": [
+            f"Logits bend within parameter arrays ({check}): tr_resid is estimated."
+        ],
+        "general": ["The loss is no sum over images: random directions throughout."],
+    }[path["method"]]
+
+
+def print_shares(
+    subject: Subject, found: Found, layers: bool, classes: bool, sharpest: int
+):
+    """What the trace of the GGN is made of: layers, classes, images."""
+    for split, measures in found.items():
+        shares = measures["trace"].tables if "trace" in measures else {}
+        names = subject.dataset.classes
+        if layers:
+            rows = [(r["name"], r["value"], r["half"]) for r in shares["layers"]]
+            total = sum(value for _, value, _ in rows) or 1.0
+            print_table(
+                f"tr_ggn by parameter array, {split}",
+                ("parameters", _value(subject), plus_minus(), "share"),
+                [
+                    (
+                        name,
+                        *format_estimate(value, half),
+                        f"{100 * value / total:.1f} %",
+                    )
+                    for name, value, half in rows
+                ],
+            )
+        if classes:
+            print_table(
+                f"tr_ggn by class, {split}",
+                ("class", _value(subject), plus_minus()),
+                [
+                    (names[r["name"]], *format_estimate(r["value"], r["half"]))
+                    for r in shares["classes"]
+                ],
+            )
+        if sharpest:
+            print_table(
+                f"Sharpest images, {split}",
+                ("position", "tr_ggn", "class"),
+                [
+                    (str(at), f"{trace:.5g}", names[label])
+                    for at, label, trace in shares["examples"][:sharpest]
+                ],
+                left=("class",),
+            )
+
+
+def to_json(
+    subject: Subject, options: SharpnessOptions, found: Found, sharpest: int
+) -> dict[str, Any]:
+    """Everything at full precision."""
+    loss = options.loss or subject.config.loss
+    return {
+        **header(subject, loss),
+        "options": dataclasses.asdict(options),
+        "penalty": sharpness.penalty_trace(
+            subject.network(options), subject.config.weight_decay
+        ),
+        "splits": {
+            split: {
+                "values": {
+                    name: {
+                        **estimate_to_json(estimate),
+                        "bound": measured.bounds.get(name),
+                        "meaning": sharpness.meaning(name, loss),
+                    }
+                    for measured in measures.values()
+                    for name, estimate in measured.values.items()
+                },
+                "tables": {
+                    name: table[:sharpest] if name == "examples" else table
+                    for measured in measures.values()
+                    for name, table in measured.tables.items()
+                },
+            }
+            for split, measures in found.items()
+        },
+    }
+
+
+def header(subject: Subject, loss: str) -> dict[str, Any]:
+    """What is measured, as JSON."""
+    return {
+        "run": str(subject.path),
+        "arch": subject.config.arch,
+        "seed": subject.config.seed,
+        "step": subject.step,
+        "dataset": subject.dataset.name,
+        "synthetic": subject.dataset.synthetic,
+        "loss_name": loss,
+    }
+
+
+def estimate_to_json(estimate: Estimate) -> dict[str, Any]:
+    """An estimate with its error and interval."""
+    low, high = estimate.interval()
+    extra = {"standard_error": estimate.standard_error, "low": low, "high": high}
+    return dataclasses.asdict(estimate) | extra
+
+
+def print_plan(
+    subject: Subject, split: str, plan: sharpness.HowMany, rtol: float, as_json: bool
+):
+    """How many images and random vectors a precision takes, and the command."""
+    size = len(subject.dataset.splits[split])
+    plans = {"random": plan.random, "exact": plan.exact}
+    if as_json:
+        print_json({**header(subject, ""), "split": split, **dataclasses.asdict(plan)})
+        return
+    print_table(
+        f"For tr_hess {plus_minus()} {100 * rtol:g} % (95 %) of {size} {split} images, "
+        f"from a pilot of {plan.examples}",
+        ("vectors", "--samples", "--probes", "products", "expected"),
+        [
+            (
+                name,
+                str(p.examples),
+                str(p.probes),
+                str(p.examples * (p.probes or plan.classes)),
+                f"{plus_minus()} {100 * p.reached:.2f} %",
+            )
+            for name, p in plans.items()
+            if p is not None
+        ],
+    )
+    # With a single vector, the errors of images and vectors cannot be told apart.
+    best = plan.random
+    typer.echo(
+        f"One image tells the trace to {100 * math.sqrt(plan.pilot.data):.0f} %, one "
+        f"random vector adds {100 * math.sqrt(plan.pilot.mixed):.0f} %.\n"
+        f"Next: eqcifar sharpness {subject.path} --split {split} "
+        f"--samples {best.examples} --probes {max(best.probes, 2)}"
+    )
+
+
+def print_original(
+    subject: Subject, original: sharpness.Original, devices: int, as_json: bool
+):
+    """The original's six columns, with their defects beside them."""
+    if as_json:
+        columns = {k: estimate_to_json(e) for k, e in original.columns.items()}
+        factors = {"penalty": original.penalty, "divisor": original.divisor}
+        extra = {"columns": columns, **factors, "defects": original.defects}
+        print_json({**header(subject, "mse"), **extra})
+        return
+    print_table(
+        f"{subject.path}: the original's convention on {devices} devices, "
+        f"{subject.dataset.title}",
+        ("column", _value(subject), plus_minus(), "meaning"),
+        [
+            (k, *_cells(e, None)[:2], sharpness.meaning(k, "mse"))
+            for k, e in original.columns.items()
+        ],
+        left=("meaning",),
+    )
+    typer.echo(
+        f"Its tr_hess is (tr_hess[mse] + {original.penalty:.6g}) / {original.divisor:g}"
+        ", with two defects:"
+    )
+    for defect in original.defects:
+        typer.echo(f"- {defect}")

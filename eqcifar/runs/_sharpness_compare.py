@@ -1,0 +1,118 @@
+import dataclasses
+from collections.abc import Callable
+
+import jax
+
+from .. import sharpness
+from ..errors import UsageError
+from ..parallel import make_mesh
+from ..sharpness import Comparison, Estimate
+from ._sharpness import Show, column_name, first_columns
+from ._subject import SharpnessOptions, Subject
+from ._wide_table import append_wide
+
+
+@dataclasses.dataclass(frozen=True)
+class SplitComparison:
+    """How alike curvature is on training and on test images.
+
+    - `ratio`: trace on test over trace on train, of the GGN, between the populations
+        that the splits are drawn from.
+    - `common`: ratios and cosines under common random vectors, see
+        `eqcifar.sharpness.compare`; `first` is train.
+    - `overlap`: of the eigenspaces of the `count` eigenvalues of largest modulus.
+    """
+
+    ratio: Estimate
+    common: Comparison
+    overlap: dict[str, float]
+    count: int
+
+
+def compare_splits(
+    subject: Subject,
+    options: SharpnessOptions,
+    *,
+    count: int = 10,
+    devices: int | None = None,
+    report: Show = lambda *_: None,
+    keep: bool = True,
+) -> SplitComparison:
+    """Compare the curvature of the training loss with that of the test loss.
+
+    **Arguments:**
+
+    - `options`: `probes` are the random vectors that all matrices share.
+    - `count`: eigenvectors of each half of a split; 0: none.
+    - `report`: called as by `measure_subject`; it may raise, to stop.
+    - `keep`: append it to the subject's table.
+    """
+    if options.batch_statistics:
+        raise UsageError("splits are compared with running statistics")
+    mesh, key = make_mesh(devices), jax.random.key(options.seed)
+    network, loss = subject.network(options), options.loss or subject.config.loss
+    train, test = (subject.examples(s, options, mesh) for s in ("train", "test"))
+
+    def follow(what: str) -> Callable[[int, int], None]:
+        return lambda done, total: report(what, loss, done, total, lambda: None)
+
+    traces = [
+        sharpness.output_traces(
+            network,
+            examples,
+            loss,
+            probes=2,
+            scaled=("plain",),
+            memory=1e9 * options.memory * mesh.size,
+            key=jax.random.fold_in(key, index),
+            report=follow(f"trace, {name}"),
+        ).estimate(target="population")
+        for index, (name, examples) in enumerate((("train", train), ("test", test)))
+    ]
+    common = sharpness.compare(
+        network,
+        train,
+        test,
+        loss,
+        probes=options.probes,
+        seed=options.seed,
+        key=key,
+        report=follow("common vectors"),
+    )
+    overlap = {}
+    if count:
+        follow("eigenvectors")(0, 1)
+        overlap = sharpness.compare_subspaces(
+            network,
+            train,
+            test,
+            loss,
+            count=count,
+            steps=min(3 * count + 10, network.size),
+            seed=options.seed,
+            key=key,
+        )
+    found = SplitComparison(sharpness.ratio(*traces[::-1]), common, overlap, count)
+    if keep and subject.same_data:
+        _keep(subject, options, found, len(train), len(test))
+    return found
+
+
+def _keep(
+    subject: Subject,
+    options: SharpnessOptions,
+    found: SplitComparison,
+    train: int,
+    test: int,
+):
+    row = first_columns(subject, options) | {"examples": train, "examples_te": test}
+    values = {"ratio_ggn": found.ratio}
+    for matrix, cosines in found.common.cosine.items():
+        values[f"cos_{matrix}"] = cosines["splits"]
+    for name, estimate in values.items():
+        column = column_name(subject, options, name, "train")
+        row[column], row[f"{column}_se"] = estimate.value, estimate.standard_error
+    if found.overlap:
+        column = column_name(subject, options, "overlap", "train")
+        row[column] = found.overlap["across"]
+    append_wide(subject.table, row)

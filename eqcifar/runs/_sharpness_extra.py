@@ -1,0 +1,87 @@
+from collections.abc import Callable
+
+import jax
+import numpy as np
+
+from .. import sharpness
+from ..errors import UsageError
+from ..parallel import make_mesh
+from ..sharpness import HowMany, Original
+from ._sharpness import Show, first_columns
+from ._subject import SharpnessOptions, Subject
+from ._wide_table import append_wide
+
+
+def plan_subject(
+    subject: Subject,
+    split: str,
+    options: SharpnessOptions,
+    rtol: float,
+    *,
+    devices: int | None = None,
+) -> HowMany:
+    """How many images and random vectors tr H of a split takes, from a pilot.
+
+    **Raises:**
+
+    `UsageError` when `rtol` is not positive, or the whole split is not enough.
+    """
+    if rtol <= 0:
+        raise UsageError("the relative half-width to plan for must be greater than 0")
+    return sharpness.how_many(
+        subject.network(options),
+        subject.examples(split, options, make_mesh(devices)),
+        options.loss or subject.config.loss,
+        rtol=rtol,
+        key=jax.random.key(options.seed),
+    )
+
+
+def measure_original(
+    subject: Subject,
+    options: SharpnessOptions,
+    original_devices: int = 8,
+    *,
+    devices: int | None = None,
+    report: Show = lambda *_: None,
+    keep: bool = True,
+) -> Original:
+    """The columns of sungyubkim/cifar_jax, over whole splits in their stored order.
+
+    Its batch is the run's, and so is its weight decay.
+
+    **Arguments:**
+
+    - `original_devices`: on which its `tr_hess` depends.
+    - `report`: called as by `measure_subject`.
+    - `keep`: append them to the subject's table.
+    """
+    if options.samples is not None:
+        raise UsageError("the original measures whole splits: leave out --samples")
+    if options.loss == "ce" or options.batch_statistics:
+        raise UsageError("the original measures mse with running statistics")
+    mesh = make_mesh(devices)
+    whole = SharpnessOptions(samples=0, batch_size=options.batch_size)
+    splits = [subject.examples(name, whole, mesh) for name in ("train", "test")]
+    train, test = (examples.take(np.sort(examples.order)) for examples in splits)
+    original = sharpness.original_traces(
+        subject.network(options),
+        train,
+        test,
+        weight_decay=subject.config.weight_decay,
+        batch_size=subject.config.batch_size,
+        devices=original_devices,
+        probes=options.probes,
+        key=jax.random.key(options.seed),
+        report=_follow(report),
+    )
+    if keep and subject.same_data:
+        row = first_columns(subject, options) | {"original_devices": original_devices}
+        for name, estimate in original.columns.items():
+            row[name], row[f"{name}_se"] = estimate.value, estimate.standard_error
+        append_wide(subject.table, row)
+    return original
+
+
+def _follow(report: Show) -> Callable[[int, int], None]:
+    return lambda done, total: report("original", "traces", done, total, lambda: None)

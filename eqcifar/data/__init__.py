@@ -19,4 +19,5 @@ from ._dataset import (
 )
 from ._export import export as export
 from ._load import load as load
+from ._read_image import read_image as read_image
 from ._synthetic import synthetic as synthetic

@@ -8,6 +8,7 @@ from typing import Any, BinaryIO
 
 import equinox as eqx
 import jax
+import numpy as np
 
 from ..errors import RunError, UsageError
 from ._arrays import Leaf
@@ -20,7 +21,7 @@ _LONGEST_HEADER = 16 * 2**20
 _NO_DIGEST = "0" * 64
 _START = re.compile(rb'\{"sha256": "([0-9a-f]{64})", ')
 
-_Table = list[list[Any]]
+Table = list[list[Any]]
 
 
 class CheckpointError(RunError):
@@ -44,14 +45,14 @@ def write_checkpoint(path: Path, arrays: Mapping[str, Leaf], header: Mapping[str
 
     `RunError` with the path and the reason, such as a full disk.
     """
-    table = _table(arrays)
-    for name, dtype, _ in table:
+    leaves = table(arrays)
+    for name, dtype, _ in leaves:
         if dtype.startswith("key<"):
             raise CheckpointError(
                 f"cannot write {path}: {name} is a random key; let the model keep "
                 "`jax.random.key_data` of it"
             )
-    fields = {"format": _FORMAT, "version": VERSION, **header, "leaves": table}
+    fields = {"format": _FORMAT, "version": VERSION, **header, "leaves": leaves}
     line = json.dumps({"sha256": _NO_DIGEST, **fields}).encode() + b"\n"
     if len(line) > _LONGEST_HEADER:
         raise CheckpointError(f"cannot write {path}: the header is too long")
@@ -84,30 +85,12 @@ class Checkpoint:
         """
         names = [name for name, _, _ in self.header["leaves"]]
         count = len([name for name in names if name.startswith(part)])
-        self._compare(self.header["leaves"][:count], _table(like))
+        compare(self.path, self.header["leaves"][:count], table(like))
         wanted = [jax.ShapeDtypeStruct(x.shape, x.dtype) for x in like.values()]
         arrays = eqx.tree_deserialise_leaves(self._file, wanted)
         if count == len(names) and self._file.read(1):
             raise CheckpointError(f"{self.path} has more than its table says")
         return dict(zip(like, arrays, strict=True))
-
-    def _compare(self, found: _Table, wanted: _Table):
-        if found == wanted:
-            return
-        in_file, in_model = _by_name(found), _by_name(wanted)
-        for name, what in in_model.items():
-            if name not in in_file:
-                problem = f"it lacks {name}, in the model {what}"
-                break
-            if in_file[name] != what:
-                problem = f"{name} is {in_file[name]} there, but {what} in the model"
-                break
-        else:
-            extra = [name for name in in_file if name not in in_model]
-            problem = "its arrays are in another order"
-            if extra:
-                problem = f"it has {extra[0]}, {in_file[extra[0]]}; the model has none"
-        raise CheckpointError(f"{self.path} belongs to another model: {problem}")
 
 
 @contextlib.contextmanager
@@ -119,9 +102,15 @@ def open_checkpoint(path: Path) -> Iterator[Checkpoint]:
     `UsageError` when there is no such file, and `CheckpointError` for everything else
     that can be wrong with one, also while it is read.
     """
+    with reporting(path), open(path, "rb") as file:
+        yield Checkpoint(path, file, _read_header(path, file))
+
+
+@contextlib.contextmanager
+def reporting(path: Path) -> Iterator[None]:
+    """Turn whatever goes wrong with a file's content into a `CheckpointError`."""
     try:
-        with open(path, "rb") as file:
-            yield Checkpoint(path, file, _read_header(path, file))
+        yield
     except FileNotFoundError as error:
         raise UsageError(f"no file {path}") from error
     except (RunError, UsageError):
@@ -169,11 +158,32 @@ class _Hashing:
         return self._file.write(data)
 
 
-def _table(arrays: Mapping[str, Leaf]) -> _Table:
+def table(arrays: Mapping[str, Leaf | np.ndarray]) -> Table:
+    """Name, dtype and shape of each array."""
     return [
         [name, str(array.dtype), list(array.shape)] for name, array in arrays.items()
     ]
 
 
-def _by_name(table: _Table) -> dict[str, str]:
+def compare(path: Path, found: Table, wanted: Table):
+    """Refuse a file whose arrays are not the model's, by the first that differs."""
+    if found == wanted:
+        return
+    in_file, in_model = _by_name(found), _by_name(wanted)
+    for name, what in in_model.items():
+        if name not in in_file:
+            problem = f"it lacks {name}, in the model {what}"
+            break
+        if in_file[name] != what:
+            problem = f"{name} is {in_file[name]} there, but {what} in the model"
+            break
+    else:
+        extra = [name for name in in_file if name not in in_model]
+        problem = "its arrays are in another order"
+        if extra:
+            problem = f"it has {extra[0]}, {in_file[extra[0]]}; the model has none"
+    raise CheckpointError(f"{path} belongs to another model: {problem}")
+
+
+def _by_name(table: Table) -> dict[str, str]:
     return {name: f"{dtype}{shape}" for name, dtype, shape in table}

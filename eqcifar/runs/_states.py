@@ -14,8 +14,11 @@ from ..training import Model, TrainState
 from ._arrays import Leaf, named_arrays, named_leaves, with_arrays, with_leaves
 from ._checkpoint import open_checkpoint, write_checkpoint
 from ._directory import Run
+from ._safetensors import open_safetensors
 
 _MODEL = "model."
+# Of what a folder can hold, the first that it does.
+_FILES = "model.eqx", "last.eqx", "model.safetensors"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,7 +116,7 @@ def load_model(
     **Arguments:**
 
     - `path`: a run or its folder, of which `model.eqx` is taken, or `last.eqx` where
-        training is not done; or such a file.
+        training is not done; or such a file, or what `export` wrote.
     - `like`: a model and state of the same kind, for one that has no name in
         `models`.
 
@@ -128,9 +131,10 @@ def load_model(
     """
     path = path.path if isinstance(path, Run) else Path(path)
     if path.is_dir():
-        final = path / "model.eqx"
-        path = final if final.exists() else path / "last.eqx"
-    with open_checkpoint(path) as file:
+        found = [path / name for name in _FILES if (path / name).exists()]
+        path = found[0] if found else path / "last.eqx"
+    opening = open_safetensors if path.suffix == ".safetensors" else open_checkpoint
+    with opening(path) as file:
         header = file.header
         config, classes = TrainConfig.from_dict(header["config"]), header["classes"]
         if like is None:

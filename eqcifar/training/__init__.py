@@ -11,6 +11,9 @@ from ._evaluate import (
 from ._evaluate import (
     predict as predict,
 )
+from ._evaluate import (
+    probabilities as probabilities,
+)
 from ._fit import (
     Diverged as Diverged,
 )

@@ -110,10 +110,8 @@ def evaluate(
 
     - `logits`: as `predict` returns them.
     - `labels`: the classes.
-    - `loss`: "mse", "ce", or a function of one example's logits and target. A
-        network trained with "mse" puts its probabilities directly into the logits:
-        its confidence is the largest logit, cut to [0, 1]. Otherwise confidence is the
-        largest softmax probability.
+    - `loss`: "mse", "ce", or a function of one example's logits and target.
+        Confidence is the largest of the `probabilities` that it gives.
 
     **Returns:**
 
@@ -124,10 +122,7 @@ def evaluate(
     correct = logits.argmax(axis=1) == labels
     rank = (logits > logits[np.arange(n), labels][:, None]).sum(axis=1)
     half_width = 1.96 * losses.std(ddof=1) / np.sqrt(n) if n > 1 else np.inf
-    if loss == "mse":
-        confidence = logits.max(axis=1).clip(0.0, 1.0)
-    else:
-        confidence = np.asarray(jax.nn.softmax(logits, axis=1)).max(axis=1)
+    confidence = probabilities(logits, loss).max(axis=1)
     return Evaluation(
         examples=n,
         accuracy=_proportion(correct),
@@ -140,6 +135,27 @@ def evaluate(
         calibration_error=_calibration_error(confidence, correct),
         class_accuracy=tuple(_proportion(correct[labels == c]) for c in range(classes)),
     )
+
+
+def probabilities(
+    logits: Float[np.ndarray, "n classes"], loss: str | Loss = "mse"
+) -> Float[np.ndarray, "n classes"]:
+    """What a network's outputs say of each class, by the loss that it was trained with.
+
+    **Arguments:**
+
+    - `logits`: as `predict` returns them.
+    - `loss`: a network trained with "mse" puts its probabilities directly into the
+        logits: they are cut to [0, 1], and need not sum to 1. With any other loss, the
+        softmax.
+
+    **Returns:**
+
+    Numbers from 0 to 1.
+    """
+    if loss == "mse":
+        return logits.clip(0.0, 1.0)
+    return np.asarray(jax.nn.softmax(logits, axis=1))
 
 
 def example_losses(

@@ -1,0 +1,241 @@
+import json
+import re
+import sys
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import safetensors
+import safetensors.numpy
+
+from eqcifar import data, models, runs
+from eqcifar.errors import UsageError
+from eqcifar.runs import CheckpointError
+from eqcifar.runs._log import append_row
+from eqcifar.runs._safetensors import open_safetensors, write_safetensors
+from eqcifar.training import TrainConfig, initialise, predict
+
+from .cli_tools import run_cli
+from .helpers import small_dataset, small_net
+
+CONFIG = TrainConfig(
+    arch="resnet8", width=0.25, dataset="synthetic", limit_train=40, limit_test=20
+)
+
+
+def busy(tree):
+    """Other numbers in all of a network: none is what it starts with."""
+    rng = np.random.default_rng(0)
+
+    def other(leaf):
+        if not eqx.is_array(leaf):
+            return leaf
+        return jnp.asarray(
+            np.asarray(leaf) + rng.uniform(0, 0.1, leaf.shape), leaf.dtype
+        )
+
+    return jax.tree.map(other, tree)
+
+
+@pytest.fixture(scope="module")
+def dataset():
+    return data.load("synthetic", limit_train=40, limit_test=20)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory, dataset):
+    """A run's folder, as training leaves it."""
+    path = tmp_path_factory.mktemp("run")
+    model, state = models.create("resnet8", 10, width=0.25, key=jax.random.key(0))
+    model, state = busy((model, state))
+    train_state = initialise(model, state, CONFIG, 2000)
+    environment = {"versions": {"jax": "1.2.3"}, "devices": {"kind": "cpu", "count": 1}}
+    runs.save_model(path / "model.eqx", train_state, CONFIG, dataset, environment)
+    examples = {"train": 40, "test": 20}
+    config = {"config": CONFIG.to_dict(), "data": {"examples": examples}}
+    (path / "config.json").write_text(json.dumps(config))
+    (path / "status.json").write_text(json.dumps({"state": "done"}))
+    append_row(path / "log.tsv", {"epoch": 5, "acc_te": 0.25, "loss_te": 0.5})
+    return runs.Run(path)
+
+
+@pytest.fixture(scope="module")
+def exported(run, tmp_path_factory):
+    return runs.export_model(run, tmp_path_factory.mktemp("exported") / "new")
+
+
+def test_logits_are_the_same_to_the_bit(run, exported, dataset):
+    before, after = runs.load_model(run), runs.load_model(exported)
+    images = dataset.test.images
+    logits = predict(before.model, before.state, images, before.config)
+    again = predict(after.model, after.state, images, after.config)
+    assert np.array_equal(logits, again)
+    assert np.isfinite(logits).all()
+    assert np.ptp(logits) > 0
+    assert (before.config, before.classes) == (after.config, after.classes)
+    for key in ("data", "step", "environment", "normalisation"):
+        assert before.header[key] == after.header[key]
+    # The folder stands for the file.
+    assert eqx.tree_equal(runs.load_model(exported.parent).model, before.model)
+
+
+def test_any_reader_finds_the_named_numbers(run, exported):
+    loaded = runs.load_model(run)
+    wanted = runs.named_arrays(loaded.model, loaded.state)
+    found = safetensors.numpy.load_file(exported)
+    assert set(found) == set(wanted)
+    assert {"stem.weight", "norm.running_var"} <= set(found)
+    for name, array in wanted.items():
+        assert np.array_equal(found[name], np.asarray(array))
+        assert found[name].dtype == array.dtype
+    with safetensors.safe_open(exported, "numpy") as file:
+        about = json.loads(file.metadata()["eqcifar"])
+    assert about["classes"] == list(loaded.classes)
+    assert TrainConfig.from_dict(about["config"]) == CONFIG
+
+
+def test_pytorch_reads_it(run, exported):
+    torch = pytest.importorskip("torch")
+    from safetensors.torch import load_file
+
+    loaded, found = runs.load_model(run), load_file(exported)
+    weight = found[next(name for name in found if found[name].ndim == 4)]
+    # A convolution's weight is used as PyTorch would.
+    assert torch.nn.functional.conv2d(
+        torch.ones(1, weight.shape[1], 8, 8), weight
+    ).any()
+    for name, array in runs.named_arrays(loaded.model, loaded.state).items():
+        assert np.array_equal(found[name].numpy(), np.asarray(array))
+
+
+def test_eval_and_predict_take_the_file(run, exported):
+    measured = []
+    for path in (run.path, exported):
+        result = run_cli("eval", path, "--json")
+        assert result.exit_code == 0, repr(result.exception)
+        measured.append({**json.loads(result.stdout), "run": None})
+    assert measured[0] == measured[1]
+    assert measured[0]["examples"] == 20
+
+
+def test_the_card_says_what_it_is(exported):
+    card = (exported.parent / "README.md").read_text()
+    assert card.startswith("---\nlibrary_name: eqcifar\n")
+    for part in (
+        "# resnet8 on synthetic",
+        "**procedural images, no photographs**",
+        "epoch 5, the last; nothing was selected",
+        "on 20 test images: accuracy 0.2500, loss 0.5000",
+        "(0.5, 0.5, 0.5) is subtracted",
+        "cut to [0, 1], which need not sum to 1",
+        "| `width` | `0.25` | `1.0` |",
+        "- versions: jax 1.2.3",
+        "- devices: kind cpu, count 1",
+    ):
+        assert part in card
+    assert "train images" not in card
+    assert "nan" not in card
+    assert "| `lr`" not in card
+    for name in data.load("synthetic", limit_train=10).classes:
+        assert name in card
+
+
+def test_the_same_numbers_are_the_same_bytes(run, exported, tmp_path):
+    again = runs.export_model(run.path / "model.eqx", tmp_path)
+    assert again.read_bytes() == exported.read_bytes()
+    assert "Results" not in (tmp_path / "README.md").read_text()
+
+
+def test_the_command_writes_into_the_run(run):
+    path = run.path / "export" / "model.safetensors"
+    for _ in range(2):
+        result = run_cli("export", run.path, "--format", "safetensors")
+        assert (result.exit_code, result.stderr) == (0, "")
+        assert str(path) in result.stdout
+    assert runs.load_model(path).config == CONFIG
+
+
+def test_other_peoples_folders_are_left_alone(run, tmp_path):
+    (tmp_path / "README.md").write_text("mine")
+    result = run_cli("export", run.path, "--to", tmp_path)
+    assert result.exit_code == 2
+    assert result.stderr == f"Error: {tmp_path} exists already: give a new folder\n"
+    assert (tmp_path / "README.md").read_text() == "mine"
+
+
+def test_a_missing_package_is_named(run, exported, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "safetensors", None)
+    monkeypatch.setitem(sys.modules, "safetensors.numpy", None)
+    for arguments in (("export", run.path, "--to", tmp_path), ("eval", exported)):
+        result = run_cli(*arguments)
+        assert result.exit_code == 2
+        assert 'pip install "eqcifar[export]"' in result.stderr
+        assert result.stderr.count("\n") == 1
+
+
+def test_damage_is_found(exported, tmp_path):
+    good, path = exported.read_bytes(), tmp_path / "bad.safetensors"
+    rng = np.random.default_rng(0)
+    for i in range(100):
+        content = bytearray(good)
+        where = int(rng.integers(len(good)))
+        if i % 2:
+            del content[where:]
+        else:
+            content[where] ^= 1 << int(rng.integers(8))
+        path.write_bytes(content)
+        with pytest.raises(CheckpointError):
+            runs.load_model(path)
+
+
+def test_files_of_others_are_refused(exported, tmp_path):
+    path = tmp_path / "other.safetensors"
+    tensors = safetensors.numpy.load_file(exported)
+    safetensors.numpy.save_file(tensors, path)
+    with pytest.raises(CheckpointError, match="not say what network .*eqcifar export"):
+        runs.load_model(path)
+    with safetensors.safe_open(exported, "numpy") as file:
+        metadata = file.metadata()
+    about = json.loads(metadata["eqcifar"])
+    newer = {"eqcifar": json.dumps({**about, "version": 99})}
+    safetensors.numpy.save_file(tensors, path, newer)
+    with pytest.raises(CheckpointError, match="has version 99; .* version 1"):
+        runs.load_model(path)
+    name = next(iter(tensors))
+    safetensors.numpy.save_file({**tensors, name: tensors[name] + 1}, path, metadata)
+    with pytest.raises(CheckpointError, match="damaged, or was changed"):
+        runs.load_model(path)
+    with pytest.raises(UsageError, match=re.escape(str(tmp_path / "no.safetensors"))):
+        runs.load_model(tmp_path / "no.safetensors")
+
+
+def test_a_network_of_ones_own(tmp_path):
+    config = TrainConfig(batch_size=16)
+    model, state = busy(small_net())
+    train_state = initialise(model, state, config, 64)
+    runs.save_model(tmp_path / "model.eqx", train_state, config, small_dataset())
+    path = runs.export_model(tmp_path, tmp_path / "export", like=small_net(1))
+    loaded = runs.load_model(path, like=small_net(2))
+    assert eqx.tree_equal((loaded.model, loaded.state), (model, state))
+    lacking = (
+        r"linear.weight is float32\[4, 6\] there, but float32\[7, 6\] in the model"
+    )
+    with pytest.raises(CheckpointError, match=lacking):
+        runs.load_model(path, like=small_net(classes=7))
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16", "bool", "uint8", "int32"])
+def test_round_trip_of_a_dtype(tmp_path, dtype):
+    arrays = {"b": jnp.ones((), dtype), "a": jnp.arange(6).reshape(2, 3).astype(dtype)}
+    # Stored by columns, of which only the first address is passed on.
+    arrays["c"] = jnp.asarray(np.asarray(arrays["a"]).T)
+    write_safetensors(tmp_path / "x.safetensors", arrays, {"é": [1.5, None]})
+    with open_safetensors(tmp_path / "x.safetensors") as file:
+        found = file.read(arrays)
+        assert file.header["é"] == [1.5, None]
+    assert list(found) == list(arrays)
+    for name, array in arrays.items():
+        assert found[name].dtype == array.dtype
+        assert np.array_equal(found[name], array)

@@ -1,5 +1,6 @@
 import math
 import random
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -61,7 +62,7 @@ def test_a_table_agrees_with_pandas(tmp_path):
 def test_welch_agrees_with_scipy(sizes):
     rng = np.random.default_rng(sum(sizes))
     a, b = rng.normal(1.0, 0.1, sizes[0]), rng.normal(1.2, 0.5, sizes[1])
-    expected = scipy.stats.ttest_ind(a, b, equal_var=False)
+    expected: Any = scipy.stats.ttest_ind(a, b, equal_var=False)
     interval = expected.confidence_interval(0.95)
     found = welch(a.tolist(), b.tolist())
     assert found.effect == pytest.approx(a.mean() - b.mean())
@@ -233,7 +234,7 @@ def test_a_baseline_is_otherwise_the_same(tmp_path):
         if row["mixup"] == 0:
             assert math.isnan(row["p"])
             continue
-        test = scipy.stats.ttest_ind(
+        test: Any = scipy.stats.ttest_ind(
             values[*key, 0.4], values[*key, 0.0], equal_var=False
         )
         assert row["p"] == pytest.approx(test.pvalue)

@@ -11,8 +11,10 @@ from ._doctor import doctor
 from ._eval import evaluate
 from ._export import export
 from ._predict import predict
+from ._plot import plot
 from ._program import Program
 from ._sharpness import sharpness
+from ._report import report
 from ._sweep import sweep
 from ._tabulate import tabulate
 from ._train import train
@@ -57,6 +59,8 @@ app.command("eval")(evaluate)
 app.command()(predict)
 app.command()(export)
 app.command()(tabulate)
+app.command()(plot)
+app.command()(report)
 app.command()(sharpness)
 app.command()(compare)
 app.command()(verify)

@@ -1,6 +1,7 @@
 """What the commands that read results have in common."""
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -59,13 +60,17 @@ Layout = Annotated[
 
 
 def read(
-    folder: Path, layout: str, filters: list[str] | None, select: str = "last"
+    folder: Path,
+    layout: str,
+    filters: list[str] | None,
+    select: str = "last",
+    warn: Callable[[str], None] = print_warning,
 ) -> "list[Record]":
-    """The records of a folder; problems become a line each on stderr."""
+    """The records of a folder; problems become a line each, by default on stderr."""
     from eqcifar import runs
 
     readers = {"eqcifar": runs.read_records, "original": runs.read_original}
-    records = readers[layout](folder, select=select, warn=print_warning)
+    records = readers[layout](folder, select=select, warn=warn)
     if not records:
         raise UsageError(f"no runs to read in {folder}")
     return runs.keep(records, runs.parse_conditions(filters or []))

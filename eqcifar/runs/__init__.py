@@ -40,9 +40,12 @@ from ._origin import software as software
 from ._origin import train_command as train_command
 from ._original import read_original as read_original
 from ._pivot import pivot as pivot
+from ._plot import plot_against as plot_against
+from ._plot import plot_curves as plot_curves
 from ._records import Record as Record
 from ._records import current_state as current_state
 from ._records import read_records as read_records
+from ._report import write_report as write_report
 from ._slurm import submit as submit
 from ._statistics import Comparison as Comparison
 from ._statistics import Summary as Summary

@@ -1,3 +1,4 @@
+import contextlib
 import os
 import signal
 import subprocess
@@ -49,10 +50,13 @@ class Child:
         return code
 
     def wait(self):
-        """Wait for its end."""
-        # Not `communicate`, which would begin with closing its standard input.
-        self._process.wait()
-        self.poll()
+        """Wait for its end; a signal handler may do so while this process does."""
+        if not hasattr(os, "waitid"):
+            self._process.wait()
+            return
+        # `Popen.wait` has a lock, for which the handler would wait for ever.
+        with contextlib.suppress(ChildProcessError):
+            os.waitid(os.P_PID, self._process.pid, os.WEXITED | os.WNOWAIT)
 
     def stop(self):
         """Ask it to save and end; asked a second time, it ends at once."""

@@ -1,3 +1,5 @@
+import contextlib
+import io
 import os
 import shutil
 import signal
@@ -54,6 +56,7 @@ class TrainJob:
         self._child = Child(self._command, log, {})
         signal.signal(_warning_signal(), before)
         self._child.wait()
+        self._child.poll()
         if self._run.is_done():
             return "done"
         if self._run.is_claimed():
@@ -121,12 +124,12 @@ def submit(
     submitted = []
     for first in range(0, len(tasks), _LARGEST_ARRAY):
         try:
-            with executor.batch():
+            # `submitit` prints sbatch's complaint and raises it.
+            with contextlib.redirect_stderr(io.StringIO()), executor.batch():
                 for task in tasks[first : first + _LARGEST_ARRAY]:
                     submitted.append(executor.submit(task))
         except OSError as error:
             raise cannot_write(root / ".slurm", error) from error
-        # What `submitit` makes of sbatch's complaint.
         except RuntimeError as error:
             raise UsageError(f"sbatch refused: {error}") from error
     return submitted

@@ -128,6 +128,7 @@ class Sweep:
             for job in self.select("running"):
                 if job.child:
                     job.child.wait()
+                    job.child.poll()
 
     def _advance(self, stop: bool) -> Iterator[Job]:
         yield from filter(self._has_ended, self.select("running"))

@@ -1,0 +1,217 @@
+import io
+import os
+import shlex
+import signal
+import sys
+
+import pytest
+from rich.console import Console
+
+from eqcifar import runs
+from eqcifar_cli import _sweep_display
+from eqcifar_cli._sweep_display import Display
+
+from .cli_tools import TINY, run_cli, run_python, start_cli
+from .test_sweep import make_sweep, wait_for
+
+SWEEP = "sweep", *TINY[1:-2], "--epochs", "2"
+KEEP_ALL = {"JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0", "JAX_PLATFORMS": "cpu"}
+
+
+@pytest.fixture(scope="module")
+def swept(tmp_path_factory):
+    """The folder of results of a sweep of two runs, and how it went."""
+    out = tmp_path_factory.mktemp("results")
+    process = start_cli(*SWEEP, "--seeds", "0-1", "--out", out, **KEEP_ALL)
+    printed, errors = process.communicate(timeout=300)
+    return out, process.returncode, printed, errors
+
+
+def test_a_sweep_trains_every_run(swept):
+    out, code, printed, errors = swept
+    assert (code, errors) == (0, "")
+    found = runs.find_runs(out)
+    assert [run.config()["seed"] for run in found] == [0, 1]
+    assert all(run.is_done() for run in found)
+    lines = printed.splitlines()
+    assert lines[0] == f"2 runs in {out}: 0 finished before, 2 to do, 1 at a time"
+    names = [str(run.path.relative_to(out)) for run in found]
+    assert lines[1] == f"[0/2] running     {names[0]}"
+    assert lines[2].startswith(f"[1/2] done        {names[0]}  epoch 2/2  loss ")
+    assert "SYNTHETIC" in lines[2]
+    assert lines[-1] == "2 done"
+    assert "\x1b" not in printed
+    log = (found[0].path / "run.log").read_text()
+    assert log.startswith("Training: resnet8")
+
+
+def test_the_same_sweep_again_has_nothing_to_do(swept):
+    out, *_ = swept
+    result = run_cli(*SWEEP, "--seeds", "0-1", "--out", out)
+    assert result.exit_code == 0
+    assert result.stdout.endswith("\n2 finished before\n")
+
+
+def test_dry_run_prints_a_command_a_line(swept):
+    out, *_ = swept
+    options = "--mixup", "0,0.4", "--seeds", "0-1", "--out", out, "--dry-run"
+    result = run_cli(*SWEEP, *options, "--", "--devices", "1")
+    lines = result.stdout.splitlines()
+    # Two of the four are done.
+    assert [" --mixup 0.4 " in line for line in lines] == [True, True]
+    for line in lines:
+        program, command, *_ = shlex.split(line)
+        assert (program, command) == ("eqcifar", "train")
+        assert line.endswith(f" --out {out} --devices 1")
+    shards = [
+        run_cli(*SWEEP, *options, "--shard", f"{part}/2").stdout for part in (1, 2)
+    ]
+    assert sorted("".join(shards).splitlines()) == sorted(
+        line.removesuffix(" --devices 1") for line in lines
+    )
+
+
+def test_a_failure_shows_the_end_of_its_log_and_exits_1(tmp_path):
+    result = run_cli(*SWEEP, "--batch-size", 41, "--out", tmp_path)
+    assert result.exit_code == 1
+    message = "Error: batch_size = 41 is larger than the training set of 40 images"
+    assert message in result.stdout.splitlines()[2]
+    assert f"\n    {message}" in result.stdout
+    assert "run.log)" in result.stdout
+    assert "1 failed\nRun the same command" in result.stdout
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="has no such signals")
+def test_ctrl_c_stops_every_run_resumably(tmp_path):
+    options = "--epochs", 5000, "--eval-every", 5000, "--seeds", "0-1"
+    process = start_cli(*SWEEP, *options, "--jobs", 2, "--out", tmp_path, **KEEP_ALL)
+
+    def all_training():
+        assert process.poll() is None
+        logs = list(tmp_path.glob("*/*/seed0/log.tsv"))
+        return len(logs) == 2
+
+    wait_for(all_training)
+    process.send_signal(signal.SIGINT)
+    printed, errors = process.communicate(timeout=120)
+    assert process.returncode == 130
+    assert "Stopping to save" in errors
+    assert printed.splitlines()[-2:] == [
+        "2 interrupted",
+        "Run the same command to go on with those that are not done.",
+    ]
+    for run in runs.find_runs(tmp_path):
+        assert run.status()["state"] == "interrupted"
+        assert not run.is_claimed()
+
+
+@pytest.mark.parametrize(
+    ("options", "line"),
+    [
+        ("--lr 0.1,x", "lr = 'x': must be a number"),
+        ("--lr 0.1,0", "lr = 0.0: must be greater than 0"),
+        ("--shard 3/2", "shard '3/2': must be i/n"),
+        ("--sbatch time=3", "--sbatch needs --slurm"),
+        ("--per-device 2", "no NVIDIA GPU is visible here: use --jobs instead"),
+        ("--slurm", "there is no sbatch here"),
+        ("vgg", "unexpected 'vgg'"),
+        ("-- --lr 3", "--lr after --: give it before"),
+        ("-- --devices 1 -oelse", "-oelse after --: give it before"),
+        ("--file nowhere.toml", "cannot read nowhere.toml: No such file"),
+    ],
+)
+def test_usage_errors_are_one_line_and_exit_2(tmp_path, options, line):
+    arguments = options.split()
+    out = () if "--" in arguments else ("--out", tmp_path / "results")
+    result = run_cli("sweep", *arguments, *out, PATH="", JAX_PLATFORMS="cpu")
+    assert result.exit_code == 2
+    assert result.stdout == ""
+    assert result.stderr.count("\n") == 1
+    assert line in result.stderr
+    assert not (tmp_path / "results").exists()
+
+
+def test_a_folder_that_cannot_be_written_is_one_line(tmp_path):
+    (tmp_path / "results").write_text("a file")
+    result = run_cli(*SWEEP, "--out", tmp_path / "results")
+    assert result.exit_code == 1
+    assert result.stderr.startswith(f"Error: cannot write {tmp_path / 'results'}")
+    assert result.stderr.count("\n") == 1
+
+
+def test_a_sweep_does_not_import_jax(swept):
+    out, *_ = swept
+    arguments = *SWEEP, "--out", str(out)
+    loaded = run_python(
+        "import sys\n"
+        "from eqcifar_cli import app\n"
+        f"try: app({list(arguments)!r})\n"
+        "except SystemExit: pass\n"
+        "print('LOADED', *sys.modules)"
+    ).split("LOADED", 1)[1]
+    assert "eqcifar_cli._sweep_display" in loaded.split()
+    assert not {"jax", "datasets", "equinox", "numpy"} & set(loaded.split())
+
+
+def test_a_terminal_shows_what_is_running(tmp_path, monkeypatch):
+    file = io.StringIO()
+    screen = Console(file=file, force_terminal=True, width=160, color_system=None)
+    monkeypatch.setattr(_sweep_display, "console", lambda: screen)
+    sweep = make_sweep(tmp_path, slots=[runs.Slot("GPU 0")], otherwise="slow")
+    with Display(sweep, tmp_path) as display:
+        sweep.run(on_change=display.on_change, on_wait=display.on_wait)
+    shown = file.getvalue()
+    name = os.path.relpath(sweep.jobs[0].run.path, tmp_path)
+    for part in ("where", "progress", "starting", "1 running, 3 waiting", "GPU 0"):
+        assert part in shown
+    assert f"[1/4] done        {name}" in shown
+
+
+@pytest.fixture
+def fake_slurm(tmp_path, monkeypatch):
+    """Programs named as SLURM's; sbatch keeps what it is given, or refuses it."""
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    for name in ("srun", "sbatch"):
+        (folder / name).write_text(
+            "#!/bin/sh\n"
+            "grep -q refuse $1 && echo 'sbatch: no such partition' >&2 && exit 1\n"
+            f"cp $1 {tmp_path}/script\n"
+            "echo Submitted batch job 17\n"
+        )
+        (folder / name).chmod(0o755)
+    monkeypatch.setenv("PATH", str(folder), prepend=os.pathsep)
+    return tmp_path / "script"
+
+
+def test_slurm_gets_a_job_array(fake_slurm, tmp_path):
+    out = tmp_path / "results"
+    options = "--seeds", "0-2", "--out", out, "--slurm", "--jobs", 2
+    sbatch = "--sbatch", "time=90", "--sbatch", "gpus-per-node=1", "--sbatch=exclusive"
+    result = run_cli(*SWEEP, *options, *sbatch)
+    assert result.exit_code == 0, result.stderr
+    assert result.stdout.startswith("Submitted 3 of 3 runs")
+    assert "squeue --jobs 17\n" in result.stdout
+    lines = fake_slurm.read_text().splitlines()
+    for option in (
+        *("array=0-2%2", "time=90", "gpus-per-node=1", "signal=USR2@90"),
+        *("job-name=eqcifar", "open-mode=append"),
+    ):
+        assert f"#SBATCH --{option}" in lines
+    assert "#SBATCH --requeue" in lines
+    assert "#SBATCH --exclusive" in lines
+    assert len(list((out / ".slurm").glob("17_*_submitted.pkl"))) == 3
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        ("partition=refuse", "sbatch refused: "),
+        ("time=1:00:00", "time = 1:00:00: must be a whole number of minutes"),
+    ],
+)
+def test_slurm_refusals_are_one_line(fake_slurm, tmp_path, option, message):
+    result = run_cli(*SWEEP, "--out", tmp_path, "--slurm", "--sbatch", option)
+    assert result.exit_code == 2
+    assert result.stderr.count("\n") == 1
+    assert message in result.stderr

@@ -25,7 +25,9 @@ def test_the_example_runs_and_is_short(capsys):
     assert float(printed[1]) > 0.3
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/training.md", "docs/data.md"])
+@pytest.mark.parametrize(
+    "page", ["README.md", "docs/training.md", "docs/data.md", "docs/sharing.md"]
+)
 def test_commands_on_the_page_exist(page):
     shell = "".join(blocks((_ROOT / page).read_text(encoding="utf-8"), "sh"))
     commands = re.findall(r"^(?:srun .*)?eqcifar (.*)$", shell, re.MULTILINE)
@@ -41,7 +43,10 @@ def test_commands_on_the_page_exist(page):
 
 
 def test_links_lead_somewhere():
-    for page in ("README.md", "docs/training.md", "docs/data.md", "docs/custom.md"):
+    for page in (
+        "README.md",
+        *(f"docs/{name.name}" for name in (_ROOT / "docs").glob("*.md")),
+    ):
         text = (_ROOT / page).read_text(encoding="utf-8")
         for target in re.findall(r"\]\((?!http)([^)#]+)", text):
             assert (_ROOT / page).parent.joinpath(target).exists(), (page, target)

@@ -16,7 +16,7 @@ def predict(
     image: Annotated[
         list[Path],
         typer.Argument(
-            metavar="IMAGE...",
+            metavar="IMAGE",
             help="Image files of any size, or folders of them.",
             show_default=False,
         ),
@@ -29,8 +29,7 @@ def predict(
 ):
     """Say what a trained network sees in images.
 
-    Of each image, the central square is scaled to the size that CIFAR has. Exits with 1
-    if some of the images cannot be read.
+    Of each image, the central square is scaled to the size that CIFAR has.
     """
     import numpy as np
 

@@ -2,6 +2,7 @@ import io
 import os
 import shlex
 import signal
+import subprocess
 import sys
 
 import pytest
@@ -103,6 +104,66 @@ def test_ctrl_c_stops_every_run_resumably(tmp_path):
     for run in runs.find_runs(tmp_path):
         assert run.status()["state"] == "interrupted"
         assert not run.is_claimed()
+
+
+LISTEN = """
+import os, signal, sys, time
+from eqcifar_cli._stop import StopRequest
+with StopRequest() as stop:
+    stop.listen()
+    print("listening", flush=True)
+    while not stop(): time.sleep(0.01)
+    print("saving", flush=True)
+    time.sleep(60)
+"""
+
+
+def start_listening(**env):
+    process = subprocess.Popen(
+        [sys.executable, "-c", LISTEN],
+        env={**os.environ, **env},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    )
+    assert process.stdin
+    assert process.stdout
+    assert process.stdout.readline() == "listening\n"
+    return process, process.stdin, process.stdout
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="has no such signals")
+def test_a_scheduler_that_sends_sigterm_twice_sends_it_once():
+    process, stdin, stdout = start_listening()
+    process.send_signal(signal.SIGTERM)
+    process.send_signal(signal.SIGTERM)
+    assert stdout.readline() == "saving\n"
+    process.send_signal(signal.SIGTERM)
+    with pytest.raises(subprocess.TimeoutExpired):
+        process.wait(timeout=0.5)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(timeout=30) == 130
+    stdin.close()
+    stdout.close()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="has no such signals")
+def test_a_run_stops_when_its_sweep_is_gone_and_ends_when_it_was_stopping():
+    env = {runs.STOP_AT_EOF: "1"}
+    process, stdin, stdout = start_listening(**env)
+    stdin.close()
+    assert stdout.readline() == "saving\n"
+    process.kill()
+    process.wait()
+    stdout.close()
+
+    process, stdin, stdout = start_listening(**env)
+    process.send_signal(signal.SIGTERM)
+    assert stdout.readline() == "saving\n"
+    stdin.close()
+    assert process.wait(timeout=30) == 130
+    stdout.close()
 
 
 @pytest.mark.parametrize(

@@ -159,5 +159,6 @@ def sharpness(
         runs.record(subject, options, found, devices=devices)
         typer.echo(f"Appended to {subject.table}", err=as_json)
     if plot:
-        for path in runs.plot_sharpness(subject, found):
-            typer.echo(f"Plotted {path}", err=as_json)
+        files = runs.plot_sharpness(subject, found)
+        names = ", ".join(path.name for path in files)
+        typer.echo(f"Plotted in {subject.table.parent}: {names}", err=as_json)

@@ -43,6 +43,25 @@ def train(
             rich_help_panel="Run",
         ),
     ] = None,
+    sharpness_every: Annotated[
+        int,
+        typer.Option(
+            min=0,
+            metavar="K",
+            help="Measure sharpness every K epochs, into sharpness_log.tsv; 0: never.",
+            rich_help_panel="Run",
+        ),
+    ] = 0,
+    sharpness_measures: Annotated[
+        str,
+        typer.Option(
+            help="Which measures, as in `eqcifar sharpness`.", rich_help_panel="Run"
+        ),
+    ] = "trace,ntk",
+    sharpness_samples: Annotated[
+        int,
+        typer.Option(help="On so many training images; 0: all.", rich_help_panel="Run"),
+    ] = 500,
 ):
     """Train a network, or go on with a run that was interrupted.
 
@@ -60,6 +79,15 @@ def train(
         parallel.initialise()
     keep_compilations()
     screen = console(quiet=not parallel.is_main_process())
+    sharpness_log = None
+    if sharpness_every:
+        sharpness_log = runs.SharpnessLog(
+            config,
+            sharpness_every,
+            [name.strip() for name in sharpness_measures.split(",")],
+            runs.SharpnessOptions(samples=sharpness_samples),
+            warn=print_warning,
+        )
 
     with (
         tracking,
@@ -84,6 +112,8 @@ def train(
             )
             reporter.print(f"Results in {run.path}")
             reporter.start(step, "SYNTHETIC" if dataset.synthetic else "")
+            if sharpness_log is not None:
+                sharpness_log.on_start(run, dataset, train_state)
 
         def start_tracking(run):
             if parallel.is_main_process():
@@ -92,6 +122,8 @@ def train(
         def on_epoch(train_state, row):
             reporter.on_epoch(row)
             tracking.log(row)
+            if sharpness_log is not None:
+                sharpness_log.on_epoch(train_state, row)
 
         run = runs.train_run(
             config,

@@ -89,7 +89,7 @@ def _convergence(axes: Any, tables: dict[str, list[dict[str, float]]]):
     shown = [r for rows in tables.values() for r in rows if r["name"] >= 10]
     ends = [r["value"] + sign * r["half"] for r in shown for sign in (-1, 1)]
     axes.set_ylim(max(min(ends + last), 0), max(ends + last) * 1.05)
-    axes.set(xscale="log", xlabel="images", ylabel="tr_ggn, 95 % band")
+    axes.set(xlim=(0, None), xlabel="images", ylabel="tr_ggn, 95 % band")
 
 
 def _layers(axes: Any, tables: dict[str, list[dict[str, Any]]]):
@@ -142,11 +142,7 @@ def _gram(axes: Any, tables: dict[str, list[float]]):
 def _landscape(axes: Any, tables: Tables):
     for split, curve in tables.items():
         axes.plot(curve["steps"], curve["loss"], **_line(split, ms=3))
-    axes.set(
-        yscale="log",
-        xlabel="steps along a filter-normalised random direction",
-        ylabel="loss",
-    )
+    axes.set(xlabel="steps along a filter-normalised random direction", ylabel="loss")
 
 
 def _plane(axes: Any, tables: Tables):

@@ -10,11 +10,11 @@ from ._compare import compare
 from ._doctor import doctor
 from ._eval import evaluate
 from ._export import export
-from ._predict import predict
 from ._plot import plot
+from ._predict import predict
 from ._program import Program
-from ._sharpness import sharpness
 from ._report import report
+from ._sharpness import sharpness
 from ._sweep import sweep
 from ._tabulate import tabulate
 from ._train import train

@@ -25,6 +25,8 @@ from ._directory import (
 from ._fields import keep as keep
 from ._fields import parse_baseline as parse_baseline
 from ._fields import parse_conditions as parse_conditions
+from ._figure import file_name as file_name
+from ._figure import save_figure as save_figure
 from ._formats import ASCII as ASCII
 from ._formats import long_rows as long_rows
 from ._formats import to_delimited as to_delimited

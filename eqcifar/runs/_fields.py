@@ -1,5 +1,6 @@
 import dataclasses
 import difflib
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -61,7 +62,7 @@ def parse_baseline(text: str) -> dict[str, Any]:
 
     `UsageError` as `parse_conditions`, and for more than one value of a field.
     """
-    conditions = parse_conditions(text.split(","))
+    conditions = parse_conditions(re.split(r",(?=[\w-]+=)", text))
     for name, values in conditions.items():
         if len(values) > 1:
             raise UsageError(f"the baseline {text!r} has several values of {name}")

@@ -224,7 +224,9 @@ def _read(
         values, seconds, epoch = last_values(run.path / "log.tsv", column)
         if epoch != recipe.epochs:
             raise RunError(f"log.tsv ends after epoch {epoch} of {recipe.epochs}")
-        values = sharpness_values(run.path / "sharpness.tsv") | values
+        measures = sharpness_values(run.path / "sharpness.tsv")
+        # The log's columns come first, and win.
+        values = {**values, **measures, **values}
     except RunError as error:
         warn(f"not counted: {run.path}: {error}")
         return record

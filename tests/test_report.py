@@ -1,0 +1,208 @@
+import html.parser
+import re
+import shlex
+import shutil
+import subprocess
+from collections import Counter
+
+import pytest
+
+from eqcifar.config import TrainConfig
+from eqcifar.runs import find_runs, train_command
+from eqcifar_cli import _config_options
+
+from .cli_tools import run_cli
+from .results_tools import write_grid, write_run
+
+pytest.importorskip("matplotlib")
+pytest.importorskip("jinja2")
+from PIL import Image  # noqa: E402
+
+_CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
+_VOID = {"meta", "link", "img", "br", "hr", "input"}
+
+
+class Page(html.parser.HTMLParser):
+    """Collects what a page holds, and finds elements that are not closed in order."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.open, self.errors, self.attributes, self.text = [], [], [], ""
+        self.tags = Counter()
+        self.feed(text)
+        self.close()
+        self.errors += [f"<{tag}> is never closed" for tag in self.open]
+
+    def handle_starttag(self, tag, attrs):
+        self.tags[tag] += 1
+        self.attributes += [(tag, *attribute) for attribute in attrs]
+        names = [name for name, _ in attrs]
+        self.errors += [f"<{tag}> has two {n}" for n in names if names.count(n) > 1]
+        if tag not in _VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.handle_starttag(tag, attrs)
+        if tag not in _VOID:
+            self.handle_endtag(tag)
+
+    def handle_endtag(self, tag):
+        if not self.open or self.open.pop() != tag:
+            self.errors.append(f"</{tag}> closes another element")
+
+    def handle_data(self, data):
+        self.text += f" {data}"
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("report")
+    root = folder / "results <b>&amp;"
+    write_grid(root, sharpness=True)
+    for seed in range(3):
+        config = TrainConfig(dataset="synthetic", arch="vgg11", epochs=4, seed=seed)
+        write_run(root, config, 0.5 + seed / 10)
+    first = find_runs(root)[0].path
+    (first / "sharpness_spectrum.svg").write_text("<svg xmlns='x'><script/></svg>")
+    broken = root / "broken"
+    broken.mkdir()
+    (broken / "config.json").write_text("<script>")
+    result = run_cli("report", root, "-o", folder / "report.html")
+    assert result.exit_code == 0, result.stderr
+    return folder / "report.html"
+
+
+def test_the_page_is_well_formed(report):
+    text = report.read_text(encoding="utf-8")
+    page = Page(text)
+    assert text.startswith("<!doctype html>")
+    assert page.errors == []
+    for tag in ("html", "head", "title", "body", "main", "h1"):
+        assert page.tags[tag] == 1, tag
+    ids = [value for _, name, value in page.attributes if name == "id"]
+    assert [name for name, n in Counter(ids).items() if n > 1] == []
+    used = re.findall(r'url\(#([^)]+)\)|href="#([^"]+)"', text)
+    assert {a or b for a, b in used} <= set(ids)
+    assert page.tags["svg"] == page.tags["figure"] - 1
+    labels = [tag for tag, name, _ in page.attributes if name == "aria-label"]
+    assert labels.count("svg") == page.tags["svg"]
+
+
+def test_the_page_needs_nothing_else(report):
+    text = report.read_text(encoding="utf-8")
+    page = Page(text)
+    assert not {"script", "link", "iframe", "object", "base"} & set(page.tags)
+    for tag, name, value in page.attributes:
+        assert not name.startswith("on"), (tag, name)
+        if name in ("src", "href", "xlink:href", "data", "action"):
+            assert value.startswith(("#", "data:image/svg+xml;base64,")), (tag, value)
+    # Names of XML vocabularies apart, no address is on the page.
+    assert set(re.findall(r"https?://[^\s\"'<)]+", text)) <= {
+        "http://www.w3.org/2000/svg",
+        "http://www.w3.org/1999/xlink",
+    }
+    assert "@import" not in text
+
+
+def test_the_page_tells_everything(report):
+    page = Page(report.read_text(encoding="utf-8"))
+    words = " ".join(page.text.split())
+    assert "Results in results <b>&amp;" in words
+    assert "51 runs: 51 done." in words
+    assert "Not counted left out" in words
+    assert "SYNTHETIC images: acc_te after the last epoch" in words
+    assert "Made on 8 x NVIDIA A100 with python 3.11.7, eqcifar 0.1.0" in words
+    assert "arch resnet18, vgg, wrn28-10 dataset" in words
+    assert "epochs 20 not the default" in words
+    assert words.count("for seed in 0 1 2 3; do eqcifar train --arch") == 12
+    assert "tr_hess" in words
+    assert "prefers-color-scheme: dark" in report.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        TrainConfig(seed=3),
+        TrainConfig(
+            arch="wrn16-4",
+            dataset="my images/it's",
+            augment=False,
+            mean=(0.1, 0.25, 1 / 3),
+            lr=1e-5,
+            loss="ce",
+            bn_group=125,
+            seed=7,
+        ),
+    ],
+)
+def test_the_command_makes_the_same_configuration(config, monkeypatch):
+    made = []
+
+    @_config_options.config_options
+    def command(config):
+        made.append(config)
+
+    import typer
+
+    app = typer.Typer()
+    app.command()(command)
+    program, verb, *words = shlex.split(train_command(config, [config.seed]))
+    assert (program, verb) == ("eqcifar", "train")
+    app(words, standalone_mode=False)
+    assert made == [config]
+
+
+def test_a_command_for_several_seeds_is_shell(tmp_path):
+    command = train_command(TrainConfig(dataset="a b"), [2, 0])
+    stub = 'eqcifar() { printf "%s|" "$@"; echo; }; '
+    printed = subprocess.run(
+        ["sh", "-c", stub + command], capture_output=True, text=True, check=True
+    ).stdout
+    words = "train|--arch|resnet18|--dataset|a b|--seed|"
+    assert printed == f"{words}0|\n{words}2|\n"
+
+
+def test_a_page_that_cannot_be_written_is_one_line(tmp_path):
+    write_run(tmp_path, TrainConfig(epochs=2), 0.9)
+    result = run_cli("report", tmp_path, "-o", tmp_path / "none" / "report.html")
+    assert result.exit_code == 1
+    assert result.stderr.count("\n") == 1
+    assert "cannot write" in result.stderr
+
+
+@pytest.mark.skipif(_CHROMIUM is None, reason="needs Chromium to look at the page")
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [390, 1280])
+def test_screenshots(report, tmp_path, width, scheme):
+    # A window is never as narrow as a phone: the page goes into a frame.
+    frame = tmp_path / "frame.html"
+    frame.write_text(
+        f'<body style="margin:0;background:#f0f"><iframe src="{report.as_uri()}" '
+        f'style="border:0;width:{width}px;height:1500px"></iframe>'
+    )
+    picture = tmp_path / "page.png"
+    subprocess.run(
+        [
+            *(str(_CHROMIUM), "--headless", "--no-sandbox", "--disable-gpu"),
+            *("--disable-quic", "--no-first-run", "--disable-background-networking"),
+            *("--disable-component-update", "--disable-sync", "--hide-scrollbars"),
+            f"--blink-settings=preferredColorScheme={int(scheme == 'light')}",
+            f"--user-data-dir={tmp_path / 'profile'}",
+            f"--window-size={max(width, 600)},1500",
+            f"--screenshot={picture}",
+            frame.as_uri(),
+        ],
+        capture_output=True,
+        check=True,
+        timeout=180,
+    )
+    image = Image.open(picture).convert("RGB").crop((0, 0, width, 1500))
+    colours = {c: n for n, c in image.getcolors(width * 1500) or []}
+    ground = {"light": (255, 255, 255), "dark": (20, 24, 29)}[scheme]
+    text = {"light": (27, 31, 36), "dark": (228, 232, 237)}[scheme]
+    assert image.getpixel((2, 2)) == ground
+    assert colours[ground] > 0.3 * width * 1500
+    assert colours[text] > 500
+    # Nothing is wider than the page, whose margin stays empty.
+    margin = image.crop((width - 12, 0, width, 1500))
+    assert margin.getcolors() == [(12 * 1500, ground)]

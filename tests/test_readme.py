@@ -26,7 +26,14 @@ def test_the_example_runs_and_is_short(capsys):
 
 
 @pytest.mark.parametrize(
-    "page", ["README.md", "docs/training.md", "docs/data.md", "docs/sharing.md"]
+    "page",
+    [
+        "README.md",
+        "docs/training.md",
+        "docs/data.md",
+        "docs/sharing.md",
+        "docs/results.md",
+    ],
 )
 def test_commands_on_the_page_exist(page):
     shell = "".join(blocks((_ROOT / page).read_text(encoding="utf-8"), "sh"))

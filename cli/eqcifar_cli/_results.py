@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 Folder = Annotated[
     Path,
-    typer.Argument(metavar="[RESULTS]", help="Folder of results; all runs below it."),
+    typer.Argument(metavar="RESULTS", help="Folder of results; all runs below it."),
 ]
 Filters = Annotated[
     list[str] | None,

@@ -1,0 +1,198 @@
+import dataclasses
+import math
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from eqcifar import runs, training
+from eqcifar.errors import RunError, UsageError
+from eqcifar.runs import SharpnessOptions
+from eqcifar.runs._wide_table import append_wide, keep_rows, read_wide
+
+from .helpers import small_dataset, small_net
+
+CONFIG = training.TrainConfig(epochs=3, batch_size=20, loss="ce")
+OPTIONS = SharpnessOptions(samples=10, batch_size=4)
+
+
+@pytest.fixture(scope="module")
+def start():
+    """The data and a network that has not been trained."""
+    dataset = small_dataset(20)
+    return dataset, training.initialise(*small_net(), CONFIG, 20)
+
+
+@pytest.fixture
+def subject(start, tmp_path):
+    dataset, train_state = start
+    return runs.Subject(
+        path=tmp_path,
+        table=tmp_path / "sharpness.tsv",
+        model=train_state.model,
+        state=train_state.state,
+        config=CONFIG,
+        dataset=dataclasses.replace(dataset, synthetic=True),
+        step=3,
+        digest="0",
+        same_data=True,
+    )
+
+
+class Stop(Exception):
+    pass
+
+
+def measure(subject, report=lambda *_: None):
+    return runs.measure_subject(
+        subject, ["trace", "ntk"], ["train"], OPTIONS, devices=1, report=report
+    )
+
+
+def without_time(found):
+    values = found["train"]["trace"].values | found["train"]["ntk"].values
+    return {k: dataclasses.replace(v, seconds=0.0) for k, v in values.items()}
+
+
+@pytest.mark.parametrize("where", [("trace", 8), ("ntk", 4)])
+def test_interrupted_and_resumed_gives_the_same_bits(subject, where):
+    whole = measure(subject)
+    runs.record(subject, OPTIONS, whole, devices=1)
+    hidden = f".{subject.table.name}-*"
+    assert not list(subject.table.parent.glob(hidden))
+
+    def stop(split, name, done, total, sofar):
+        if (name, done) == where:
+            raise Stop
+
+    with pytest.raises(Stop):
+        measure(subject, stop)
+    assert list(subject.table.parent.glob(hidden))
+    seen = []
+    resumed = measure(subject, lambda *a: seen.append(a[1]))
+    if where[0] == "ntk":
+        assert set(seen) == {"ntk"}
+    assert without_time(resumed) == without_time(whole)
+    runs.record(subject, OPTIONS, resumed, devices=1)
+    first, second = read_wide(subject.table)
+    del first["time"], second["time"]
+    assert first == second
+    assert not list(subject.table.parent.glob(hidden))
+
+
+def test_devices_do_not_change_the_values(subject):
+    one = without_time(measure(subject))
+    several = runs.measure_subject(subject, ["trace"], ["train"], OPTIONS, devices=2)[
+        "train"
+    ]["trace"].values
+    for name, estimate in several.items():
+        assert estimate.value == pytest.approx(one[name].value, rel=1e-5)
+
+
+def test_the_row_has_full_precision_and_says_what_it_is(subject):
+    found = measure(subject)
+    row = runs.sharpness_row(subject, OPTIONS, {"test": found["train"]})
+    assert row["data"] == "SYNTHETIC"
+    assert row["examples_te"] == 10
+    estimate = found["train"]["trace"].values["tr_hess"]
+    assert row["tr_hess_te"] == estimate.value
+    assert row["tr_hess_te_se"] == estimate.standard_error
+    append_wide(subject.table, row)
+    assert float(read_wide(subject.table)[0]["tr_hess_te"]) == estimate.value
+
+
+def test_another_loss_or_mode_is_another_column(subject):
+    for options, name, column in (
+        (OPTIONS, "tr_hess", "tr_hess_te"),
+        (dataclasses.replace(OPTIONS, loss="mse"), "tr_hess", "tr_hess_mse_te"),
+        (dataclasses.replace(OPTIONS, loss="mse"), "tr_ntk", "tr_ntk_te"),
+        (
+            dataclasses.replace(OPTIONS, batch_statistics=True),
+            "tr_hess",
+            "tr_hess_trainmode_te",
+        ),
+    ):
+        assert runs.column_name(subject, options, name, "test") == column
+
+
+def test_impossible_options_are_refused(subject):
+    with pytest.raises(UsageError, match="one image tells nothing"):
+        SharpnessOptions(samples=1)
+    with pytest.raises(UsageError, match="probes must be"):
+        SharpnessOptions(probes=-1)
+    with pytest.raises(UsageError, match="rtol must be"):
+        SharpnessOptions(rtol=0.0)
+    many = SharpnessOptions(samples=10, probes=10**9)
+    with pytest.raises(UsageError, match="more than the 1.0 GB allowed"):
+        runs.measure_subject(subject, ["trace"], ["train"], many, devices=1)
+    with pytest.raises(UsageError, match="no val split: there are train, test"):
+        runs.measure_subject(subject, ["trace"], ["val"], OPTIONS, devices=1)
+
+
+def test_a_network_with_dropout_has_no_training_mode(subject):
+    config = dataclasses.replace(CONFIG, dropout=0.3)
+    with pytest.raises(UsageError, match="random"):
+        dataclasses.replace(subject, config=config).network(
+            SharpnessOptions(batch_statistics=True)
+        )
+
+
+def test_a_folder_that_cannot_be_written_is_a_warning(subject, monkeypatch):
+    from eqcifar.runs import _partial
+
+    def fail(*_):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(_partial, "write_json", fail)
+    warnings = []
+    found = runs.measure_subject(
+        subject, ["ntk"], ["train"], OPTIONS, devices=1, warn=warnings.append
+    )
+    assert math.isfinite(found["train"]["ntk"].values["tr_ntk"].value)
+    assert len(warnings) == 1
+
+
+def test_wide_tables_grow_to_the_right(tmp_path):
+    path = tmp_path / "table.tsv"
+    append_wide(path, {"a": 1, "b": 0.1 + 0.2})
+    append_wide(path, {"b": math.nan, "c": "two\twords"})
+    assert path.read_text() == "a\tb\tc\n1\t0.30000000000000004\t\n\t\ttwo words\n"
+    path.write_bytes(path.read_bytes() + b"7\t8")
+    append_wide(path, {"a": 2})
+    assert [row["a"] for row in read_wide(path)] == ["1", "", "2"]
+    keep_rows(path, lambda row: row["a"] == "2")
+    assert read_wide(path) == [{"a": "2", "b": "", "c": ""}]
+    path.write_text("a\n1\t2\n")
+    with pytest.raises(RunError, match="line 2 has 2 cells for 1 columns"):
+        append_wide(path, {"a": 2})
+
+
+def test_the_log_follows_training_and_resuming(start, tmp_path):
+    dataset, train_state = start
+    log = runs.SharpnessLog(CONFIG, 2, ["ntk"], SharpnessOptions(samples=4))
+    run, path = runs.Run(tmp_path), tmp_path / "sharpness_log.tsv"
+    log.on_start(run, dataset, train_state)
+    for epoch in (1, 2, 3):
+        log.on_epoch(train_state, {"epoch": epoch})
+    assert [row["epoch"] for row in read_wide(path)] == ["2", "3"]
+    before = read_wide(path)
+
+    # A run that goes on after epoch 2, whose measurement a kill prevented.
+    keep_rows(path, lambda row: row["epoch"] != "2")
+    after_two = dataclasses.replace(train_state, step=jnp.asarray(2, jnp.int32))
+    log.on_start(run, dataset, after_two)
+    (row,) = read_wide(path)
+    assert row["epoch"] == "2"
+    assert row["tr_ntk"] == before[0]["tr_ntk"]
+    assert np.isfinite(float(row["tr_ntk_se"]))
+
+
+def test_a_measurement_that_fails_does_not_end_training(start, tmp_path):
+    dataset, train_state = start
+    warnings = []
+    options = SharpnessOptions(samples=4, memory=1e-9)
+    log = runs.SharpnessLog(CONFIG, 1, ["ntk"], options, warn=warnings.append)
+    log.on_start(runs.Run(tmp_path), dataset, train_state)
+    log.on_epoch(train_state, {"epoch": 1})
+    assert len(warnings) == 1
+    assert "sharpness after epoch 1 was not measured" in warnings[0]

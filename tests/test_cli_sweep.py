@@ -223,7 +223,7 @@ def test_a_terminal_shows_what_is_running(tmp_path, monkeypatch):
         sweep.run(on_change=display.on_change, on_wait=display.on_wait)
     shown = file.getvalue()
     name = os.path.relpath(sweep.jobs[0].run.path, tmp_path)
-    for part in ("where", "progress", "starting", "1 running, 3 waiting", "GPU 0"):
+    for part in ("run", "progress", "starting", "1 running, 3 waiting", "GPU 0"):
         assert part in shown
     assert f"[1/4] done        {name}" in shown
 

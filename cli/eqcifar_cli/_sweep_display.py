@@ -43,8 +43,9 @@ class Display:
 
     def on_change(self, job: Job):
         """Print what became of a run."""
-        ended = len(self._sweep.jobs) - len(self._sweep.select("waiting", "running"))
-        count = f"[{ended}/{len(self._sweep.jobs)}]"
+        pending = self._sweep.select("waiting", "running", "elsewhere")
+        total = len(self._sweep.jobs)
+        count = f"[{total - len(pending)}/{total}]"
         line = f"{count} {job.state:11} {self._name(job)}"
         if job.state == "running":
             line += f"  on {job.slot.name}" if job.slot.name else ""
@@ -77,7 +78,9 @@ class Display:
             self._print("Run the same command to go on with those that are not done.")
 
     def _table(self) -> Table:
-        table = Table("run", "where", "progress", "time", box=box.SIMPLE)
+        table = Table(box=box.SIMPLE)
+        for column in ("run", "on", "progress", "time"):
+            table.add_column(column, overflow="fold")
         table.caption = self._counts()
         table.caption_justify = "left"
         now = time.monotonic()

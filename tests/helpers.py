@@ -2,10 +2,13 @@
 
 import equinox as eqx
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from eqcifar.data import Dataset, Split
 from eqcifar.models import BatchNorm
+from eqcifar.training import TrainState
+from eqcifar.training._state import Totals
 
 
 def small_dataset(train: int = 64, test: int = 20, classes: int = 4) -> Dataset:
@@ -47,3 +50,25 @@ class SmallNet(eqx.Module):
 def small_net(seed: int = 0, **kwargs):
     """A `SmallNet` with its state."""
     return eqx.nn.make_with_state(SmallNet)(key=jax.random.key(seed), **kwargs)
+
+
+def random_network(make, *args, seed: int = 0, **kwargs) -> TrainState:
+    """What `make(..., key=...)` makes, with random numbers, compiling nothing.
+
+    It is as if trained, but there is no optimiser to go on with.
+    """
+    rng = np.random.default_rng(seed)
+
+    def draw(leaf):
+        if not isinstance(leaf, jax.ShapeDtypeStruct):
+            return leaf
+        # Of one axis are scales and variances, which have to be positive.
+        positive = len(leaf.shape) == 1
+        numbers = rng.uniform(
+            0.5 if positive else -0.1, 1 if positive else 0.1, leaf.shape
+        )
+        return jnp.asarray(numbers, leaf.dtype)
+
+    shapes = eqx.filter_eval_shape(make, *args, key=jax.random.key(0), **kwargs)
+    model, state = jax.tree.map(draw, shapes)
+    return TrainState(model, state, (), jnp.asarray(0, jnp.int32), Totals.zero())

@@ -3,7 +3,6 @@ import re
 import sys
 
 import equinox as eqx
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -15,28 +14,15 @@ from eqcifar.errors import UsageError
 from eqcifar.runs import CheckpointError
 from eqcifar.runs._log import append_row
 from eqcifar.runs._safetensors import open_safetensors, write_safetensors
-from eqcifar.training import TrainConfig, initialise, predict
+from eqcifar.training import TrainConfig, predict
 
 from .cli_tools import run_cli
-from .helpers import small_dataset, small_net
+from .helpers import SmallNet, random_network, small_dataset
 
 CONFIG = TrainConfig(
     arch="resnet8", width=0.25, dataset="synthetic", limit_train=40, limit_test=20
 )
-
-
-def busy(tree):
-    """Other numbers in all of a network: none is what it starts with."""
-    rng = np.random.default_rng(0)
-
-    def other(leaf):
-        if not eqx.is_array(leaf):
-            return leaf
-        return jnp.asarray(
-            np.asarray(leaf) + rng.uniform(0, 0.1, leaf.shape), leaf.dtype
-        )
-
-    return jax.tree.map(other, tree)
+SMALL = (eqx.nn.make_with_state(SmallNet),)
 
 
 @pytest.fixture(scope="module")
@@ -48,9 +34,7 @@ def dataset():
 def run(tmp_path_factory, dataset):
     """A run's folder, as training leaves it."""
     path = tmp_path_factory.mktemp("run")
-    model, state = models.create("resnet8", 10, width=0.25, key=jax.random.key(0))
-    model, state = busy((model, state))
-    train_state = initialise(model, state, CONFIG, 2000)
+    train_state = random_network(models.create, "resnet8", 10, width=0.25)
     environment = {"versions": {"jax": "1.2.3"}, "devices": {"kind": "cpu", "count": 1}}
     runs.save_model(path / "model.eqx", train_state, CONFIG, dataset, environment)
     examples = {"train": 40, "test": 20}
@@ -110,7 +94,8 @@ def test_pytorch_reads_it(run, exported):
         assert np.array_equal(found[name].numpy(), np.asarray(array))
 
 
-def test_eval_and_predict_take_the_file(run, exported):
+def test_eval_takes_the_file(run, exported, dataset, monkeypatch):
+    monkeypatch.setattr(data, "load", lambda *_, **__: dataset)
     measured = []
     for path in (run.path, exported):
         result = run_cli("eval", path, "--json")
@@ -120,7 +105,7 @@ def test_eval_and_predict_take_the_file(run, exported):
     assert measured[0]["examples"] == 20
 
 
-def test_the_card_says_what_it_is(exported):
+def test_the_card_says_what_it_is(exported, dataset):
     card = (exported.parent / "README.md").read_text()
     assert card.startswith("---\nlibrary_name: eqcifar\n")
     for part in (
@@ -138,8 +123,7 @@ def test_the_card_says_what_it_is(exported):
     assert "train images" not in card
     assert "nan" not in card
     assert "| `lr`" not in card
-    for name in data.load("synthetic", limit_train=10).classes:
-        assert name in card
+    assert ", ".join(dataset.classes) in card
 
 
 def test_the_same_numbers_are_the_same_bytes(run, exported, tmp_path):
@@ -213,17 +197,18 @@ def test_files_of_others_are_refused(exported, tmp_path):
 
 def test_a_network_of_ones_own(tmp_path):
     config = TrainConfig(batch_size=16)
-    model, state = busy(small_net())
-    train_state = initialise(model, state, config, 64)
-    runs.save_model(tmp_path / "model.eqx", train_state, config, small_dataset())
-    path = runs.export_model(tmp_path, tmp_path / "export", like=small_net(1))
-    loaded = runs.load_model(path, like=small_net(2))
-    assert eqx.tree_equal((loaded.model, loaded.state), (model, state))
+    net, other = (random_network(*SMALL, seed=seed) for seed in (0, 1))
+    runs.save_model(tmp_path / "model.eqx", net, config, small_dataset())
+    like = other.model, other.state
+    path = runs.export_model(tmp_path, tmp_path / "export", like=like)
+    loaded = runs.load_model(path, like=like)
+    assert eqx.tree_equal((loaded.model, loaded.state), (net.model, net.state))
     lacking = (
         r"linear.weight is float32\[4, 6\] there, but float32\[7, 6\] in the model"
     )
+    larger = random_network(*SMALL, classes=7)
     with pytest.raises(CheckpointError, match=lacking):
-        runs.load_model(path, like=small_net(classes=7))
+        runs.load_model(path, like=(larger.model, larger.state))
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16", "bool", "uint8", "int32"])

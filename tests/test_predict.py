@@ -1,6 +1,5 @@
 import json
 
-import jax
 import numpy as np
 import pytest
 from PIL import Image
@@ -10,13 +9,12 @@ from eqcifar.errors import UsageError
 from eqcifar.training import (
     TrainConfig,
     evaluate,
-    initialise,
     predict,
     probabilities,
 )
 
 from .cli_tools import run_cli
-from .helpers import small_dataset
+from .helpers import random_network, small_dataset
 
 RNG = np.random.default_rng(0)
 PIXELS = RNG.integers(0, 256, size=(32, 32, 3)).astype(np.uint8)
@@ -24,9 +22,8 @@ PIXELS = RNG.integers(0, 256, size=(32, 32, 3)).astype(np.uint8)
 
 def save_network(path, loss, classes=10):
     config = TrainConfig(arch="resnet8", width=0.25, loss=loss)
-    model, state = models.create("resnet8", classes, width=0.25, key=jax.random.key(1))
-    dataset = small_dataset(classes=classes)
-    runs.save_model(path, initialise(model, state, config, 5000), config, dataset)
+    network = random_network(models.create, "resnet8", classes, width=0.25)
+    runs.save_model(path, network, config, small_dataset(classes=classes))
     return path
 
 

@@ -115,7 +115,9 @@ def test_files_are_the_same_each_time(tmp_path):
 
 
 def test_the_command_writes_both_kinds(tmp_path):
-    write_run(tmp_path / "r", TrainConfig(epochs=3), 0.9, sharpness={"tr": 2.0})
+    for seed in range(2):
+        config = TrainConfig(epochs=3, seed=seed)
+        write_run(tmp_path / "r", config, 0.9, sharpness={"tr": 2.0 + seed})
     synthetic = TrainConfig(dataset="synthetic", epochs=3)
     write_run(tmp_path / "r", synthetic, 0.9)
     result = run_cli("plot", tmp_path / "r", "-o", tmp_path / "p")

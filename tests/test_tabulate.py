@@ -302,8 +302,11 @@ def test_large_and_small_numbers_keep_two_digits_of_their_spread(tmp_path):
             "small": 0.01234 + 1e-5 * rng.random(),
         }
         write_run(tmp_path, TrainConfig(epochs=1, seed=seed), sharpness=measures)
-    (row,) = pivot(table_of(tmp_path), ["large", "huge", "small"]).rows
-    large, huge, small = (cell.split(" (")[0].split(" ± ") for cell in row[1:4])
+    rows = pivot(table_of(tmp_path), ["large", "huge", "small"]).rows
+    assert [row[:2] for row in rows] == [
+        ["resnet18", metric] for metric in ("large", "huge", "small")
+    ]
+    large, huge, small = (row[2].split(" (")[0].split(" ± ") for row in rows)
     assert [len(large[0]), len(large[1])] == [6, 3]
     assert "e+11" in huge[0]
     assert len(small[0].split(".")[1]) >= 6

@@ -45,7 +45,7 @@ def tabulate(
         typer.Option(
             metavar="FIELD",
             help="The field whose values become columns; none: no field.  [default: "
-            "dataset; none for several metrics and with --baseline]",
+            "dataset; none with --baseline]",
             show_default=False,
         ),
     ] = None,
@@ -110,7 +110,7 @@ def tabulate(
             typer.echo(runs.to_delimited(rows, delimiter), nl=False)
         return
     if across is None:
-        across = "none" if len(metrics) > 1 or against else "dataset"
+        across = "dataset" if against is None else "none"
     for table in tables:
         grid = runs.pivot(
             table, metrics, across=None if across == "none" else across, **options

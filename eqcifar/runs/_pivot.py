@@ -50,7 +50,7 @@ def pivot(
     **Arguments:**
 
     - `table`: from `tabulate`.
-    - `metrics`: what to show; one column each for each value of `across`.
+    - `metrics`: what to show; if there are several, each has a row.
     - `across`: a field of the table, or `None` to show all of them down.
     - `ddof`: as in `summarise`.
     - `baseline`: fields of the groups to compare the others with.
@@ -79,25 +79,30 @@ def pivot(
         key = tuple(group.fields[name] for name in down)
         rows.setdefault(key, {})[group.fields[across] if across else ""] = group
     heads = sorted({head for row in rows.values() for head in row})
-    columns = [
-        " ".join([*([show_field(head)] if across else ()), *part])
-        for head in heads
-        for part in _headings(metrics, across is None, baseline)
-    ]
+    several = len(metrics) > 1
+    columns = [*down, *(["measure"] if several else ())]
+    alone = "value" if several else metrics[0]
+    for head in heads:
+        columns.append(show_field(head) if across else alone)
+        if baseline is not None:
+            where = f"{show_field(head)} " if across else ""
+            columns.append(f"{where}against {show_conditions(baseline)}")
     return TextTable(
         _title(table, metrics, ddof, select),
-        [*down, *columns, "time per model"],
+        [*columns, "time per model"],
         [
             [
                 *map(show_field, key),
+                *([metric] if several else ()),
                 *(
                     cell
                     for head in heads
-                    for cell in _cells(table, row.get(head), metrics, ddof, baseline)
+                    for cell in _cells(table, row.get(head), metric, ddof, baseline)
                 ),
-                show_times(row[head] for head in heads if head in row),
+                show_times(row.values()),
             ]
             for key, row in rows.items()
+            for metric in metrics
         ],
         _notes(table, metrics, baseline),
     )
@@ -108,39 +113,27 @@ def _title(table: Table, metrics: Sequence[str], ddof: int, select: str) -> str:
     chosen = _CHOSEN[select]
     if select != "last" and not set(metrics) <= set(COLUMNS):
         chosen += ", but sharpness after the last"
+    what = metrics[0] if len(metrics) == 1 else "measures"
     return (
-        f"{'SYNTHETIC images: ' if table.synthetic else ''}{', '.join(metrics)} "
-        f"{chosen}; mean ± {deviation[ddof]} ({'runs' if table.pooled else 'seeds'})"
+        f"{'SYNTHETIC images: ' if table.synthetic else ''}{what} {chosen}; "
+        f"mean ± {deviation[ddof]} ({'runs' if table.pooled else 'seeds'})"
     )
-
-
-def _headings(
-    metrics: Sequence[str], alone: bool, baseline: Mapping[str, Any] | None
-) -> list[list[str]]:
-    headings = []
-    for metric in metrics:
-        name = [metric] if alone or len(metrics) > 1 else []
-        headings.append(name)
-        if baseline is not None:
-            headings.append([*name, f"against {show_conditions(baseline)}"])
-    return headings
 
 
 def _cells(
     table: Table,
     group: Group | None,
-    metrics: Sequence[str],
+    metric: str,
     ddof: int,
     baseline: Mapping[str, Any] | None,
 ) -> list[str]:
-    cells = []
-    for metric in metrics:
-        cells.append(NOTHING if group is None else show_summary(group, metric, ddof))
-        if baseline is not None:
-            comparison = group and table.compare(group, metric, baseline)
-            is_baseline = group and table.baseline(group, baseline) is group
-            text = "baseline" if is_baseline else show_comparison(comparison, metric)
-            cells.append(text)
+    if group is None:
+        return [NOTHING] * (1 if baseline is None else 2)
+    cells = [show_summary(group, metric, ddof)]
+    if baseline is not None:
+        is_baseline = table.baseline(group, baseline) is group
+        comparison = show_comparison(table.compare(group, metric, baseline), metric)
+        cells.append("baseline" if is_baseline else comparison)
     return cells
 
 
@@ -166,7 +159,7 @@ def _notes(
         )
     errors = (g.standard_error(metric) for g in table.groups for metric in metrics)
     if not all(map(math.isnan, errors)):
-        notes.append("se: standard error of the mean that random probes alone cause.")
+        notes.append("se: standard error of the mean that measuring alone causes.")
     lacking = []
     for group in table.groups:
         parts = [

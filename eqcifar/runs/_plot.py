@@ -66,7 +66,7 @@ def plot_curves(
             axes.plot(
                 epochs,
                 means,
-                label=_label(group, groups),
+                label=_label(group, groups, len(group.done)),
                 color=COLOURS[index],
                 linestyle=DASHES[index],
                 marker=MARKERS[index],
@@ -105,7 +105,8 @@ def plot_against(table: Table, measure: str, metric: str) -> "dict[str, Figure]"
 
     **Returns:**
 
-    Matplotlib figures by name, one a dataset; none where nothing was measured.
+    Matplotlib figures by name, one a dataset; none where no two runs differ in the
+    measure.
 
     **Raises:**
 
@@ -115,7 +116,8 @@ def plot_against(table: Table, measure: str, metric: str) -> "dict[str, Figure]"
     for name, groups in _panels(table):
         drawn = [list(_points(group, measure, metric)) for group in groups]
         points = [point for part in drawn for point in part]
-        if not points:
+        # One point, or points above each other, show nothing.
+        if len({x for x, _, _ in points}) < 2:
             continue
         figure, axes = new_figure(table, name)
         for index, (group, part) in enumerate(zip(groups, drawn, strict=True)):
@@ -126,7 +128,7 @@ def plot_against(table: Table, measure: str, metric: str) -> "dict[str, Figure]"
                 x,
                 y,
                 xerr=error if any(error) else None,
-                label=_label(group, groups),
+                label=_label(group, groups, len(part)),
                 color=COLOURS[index],
                 marker=MARKERS[index],
                 linestyle="none",
@@ -169,14 +171,14 @@ def _count_in_integers(axes: "Axes"):
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
 
 
-def _label(group: Group, others: Sequence[Group]) -> str:
+def _label(group: Group, others: Sequence[Group], count: int) -> str:
     parts = []
     for name, value in group.fields.items():
         if name == "arch":
             parts.append(str(value))
         elif len({other.fields[name] for other in others}) > 1:
             parts.append(f"{name} {show_field(value)}")
-    return f"{', '.join(parts) or 'all'} ({len(group.done)})"
+    return f"{', '.join(parts) or 'all'} ({count})"
 
 
 def _curve(

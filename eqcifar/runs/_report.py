@@ -112,7 +112,7 @@ def _section(
     except UsageError:
         measures = []
     if measures:
-        tables.append(pivot(table, measures, across=None, select=select))
+        tables.append(pivot(table, measures, select=select))
     for measure in measures:
         figures |= plot_against(table, measure, metric)
     drawn = list(figures.items())[:_MOST_FIGURES]

@@ -55,7 +55,7 @@ class Group:
     def standard_error(self, metric: str) -> float:
         """What the runs' own standard errors make of that of their mean.
 
-        It is `sqrt(sum se²) / n`: how much of the mean is due to random probes.
+        It is `sqrt(sum se²) / n`: the part that comes from measuring.
         """
         errors = [error for error in self.values(f"{metric}_se") if error == error]
         if not errors:

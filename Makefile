@@ -10,7 +10,7 @@ DEMO := results/demo
 
 help:
 	@echo "make test    install into .venv, check formatting, style and types, run the tests"
-	@echo "make demo    install into .venv, train and evaluate a small network on the CPU"
+	@echo "make demo    install into .venv, train, evaluate and measure a small network on the CPU"
 	@echo "make format  format and fix what can be fixed"
 	@echo "make clean   remove .venv and the demo's results"
 
@@ -44,6 +44,8 @@ demo: $(INSTALLED)
 	$(BIN)/eqcifar train --dataset synthetic --arch resnet8 --epochs 5 --batch-size 100 \
 		--lr 0.4 --loss ce --no-augment --limit-train 3000 --out $(DEMO)
 	$(BIN)/eqcifar eval --out $(DEMO)
+	$(BIN)/eqcifar sharpness --out $(DEMO) --split train,test --samples 300 \
+		--measures trace,ntk
 
 clean:
 	rm -rf .venv $(DEMO)

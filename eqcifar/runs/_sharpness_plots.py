@@ -69,7 +69,7 @@ def _line(split: str, **changes: Any) -> dict[str, Any]:
     return {**_STYLES[split], "label": split, **changes}
 
 
-def _convergence(axes: Any, tables: dict[str, list[dict[str, float]]]):
+def _convergence(axes: Any, tables: dict[str, list[dict[str, Any]]]):
     for split, rows in tables.items():
         n, value, half = (
             np.array([row[key] for row in rows], dtype=float)

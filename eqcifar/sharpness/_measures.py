@@ -212,7 +212,7 @@ def check_measures(names: Iterable[str]) -> tuple[str, ...]:
         elif name in MEASURES:
             chosen[name] = None
         else:
-            near = difflib.get_close_matches(name, MEASURES, cutoff=0.4)
+            near = difflib.get_close_matches(name, MEASURES, n=2)
             hint = f": did you mean {' or '.join(near)}?" if near else ""
             raise UsageError(
                 f"Unknown measure {name!r}{hint or '.'} There are "

@@ -89,12 +89,14 @@ def test_ctrl_c_stops_every_run_resumably(tmp_path):
 
     def all_training():
         assert process.poll() is None
-        logs = list(tmp_path.glob("*/*/seed0/log.tsv"))
-        return len(logs) == 2
+        return len(list(tmp_path.glob("*/*/seed*/log.tsv"))) == 2
 
-    wait_for(all_training)
-    process.send_signal(signal.SIGINT)
-    printed, errors = process.communicate(timeout=120)
+    try:
+        wait_for(all_training)
+        process.send_signal(signal.SIGINT)
+        printed, errors = process.communicate(timeout=120)
+    finally:
+        process.kill()
     assert process.returncode == 130
     assert "Stopping to save" in errors
     assert printed.splitlines()[-2:] == [

@@ -73,9 +73,9 @@ def test_dry_run_prints_a_command_a_line(swept):
 
 
 def test_a_failure_shows_the_end_of_its_log_and_exits_1(tmp_path):
-    result = run_cli(*SWEEP, "--batch-size", 41, "--out", tmp_path)
+    result = run_cli(*SWEEP, "--out", tmp_path, "--", "--no-such-option")
     assert result.exit_code == 1
-    message = "Error: batch_size = 41 is larger than the training set of 40 images"
+    message = "Error: No such option: --no-such-option"
     assert message in result.stdout.splitlines()[2]
     assert f"\n    {message}" in result.stdout
     assert "run.log)" in result.stdout

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import torch
+from jax.flatten_util import ravel_pytree
 
 from eqcifar import models, sharpness
 from eqcifar.sharpness import Examples, Network
@@ -52,7 +53,7 @@ def products(network: Network, examples: Examples, peer: Any, loss: str) -> dict
     rng, rows = np.random.default_rng(0), {}
     size = network.size
     vector = rng.choice([-1.0, 1.0], size)
-    unravel = jax.flatten_util.ravel_pytree(network.params)[1]
+    unravel = ravel_pytree(network.params)[1]
     for kind in ("hess", "ggn"):
         ours = sharpness.operator(network, examples, loss, kind)(jnp.asarray(vector))
         theirs = peer.product(kind, vector)

@@ -44,7 +44,7 @@ def load(run: str, dataset: str) -> tuple[Network, dict[str, Examples], Any]:
 
 def record(value: Estimate | float) -> dict[str, Any]:
     """An estimate as JSON with its 95 % interval."""
-    if isinstance(value, float):
+    if not isinstance(value, Estimate):
         return {"value": value}
     low, high = value.interval()
     fields = dataclasses.asdict(value)

@@ -288,9 +288,9 @@ def main() -> None:
     """Put each table between its two marks on the page."""
     text = PAGE.read_text()
     for name, lines in tables().items():
-        begin, end = f"<!-- {name} -->\n", f"\n<!-- end of {name} -->"
+        begin, end = f"<!-- {name} -->\n", f"<!-- end of {name} -->"
         before, rest = text.split(begin)
-        text = before + begin + "\n".join(lines) + end + rest.split(end)[1]
+        text = before + begin + "\n".join([*lines, ""]) + end + rest.split(end)[1]
     PAGE.write_text(text)
     print(f"wrote docs/{PAGE.name}")
 

@@ -8,6 +8,7 @@ of their own, and checks the table against what was written before reporting a t
 
 import argparse
 import json
+import os
 import random
 import shutil
 import statistics
@@ -29,8 +30,10 @@ try:
 except SystemExit as end:
     code = end.code
 heavy = sorted({"jax", "numpy", "pandas", "scipy"} & set(sys.modules))
-peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-print(json.dumps({"code": code, "imported": heavy, "peak": peak}), file=sys.stderr)
+used = resource.getrusage(resource.RUSAGE_SELF)
+report = {"code": code, "imported": heavy, "peak": used.ru_maxrss * 1024}
+report["cpu"] = used.ru_utime + used.ru_stime
+print(json.dumps(report), file=sys.stderr)
 """
 
 
@@ -53,6 +56,9 @@ def main():
         "rows": len(means),
         "seconds": seconds,
         "median_seconds": statistics.median(seconds),
+        # Of the process alone: on a busy machine, far less than it took.
+        "cpu_seconds": [report["cpu"] for _, report in measured],
+        "load_average": os.getloadavg()[0],
         "peak_bytes": max(report["peak"] for _, report in measured),
         "imported": measured[0][1]["imported"],
     }

@@ -75,7 +75,7 @@ def test_what_cannot_be_measured_is_one_line(trained, tmp_path):
         (("--split", "val", *QUICK), 2, "no val split: there are train, test"),
         (("--measures", "ntk", "--layers"), 2, "need the measure trace"),
         (("--probes", 10**9, *QUICK), 2, "more than the 1.0 GB allowed"),
-        (("--memory", 1e-6, *QUICK, "--measures", "ntk"), 2, "allow more memory"),
+        (("--memory", 1e-6, *QUICK, "--batch-size", 3), 2, "allow more memory"),
         (("--batch-statistics", *QUICK, "--measures", "ntk"), 2, "couple the examples"),
         (("--convention", "original", "--samples", 8), 2, "measures whole splits"),
         (("--devices", 99), 2, "99 devices asked for"),

@@ -150,13 +150,17 @@ def sharpness(
             )
         except Stopped:
             raise interrupted(meter.stop.number) from None
-    if as_json:
-        print_json(tables.to_json(subject, options, found, sharpest))
-    else:
-        tables.print_found(subject, options, found)
-        tables.print_shares(subject, found, layers, classes, sharpest)
+    try:
+        if subject.same_data:
+            runs.record(subject, options, found, devices=devices)
+    finally:
+        # Whatever becomes of the file, and of the reader of our output.
+        if as_json:
+            print_json(tables.to_json(subject, options, found, sharpest))
+        else:
+            tables.print_found(subject, options, found)
+            tables.print_shares(subject, found, layers, classes, sharpest)
     if subject.same_data:
-        runs.record(subject, options, found, devices=devices)
         typer.echo(f"Appended to {subject.table}", err=as_json)
     if plot:
         files = runs.plot_sharpness(subject, found)

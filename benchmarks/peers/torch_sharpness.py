@@ -149,7 +149,7 @@ class Peer:
         return rows
 
     def pyhessian_traces(self, probes, seed):
-        """v'Hv of each probe; never stops early."""
+        """Return v'Hv of each probe; never stops early."""
         found = self.pyhessian()
         torch.manual_seed(seed)
         return found.trace(maxIter=probes, tol=-math.inf)

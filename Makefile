@@ -34,7 +34,7 @@ check: $(INSTALLED)
 	$(BIN)/pyright
 
 test: check
-	$(BIN)/pytest --quiet --durations=10
+	$(BIN)/pytest --quiet --numprocesses 2 --durations=10
 
 # Procedural images, computed on the spot: the demo downloads nothing.
 demo: export HF_HUB_OFFLINE = 1

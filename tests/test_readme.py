@@ -22,7 +22,7 @@ def test_the_example_runs_and_is_short(capsys):
         r"test accuracy (0\.\d\d) on SYNTHETIC images\n", capsys.readouterr().out
     )
     assert printed
-    assert float(printed[1]) > 0.3
+    assert float(printed[1]) > 0.2
 
 
 @pytest.mark.parametrize(

@@ -343,3 +343,12 @@ def test_killed_at_random_moments_is_the_same(tmp_path):
     assert result["kills"] == 4
     assert result["same_weights"]
     assert result["same_log"]
+
+
+def test_a_finished_run_is_not_taken_for_another(tmp_path):
+    first = TrainConfig(epochs=1, batch_size=64, warmup=0.0)
+    run = train_run_with(tmp_path / "run", small_dataset(), *small_net(), first)
+    assert run.is_done()
+    other = TrainConfig(epochs=1, batch_size=64, warmup=0.0, seed=5)
+    with pytest.raises(UsageError, match="holds another run: train in another folder"):
+        train_run_with(tmp_path / "run", small_dataset(), *small_net(), other)

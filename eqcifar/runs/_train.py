@@ -116,6 +116,8 @@ def train_run_with(
     """
     run = Run(Path(path))
     if run.is_done():
+        if run.config() != config.to_dict():
+            raise UsageError(f"{path} holds another run: train in another folder")
         return run
     mesh = make_mesh() if mesh is None else mesh
     with Claim(run, config) as claim:

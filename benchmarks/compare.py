@@ -17,6 +17,7 @@ import math
 import multiprocessing
 import os
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -24,10 +25,10 @@ import numpy as np
 from .speed import Case, spread
 
 OURS = "eqcifar"
-# Relative differences of the gradient, as a vector, that rounding accounts for. In
-# channels_last, PyTorch differs by 1e-3 from itself in NCHW, which agrees with ours to
-# 1e-6: its statistics of a batch are less exact there.
-TOLERANCES = {"f32": 1e-2, "bf16": 0.1}
+# Relative differences of the gradient, as a vector, that rounding accounts for. PyTorch
+# in channels_last is up to 8e-3 away from itself in NCHW and from ours, which agree to
+# 1e-6 to 1e-3.
+TOLERANCES = {"f32": 2e-2, "bf16": 0.1}
 
 
 def serve(connection: Any, name: str, case: Case):
@@ -62,7 +63,7 @@ class Side:
         return self._connection.recv()
 
     def warm_up(self, kind: str, seconds: float):
-        """Compile, and find out how many calls fill a turn."""
+        """Find out how many calls fill a turn, after one."""
         self.call(kind, 1)
         self.calls[kind] = math.ceil(seconds / self.call(kind, 1))
 
@@ -101,12 +102,13 @@ def _flat(arrays: list[np.ndarray]) -> np.ndarray:
     return np.concatenate([array.ravel() for array in arrays]).astype(np.float64)
 
 
-def compare(case: Case, peers: list[str], rounds: int, seconds: float) -> dict:
+def compare(case: Case, peers: Sequence[str], rounds: int, seconds: float) -> dict:
     sides = [Side(name, case) for name in (OURS, *peers)]
     try:
         differences = check(sides)
         worst = max(found["gradient"] for found in differences.values())
         assert worst < TOLERANCES[case.precision], differences
+        sides[0].call("compile")
         kinds = ("train", "predict")
         for side in sides:
             for kind in kinds:

@@ -19,7 +19,7 @@ CLASSES = 10
 
 
 class Subject:
-    """What `fit` does in an epoch, without its log."""
+    """What `fit` does in an epoch, without its log; `compile` it before training."""
 
     def __init__(self, case: Case):
         self.case, self.mesh = case, make_mesh(1)
@@ -28,7 +28,7 @@ class Subject:
         key = training.random_stream(0, "model")
         self.model, self.state = models.create(case.arch, CLASSES, key=key)
         self.train_state = self.start(case.config())
-        self.compiled: Any = None
+        self.compiled: Any
 
     def weights(self) -> list[np.ndarray]:
         """The parameters as they are, in the order of the leaves."""
@@ -58,8 +58,6 @@ class Subject:
 
     def train(self, calls: int) -> float:
         """Seconds that so many calls take, of `case.steps` steps each."""
-        if self.compiled is None:
-            self.compile()
         begin = time.perf_counter()
         for _ in range(calls):
             self.train_state = self.compiled(*self._arguments())

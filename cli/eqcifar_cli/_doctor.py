@@ -150,7 +150,7 @@ def _caches() -> Iterator[Finding]:
 def _compilations() -> Finding:
     import jax
 
-    if not jax.config.jax_enable_compilation_cache:
+    if not jax.config.values["jax_enable_compilation_cache"]:
         return Finding("compiled programs", "not kept (JAX_ENABLE_COMPILATION_CACHE)")
     if chosen := os.environ.get("JAX_COMPILATION_CACHE_DIR"):
         folder, most = Path(chosen), -1

@@ -100,7 +100,7 @@ def main():
         f"{found['images']}: decoded in {found['decode_seconds']['median']:.2f} s, "
         f"read from the cache in {found['cache_seconds']['median']:.2f} s\n"
         f"augmentation: {path['augment_images_per_second']['median']:,.0f} images/s, "
-        f"{path['share_of_step']:.2%} of a step of {args.arch}"
+        f"{100 * path['share_of_step']:.1g} % of a step of {args.arch}"
     )
     store("input", result)
 

@@ -116,7 +116,7 @@ def inputs(record: dict[str, Any]) -> list[str]:
         f"| read from the cache, s | {seconds(found['cache_seconds'])} |",
         "| gathered, cropped, flipped and normalised, images/s "
         f"| {path['augment_images_per_second']['median']:,.0f} |",
-        f"| share {what} | {path['share_of_step']:.2%} |",
+        f"| share {what} | {100 * path['share_of_step']:.1g} % |",
     ]
 
 

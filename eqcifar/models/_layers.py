@@ -1,4 +1,5 @@
 import math
+from collections.abc import Callable
 from functools import lru_cache
 from typing import Any, TypeVar
 
@@ -68,7 +69,7 @@ def classifier(
 
 
 @lru_cache(maxsize=1024)
-def _shapes(layer: type[_Layer], *sizes: int, **options: Any) -> _Layer:
+def _shapes(layer: Callable[..., _Layer], *sizes: int, **options: Any) -> _Layer:
     """A layer without values: Equinox's own would be thrown away.
 
     Kept, for a deep network has many alike, and tracing each takes a millisecond.

@@ -83,7 +83,10 @@ def main():
         steps, (epoch, state), memory, seconds = prepare(**case)
         row = {"planned_bytes": memory, "compile_seconds": seconds}
         cases[len(cases)] = [case, row, steps, epoch, state, []]
-        print(f"{case}: {memory / 1e9:.3f} GB, compiled in {seconds:.0f} s", flush=True)
+        print(
+            f"{case}: {(memory or 0) / 1e9:.3f} GB, compiled in {seconds:.0f} s",
+            flush=True,
+        )
     if not args.no_time:
         # Alternating, so that a machine that slows down slows down all.
         for _ in range(args.repeats + 1):

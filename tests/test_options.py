@@ -103,7 +103,7 @@ def test_without_decay_of_biases_only_weights_have_an_l2_gradient(x64):
 def test_the_network_is_the_moving_average_of_the_raw_weights(x64):
     plain = dataclasses.replace(CONFIG, epochs=1)
     config = dataclasses.replace(plain, ema=0.2)
-    average = network(start(config))
+    average = new = network(start(config))
     for t in range(4):
         kept = min(0.2, (1 + t) / (10 + t))
         new = network(after(t + 1, plain))

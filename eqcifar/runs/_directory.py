@@ -38,7 +38,7 @@ class Run:
     """What one training run leaves in a folder.
 
     - `config.json`: the configuration, and what data it met;
-    - `env.json`: versions, devices, flags, git commit;
+    - `env.json`: versions, devices, flags, git commit, memory of a step;
     - `log.tsv`: a row an epoch, see `eqcifar.training.fit` for the columns;
     - `status.json`: whether it is running, done, failed or interrupted;
     - `last.eqx`: the checkpoint from which it is continued;

@@ -36,7 +36,7 @@ VARIANTS = {
     "no label smoothing": {"label_smoothing": 0.0},
     "no test-time flips": {"test_flip": False},
     "squared error": {"loss": "mse"},
-    "L2 on biases": {"decay_bias": True},
+    "statistics of the whole batch": {"bn_group": 0},
     "no L2 on biases": {"decay_bias": False},
     "momentum 0.85": {"momentum": 0.85},
     "momentum 0.95": {"momentum": 0.95},
@@ -136,7 +136,8 @@ def ablate(dataset, given, seeds, deadline, grad_accum):
             )
             pixels = images.train.images
             start = training.initialise(*network, config, len(pixels), images=pixels)
-            _, rows = training.fit(start, images, config, grad_accum=grad_accum)
+            pieces = grad_accum if config.bn_group else 1
+            _, rows = training.fit(start, images, config, grad_accum=pieces)
             result = {
                 "dataset": Path(dataset).name,
                 "train": len(images.train),

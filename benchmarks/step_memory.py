@@ -5,12 +5,17 @@
 
 The memory is what XLA plans for one device. On the CPU its convolutions and layouts are
 others than on a GPU: compare the rows, not the numbers with those of another backend.
+There XLA also drops the barriers that keep pieces and recomputation apart, unless
+
+    XLA_FLAGS=--xla_disable_hlo_passes=cse_barrier_expander
+
 Rows of earlier calls stay in the file, as long as they are of another case.
 """
 
 import argparse
 import itertools
 import json
+import os
 import statistics
 import time
 
@@ -81,6 +86,7 @@ def main():
             "remat": remat,
         }
         steps, (epoch, state), memory, seconds = prepare(**case)
+        case["xla_flags"] = os.environ.get("XLA_FLAGS", "")
         row = {"planned_bytes": memory, "compile_seconds": seconds}
         cases[len(cases)] = [case, row, steps, epoch, state, []]
         print(

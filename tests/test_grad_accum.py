@@ -75,6 +75,21 @@ def test_without_batch_statistics_pieces_need_no_groups(x64):
     assert_same(run(config, network=network, grad_accum=8), whole)
 
 
+def test_any_statistics_of_the_batch_need_groups():
+    class Centred(eqx.Module):
+        linear: eqx.nn.Linear
+
+        def __call__(self, x, state, *, key=None):
+            x = x - jax.lax.pmean(x, "batch")
+            return self.linear(x.mean((1, 2))), state
+
+    linear = eqx.nn.Linear(3, 4, key=jax.random.key(0))
+    network = Centred(linear), eqx.nn.State({})
+    config = dataclasses.replace(CONFIG, bn_group=0)
+    with pytest.raises(UsageError, match="choose --bn-group 16"):
+        run(config, network=network, grad_accum=2)
+
+
 @pytest.mark.parametrize(
     ("bn_group", "devices", "grad_accum", "message"),
     [

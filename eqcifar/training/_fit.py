@@ -117,7 +117,8 @@ def fit(
     mesh = make_mesh() if mesh is None else mesh
     num_train = len(dataset.train.labels)
     per_epoch = steps_per_epoch(config, num_train)
-    check_pieces(config, train_state.model, mesh, grad_accum)
+    image_size = dataset.train.images.shape[1:3]
+    check_pieces(config, *train_state.moving, image_size, mesh, grad_accum)
     if steps_per_call is None:
         steps_per_call = 1 if jax.default_backend() == "cpu" else per_epoch
     steps = make_steps(

@@ -9,9 +9,8 @@ from jaxtyping import Array, Float, Key, PyTree
 
 from ..config import TrainConfig
 from ..errors import UsageError
-from ..models import BatchNorm
 from ..parallel import check_batch, split_batch
-from ._forward import Model, cast, forward_train, mean_state
+from ._forward import Model, cast, compute_dtype, forward_train, mean_state
 from ._loss import Loss
 
 
@@ -111,7 +110,14 @@ def make_gradient(
     return gradient if grad_accum == 1 else accumulated
 
 
-def check_pieces(config: TrainConfig, model: Model, mesh: Mesh, grad_accum: int):
+def check_pieces(
+    config: TrainConfig,
+    model: Model,
+    state: eqx.nn.State,
+    image_size: tuple[int, ...],
+    mesh: Mesh,
+    grad_accum: int,
+):
     """Refuse pieces of a batch that would change the numbers or cannot be shared.
 
     **Raises:**
@@ -126,7 +132,7 @@ def check_pieces(config: TrainConfig, model: Model, mesh: Mesh, grad_accum: int)
         )
     check_batch(size, mesh)
     fits = 0 < config.bn_group <= size and size % config.bn_group == 0
-    if grad_accum > 1 and not fits and _has_batch_statistics(model):
+    if grad_accum > 1 and not fits and _uses_batch(model, state, image_size):
         share = config.bn_group or config.batch_size
         raise UsageError(
             f"grad_accum = {grad_accum} takes {size} examples at a time, but {share} "
@@ -134,7 +140,18 @@ def check_pieces(config: TrainConfig, model: Model, mesh: Mesh, grad_accum: int)
         )
 
 
-def _has_batch_statistics(model: Model) -> bool:
-    norms = BatchNorm, eqx.nn.BatchNorm
-    nodes = jax.tree.leaves(model, is_leaf=lambda node: isinstance(node, norms))
-    return any(isinstance(node, norms) for node in nodes)
+def _uses_batch(model: Model, state: eqx.nn.State, image_size: tuple[int, ...]) -> bool:
+    """Whether an example's output depends on the others of its batch."""
+    image = jax.ShapeDtypeStruct((3, *image_size), compute_dtype(model, "f32"))
+
+    def alone(model, state, image, key):
+        return model(image, state, key=key)
+
+    try:
+        eqx.filter_eval_shape(alone, model, state, image, jax.random.key(0))
+    except (NameError, UsageError) as error:
+        # What is computed over the batch names its axis, which there is not here.
+        if isinstance(error.__cause__ or error, NameError):
+            return True
+        raise
+    return False

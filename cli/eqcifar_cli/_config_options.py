@@ -10,6 +10,17 @@ import typer
 
 from eqcifar.config import TrainConfig
 from eqcifar.errors import UsageError
+from eqcifar.recipes import RECIPES, recipe_options
+
+Recipe = Annotated[
+    str,
+    typer.Option(
+        metavar="|".join(RECIPES),
+        help="Named values for the options above; `fast` trains a good small network "
+        "soon. A --config file and options given here win over it.",
+        rich_help_panel="Run",
+    ),
+]
 
 SHORT = {"arch": "-a", "dataset": "-d", "batch_size": "-b"}
 
@@ -27,10 +38,10 @@ _ConfigFile = Annotated[
 
 
 def config_options(command: Callable[..., None]) -> Callable[..., None]:
-    """Give a command an option for each field of `TrainConfig`, and `--config`.
+    """Give a command an option for each field of `TrainConfig`, `--config`, `--recipe`.
 
-    Command line, file, defaults, in that order, make the `TrainConfig` that is the
-    command's first argument; its other parameters stay options.
+    Command line, file, recipe, defaults, in that order, make the `TrainConfig` that is
+    the command's first argument; its other parameters stay options.
     """
     fields = dataclasses.fields(TrainConfig)
     _, *own = inspect.signature(command).parameters.values()
@@ -47,11 +58,15 @@ def config_options(command: Callable[..., None]) -> Callable[..., None]:
             )
             for field in fields
         ),
+        parameter("recipe", keyword, default="original", annotation=Recipe),
         parameter("config_file", keyword, default=None, annotation=_ConfigFile),
         *own,
     ]
 
-    def with_config(*, context: typer.Context, config_file: Path | None, **values: Any):
+    def with_config(
+        *, context: typer.Context, recipe: str, config_file: Path | None, **values: Any
+    ):
+        from_recipe = recipe_options(recipe)
         from_file = {} if config_file is None else _read(config_file)
         given = {}
         for field in fields:
@@ -60,7 +75,7 @@ def config_options(command: Callable[..., None]) -> Callable[..., None]:
             if source is not None and source.name == "COMMANDLINE":
                 given[field.name] = list(value) if isinstance(value, tuple) else value
         try:
-            config = TrainConfig.from_dict({**from_file, **given})
+            config = TrainConfig.from_dict({**from_recipe, **from_file, **given})
         except UsageError as error:
             where = f"with --config {config_file}: " if config_file else ""
             raise UsageError(f"{where}{error}") from error

@@ -8,8 +8,9 @@ import typer
 
 from eqcifar.config import TrainConfig
 from eqcifar.errors import UsageError
+from eqcifar.recipes import recipe_options
 
-from ._config_options import SHORT
+from ._config_options import SHORT, Recipe
 
 _FIELDS = dataclasses.fields(TrainConfig)
 
@@ -48,11 +49,14 @@ def grid_options(command: Callable[..., None]) -> Callable[..., None]:
             )
             for field in _FIELDS
         ),
+        parameter("recipe", keyword, default="original", annotation=Recipe),
         parameter("file", keyword, default=None, annotation=_File),
         *own,
     ]
 
-    def with_grid(*, context: typer.Context, file: Path | None, **values: Any):
+    def with_grid(
+        *, context: typer.Context, recipe: str, file: Path | None, **values: Any
+    ):
         from eqcifar.runs import Grid, parse_values
 
         given = {}
@@ -62,6 +66,8 @@ def grid_options(command: Callable[..., None]) -> Callable[..., None]:
             if source is not None and source.name == "COMMANDLINE":
                 given[field.name] = parse_values(field.name, text)
         grid = Grid() if file is None else Grid.read(file)
+        common = {name: [value] for name, value in recipe_options(recipe).items()}
+        grid = Grid({**common, **grid.axes}, grid.entries)
         command(grid.replace(given).configs(), **values)
 
     with_grid.__signature__ = inspect.Signature(parameters)
@@ -107,7 +113,13 @@ def train_arguments(config: TrainConfig) -> list[str]:
 def check_passed_on(arguments: list[str]):
     """Refuse what would make `eqcifar train` another run than the sweep expects."""
     taken = {_flag(field.name) for field in _FIELDS if field.type is not bool}
-    taken |= {"--augment", "--no-augment", "--out", "--config"}
+    taken |= {
+        _flag(name)
+        for field in _FIELDS
+        if field.type is bool
+        for name in (field.name, f"no_{field.name}")
+    }
+    taken |= {"--out", "--config", "--recipe"}
     if arguments and not arguments[0].startswith("-"):
         raise UsageError(
             f"unexpected {arguments[0]!r}: only options of `eqcifar train` can follow, "

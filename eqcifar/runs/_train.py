@@ -13,7 +13,7 @@ from .. import data, models
 from ..config import TrainConfig
 from ..data import Dataset
 from ..errors import RunError, UsageError
-from ..parallel import make_mesh
+from ..parallel import make_mesh, peak_memory
 from ..training import (
     Interrupted,
     Loss,
@@ -37,6 +37,9 @@ def train_run(
     root: str | os.PathLike[str] = "results",
     *,
     devices: int | None = None,
+    grad_accum: int = 1,
+    remat: bool = False,
+    on_compiled: Callable[[int | None], None] = lambda memory: None,
     on_start: Callable[[Run, Dataset, TrainState], None] = lambda *_: None,
     on_progress: Callable[[Progress], None] = lambda progress: None,
     on_epoch: Callable[[TrainState, Row], None] = lambda train_state, row: None,
@@ -50,6 +53,7 @@ def train_run(
     - `config`: data, network and recipe.
     - `root`: the folder of all runs; this one's is `run_path(root, config)`.
     - `devices`: how many share each batch; all by default.
+    - `grad_accum`, `remat`, `on_compiled`: as in `eqcifar.training.fit`.
     - `on_start`: called with the run, the data and the first state, whose `step` is
         not 0 when a run is resumed.
     - `on_progress`, `on_epoch`, `should_stop`: as in `eqcifar.training.fit`.
@@ -79,11 +83,11 @@ def train_run(
             limit_train=config.limit_train,
             limit_test=config.limit_test,
         )
-        model, state = _create(config, len(dataset.classes))
-        start = initialise(model, state, config, len(dataset.train))
-        del model, state
-        hooks = on_start, on_progress, on_epoch, should_stop, warn
-        _train(claim, dataset, start, config, None, mesh, *hooks)
+        network = _create(config, len(dataset.classes))
+        start = _initialise(*network, config, dataset)
+        del network
+        hooks = on_compiled, on_start, on_progress, on_epoch, should_stop, warn
+        _train(claim, dataset, start, config, None, mesh, grad_accum, remat, *hooks)
     return run
 
 
@@ -96,6 +100,9 @@ def train_run_with(
     *,
     loss: Loss | None = None,
     mesh: Mesh | None = None,
+    grad_accum: int = 1,
+    remat: bool = False,
+    on_compiled: Callable[[int | None], None] = lambda memory: None,
     on_start: Callable[[Run, Dataset, TrainState], None] = lambda *_: None,
     on_progress: Callable[[Progress], None] = lambda progress: None,
     on_epoch: Callable[[TrainState, Row], None] = lambda train_state, row: None,
@@ -110,20 +117,21 @@ def train_run_with(
     - `dataset`: the data.
     - `model`, `state`: as `eqx.nn.make_with_state` made them.
     - `config`: the recipe; what it says of data and network is only written down.
-    - `loss`, `mesh`: as in `eqcifar.training.fit`.
+    - `loss`, `mesh`, `grad_accum`, `remat`, `on_compiled`: as in
+        `eqcifar.training.fit`.
 
     The others, the result and the errors are those of `train_run`.
     """
     run = Run(Path(path))
     if run.is_done():
-        if run.config() != config.to_dict():
+        if not config.matches(run.config()):
             raise UsageError(f"{path} holds another run: train in another folder")
         return run
     mesh = make_mesh() if mesh is None else mesh
     with Claim(run, config) as claim:
-        start = initialise(model, state, config, len(dataset.train))
-        hooks = on_start, on_progress, on_epoch, should_stop, warn
-        _train(claim, dataset, start, config, loss, mesh, *hooks)
+        start = _initialise(model, state, config, dataset)
+        hooks = on_compiled, on_start, on_progress, on_epoch, should_stop, warn
+        _train(claim, dataset, start, config, loss, mesh, grad_accum, remat, *hooks)
     return run
 
 
@@ -137,6 +145,13 @@ def _create(config: TrainConfig, num_classes: int) -> tuple[Model, eqx.nn.State]
     )
 
 
+def _initialise(
+    model: Model, state: eqx.nn.State, config: TrainConfig, dataset: Dataset
+) -> TrainState:
+    images = dataset.train.images
+    return initialise(model, state, config, len(images), images=images)
+
+
 def _train(
     claim: Claim,
     dataset: Dataset,
@@ -144,6 +159,9 @@ def _train(
     config: TrainConfig,
     loss: Loss | None,
     mesh: Mesh,
+    grad_accum: int,
+    remat: bool,
+    on_compiled: Callable[[int | None], None],
     on_start: Callable[[Run, Dataset, TrainState], None],
     on_progress: Callable[[Progress], None],
     on_epoch: Callable[[TrainState, Row], None],
@@ -151,7 +169,7 @@ def _train(
     warn: Callable[[str], None],
 ):
     run, path = claim.run, claim.run.path
-    env = environment(mesh.size)
+    env = environment(mesh.size, grad_accum=grad_accum, remat=remat)
     per_epoch = len(dataset.train) // config.batch_size
 
     # The same numbers are to be the same file, whichever commit wrote it.
@@ -182,7 +200,16 @@ def _train(
         on_main(path, write)
         on_epoch(train_state, row)
 
+    planned = None
+
+    def compiled(memory):
+        nonlocal planned
+        planned = memory
+        on_main(path, lambda: claim.describe_memory(planned, None))
+        on_compiled(memory)
+
     def finish():
+        claim.describe_memory(planned, peak_memory(mesh))
         save_model(path / "model.eqx", train_state, config, dataset, written_by)
         claim.report("done", config.epochs)
 
@@ -195,6 +222,9 @@ def _train(
             config,
             loss=loss,
             mesh=mesh,
+            grad_accum=grad_accum,
+            remat=remat,
+            on_compiled=compiled,
             on_progress=on_progress,
             on_epoch=end_epoch,
             should_stop=should_stop,
@@ -214,7 +244,8 @@ def _train(
             raise
         raise RunError(
             f"out of device memory: take a smaller --batch-size than "
-            f"{config.batch_size}, more devices, or --precision bf16"
+            f"{config.batch_size}, more devices, --grad-accum, --remat or "
+            "--precision bf16"
         ) from error
     on_main(path, finish)
 
@@ -228,7 +259,7 @@ def _resume(
     warn: Callable[[str], None],
 ) -> TrainState:
     train_state, header = load_checkpoint(path, like)
-    if header.get("config") != config.to_dict():
+    if not config.matches(header.get("config", {})):
         raise UsageError(f"{path} is of another configuration: train in another folder")
     if header.get("data", {}).get("sha256") != dataset.fingerprint:
         raise UsageError(

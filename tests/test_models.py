@@ -6,7 +6,8 @@ import pytest
 
 from eqcifar import models
 from eqcifar.errors import UsageError
-from eqcifar.models._layers import classifier, conv, hidden_linear, max_pool
+from eqcifar.models import Conv2d
+from eqcifar.models._layers import classifier, hidden_linear, max_pool
 
 KEY = jax.random.key(0)
 MAPPED = {"axis_name": "batch", "in_axes": (0, None), "out_axes": (0, None)}
@@ -97,8 +98,8 @@ def test_computes_in_the_dtype_of_the_parameters(name):
 
 def test_initial_weights():
     for layer, variance in [
-        (conv(64, 48, 3, use_bias=True, key=KEY), 2 / (9 * 64)),
-        (conv(256, 128, 1, use_bias=True, key=KEY), 2 / 256),
+        (Conv2d(64, 48, 3, use_bias=True, key=KEY), 2 / (9 * 64)),
+        (Conv2d(256, 128, 1, use_bias=True, key=KEY), 2 / 256),
         (hidden_linear(256, 128, key=KEY), 2 / 256),
         (classifier(256, 128, key=KEY), 1 / 256),
     ]:
@@ -193,8 +194,8 @@ def test_vgg_says_that_an_image_is_too_small():
 
 def test_width_multiplies_channels():
     model, _ = shapes("wrn16-4", width=0.5)
-    assert model.stem.out_channels == 8
-    assert [b.conv2.out_channels for b in model.blocks] == [32, 32, 64, 64, 128, 128]
+    assert len(model.stem.weight) == 8
+    assert [len(b.conv2.weight) for b in model.blocks] == [32, 32, 64, 64, 128, 128]
     model, _ = shapes("vgg", width=1.5)
     assert [linear.out_features for linear in model.hidden] == [768] * 3
     assert models.count_parameters(shapes("resnet18", width=0.5)[0]) == 2_797_610

@@ -11,6 +11,7 @@ from ._blocks import (
 from ._blocks import (
     ProjectionShortcut as ProjectionShortcut,
 )
+from ._conv2d import Conv2d as Conv2d
 from ._count import (
     count_multiply_adds as count_multiply_adds,
 )

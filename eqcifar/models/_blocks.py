@@ -7,20 +7,20 @@ from equinox.nn import State
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from ._batch_norm import BatchNorm
-from ._layers import conv
+from ._conv2d import Conv2d
 
 
 class ProjectionShortcut(eqx.Module):
     """Matches shapes by a strided 1x1 convolution and BatchNorm: option B."""
 
-    conv: eqx.nn.Conv2d
+    conv: Conv2d
     norm: BatchNorm
 
     def __init__(
         self, in_channels: int, out_channels: int, stride: int, *, key: PRNGKeyArray
     ):
         """Take the channels before and after, and the spatial stride."""
-        self.conv = conv(in_channels, out_channels, 1, stride=stride, key=key)
+        self.conv = Conv2d(in_channels, out_channels, 1, stride=stride, key=key)
         self.norm = BatchNorm(out_channels)
 
     def __call__(
@@ -61,9 +61,9 @@ Shortcut = ProjectionShortcut | PaddingShortcut
 class BasicBlock(eqx.Module):
     """Two 3x3 convolutions, the first with the stride; He et al., 2016, figure 5."""
 
-    conv1: eqx.nn.Conv2d
+    conv1: Conv2d
     norm1: BatchNorm
-    conv2: eqx.nn.Conv2d
+    conv2: Conv2d
     norm2: BatchNorm
     shortcut: Shortcut | None
 
@@ -88,9 +88,9 @@ class BasicBlock(eqx.Module):
         - `shortcut`: The class of that shortcut.
         """
         keys = jax.random.split(key, 3)
-        self.conv1 = conv(in_channels, channels, 3, stride=stride, key=keys[0])
+        self.conv1 = Conv2d(in_channels, channels, 3, stride=stride, key=keys[0])
         self.norm1 = BatchNorm(channels)
-        self.conv2 = conv(channels, channels, 3, key=keys[1])
+        self.conv2 = Conv2d(channels, channels, 3, key=keys[1])
         self.norm2 = BatchNorm(channels)
         same = in_channels == channels and stride == 1
         self.shortcut = (
@@ -114,11 +114,11 @@ class Bottleneck(eqx.Module):
     The stride is on the 3x3 convolution, as in most implementations since the paper's.
     """
 
-    conv1: eqx.nn.Conv2d
+    conv1: Conv2d
     norm1: BatchNorm
-    conv2: eqx.nn.Conv2d
+    conv2: Conv2d
     norm2: BatchNorm
-    conv3: eqx.nn.Conv2d
+    conv3: Conv2d
     norm3: BatchNorm
     shortcut: Shortcut | None
 
@@ -136,11 +136,11 @@ class Bottleneck(eqx.Module):
         """Take the arguments of [`BasicBlock`][]."""
         keys = jax.random.split(key, 4)
         out_channels = self.expansion * channels
-        self.conv1 = conv(in_channels, channels, 1, key=keys[0])
+        self.conv1 = Conv2d(in_channels, channels, 1, key=keys[0])
         self.norm1 = BatchNorm(channels)
-        self.conv2 = conv(channels, channels, 3, stride=stride, key=keys[1])
+        self.conv2 = Conv2d(channels, channels, 3, stride=stride, key=keys[1])
         self.norm2 = BatchNorm(channels)
-        self.conv3 = conv(channels, out_channels, 1, key=keys[2])
+        self.conv3 = Conv2d(channels, out_channels, 1, key=keys[2])
         self.norm3 = BatchNorm(out_channels)
         same = in_channels == out_channels and stride == 1
         self.shortcut = (

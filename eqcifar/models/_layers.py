@@ -1,7 +1,5 @@
 import math
-from collections.abc import Callable
 from functools import lru_cache
-from typing import Any, TypeVar
 
 import equinox as eqx
 import jax
@@ -9,40 +7,6 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from eqcifar.errors import UsageError
-
-_Layer = TypeVar("_Layer", eqx.nn.Conv2d, eqx.nn.Linear)
-
-
-def conv(
-    in_channels: int,
-    out_channels: int,
-    kernel_size: int,
-    *,
-    stride: int = 1,
-    use_bias: bool = False,
-    key: PRNGKeyArray,
-) -> eqx.nn.Conv2d:
-    """Make a convolution that keeps the size (at stride 1), with He-normal weights.
-
-    Weights have variance 2 / fan-in, biases are zero.
-    He et al., 2015, https://arxiv.org/abs/1502.01852
-
-    **Arguments:**
-
-    - `kernel_size`: An odd number, 3 or 1 in this package.
-    - `stride`: Of both spatial axes.
-    """
-    layer = _shapes(
-        eqx.nn.Conv2d,
-        in_channels,
-        out_channels,
-        kernel_size,
-        stride=stride,
-        padding=kernel_size // 2,
-        use_bias=use_bias,
-        dtype=jnp.result_type(float),
-    )
-    return _initialise(layer, 2 / (in_channels * kernel_size**2), key)
 
 
 def hidden_linear(
@@ -52,43 +16,35 @@ def hidden_linear(
 
     He et al., 2015, https://arxiv.org/abs/1502.01852
     """
-    layer = _shapes(
-        eqx.nn.Linear, in_features, out_features, dtype=jnp.result_type(float)
-    )
-    return _initialise(layer, 2 / in_features, key)
+    return _linear(in_features, out_features, 2 / in_features, key)
 
 
 def classifier(
     in_features: int, num_classes: int, *, key: PRNGKeyArray
 ) -> eqx.nn.Linear:
     """Make the last linear layer: weight variance 1 / fan-in, bias 0."""
-    layer = _shapes(
-        eqx.nn.Linear, in_features, num_classes, dtype=jnp.result_type(float)
-    )
-    return _initialise(layer, 1 / in_features, key)
+    return _linear(in_features, num_classes, 1 / in_features, key)
 
 
-@lru_cache(maxsize=1024)
-def _shapes(layer: Callable[..., _Layer], *sizes: int, **options: Any) -> _Layer:
-    """A layer without values: Equinox's own would be thrown away.
-
-    Kept, for a deep network has many alike, and tracing each takes a millisecond.
-    """
+@lru_cache(maxsize=64)
+def _shapes(in_features: int, out_features: int, dtype: jnp.dtype) -> eqx.nn.Linear:
+    """A layer without values: Equinox's own would be thrown away."""
     return eqx.filter_eval_shape(
-        lambda: layer(*sizes, **options, key=jax.random.key(0))
+        lambda: eqx.nn.Linear(
+            in_features, out_features, dtype=dtype, key=jax.random.key(0)
+        )
     )
 
 
-def _initialise(layer: _Layer, variance: float, key: PRNGKeyArray) -> _Layer:
-    shape, dtype = layer.weight.shape, layer.weight.dtype
+def _linear(
+    in_features: int, out_features: int, variance: float, key: PRNGKeyArray
+) -> eqx.nn.Linear:
+    layer = _shapes(in_features, out_features, jnp.result_type(float))
     # A flat draw has the same values and compiles in a quarter of the time.
-    flat = jax.random.normal(key, (math.prod(shape),), dtype)
-    weight = (math.sqrt(variance) * flat).reshape(shape)
-    layer = eqx.tree_at(lambda x: x.weight, layer, weight)
-    if layer.bias is None:
-        return layer
-    bias = jnp.zeros(layer.bias.shape, layer.bias.dtype)
-    return eqx.tree_at(lambda x: x.bias, layer, bias)
+    flat = jax.random.normal(key, (math.prod(layer.weight.shape),), layer.weight.dtype)
+    weight = (math.sqrt(variance) * flat).reshape(layer.weight.shape)
+    bias = jnp.zeros((out_features,), layer.weight.dtype)
+    return eqx.tree_at(lambda x: (x.weight, x.bias), layer, (weight, bias))
 
 
 def max_pool(

@@ -7,7 +7,8 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from ._batch_norm import BatchNorm
 from ._blocks import BasicBlock, Bottleneck, Shortcut
-from ._layers import classifier, conv, mean_pool, scale_channels
+from ._conv2d import Conv2d
+from ._layers import classifier, mean_pool, scale_channels
 
 
 class ResNet(eqx.Module):
@@ -19,7 +20,7 @@ class ResNet(eqx.Module):
     He et al., 2016, https://arxiv.org/abs/1512.03385
     """
 
-    stem: eqx.nn.Conv2d
+    stem: Conv2d
     norm: BatchNorm
     blocks: tuple[BasicBlock | Bottleneck, ...]
     classifier: eqx.nn.Linear
@@ -49,7 +50,7 @@ class ResNet(eqx.Module):
         """
         keys = iter(jax.random.split(key, sum(depths) + 2))
         widths = [scale_channels(c, width) for c in channels]
-        self.stem = conv(3, widths[0], 3, key=next(keys))
+        self.stem = Conv2d(3, widths[0], 3, key=next(keys))
         self.norm = BatchNorm(widths[0])
         blocks = []
         in_channels = widths[0]

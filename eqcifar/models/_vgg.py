@@ -6,9 +6,9 @@ from equinox.nn import State
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from ._batch_norm import BatchNorm
+from ._conv2d import Conv2d
 from ._layers import (
     classifier,
-    conv,
     hidden_linear,
     max_pool,
     mean_pool,
@@ -26,7 +26,7 @@ class VGG(eqx.Module):
     Simonyan & Zisserman, 2015, https://arxiv.org/abs/1409.1556
     """
 
-    stages: tuple[tuple[tuple[eqx.nn.Conv2d, BatchNorm], ...], ...]
+    stages: tuple[tuple[tuple[Conv2d, BatchNorm], ...], ...]
     hidden: tuple[eqx.nn.Linear, ...]
     classifier: eqx.nn.Linear
 
@@ -58,7 +58,7 @@ class VGG(eqx.Module):
             stage = []
             for _ in range(depth):
                 in_channels, size = size, scale_channels(out_channels, width)
-                layer = conv(in_channels, size, 3, use_bias=True, key=next(keys))
+                layer = Conv2d(in_channels, size, 3, use_bias=True, key=next(keys))
                 stage.append((layer, BatchNorm(size)))
             stages.append(tuple(stage))
         self.stages = tuple(stages)

@@ -6,7 +6,8 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from eqcifar.errors import UsageError
 
 from ._batch_norm import BatchNorm
-from ._layers import classifier, conv, mean_pool, scale_channels
+from ._conv2d import Conv2d
+from ._layers import classifier, mean_pool, scale_channels
 
 
 class PreActivationBlock(eqx.Module):
@@ -17,11 +18,11 @@ class PreActivationBlock(eqx.Module):
     """
 
     norm1: BatchNorm
-    conv1: eqx.nn.Conv2d
+    conv1: Conv2d
     norm2: BatchNorm
     dropout: eqx.nn.Dropout
-    conv2: eqx.nn.Conv2d
-    shortcut: eqx.nn.Conv2d | None
+    conv2: Conv2d
+    shortcut: Conv2d | None
 
     def __init__(
         self,
@@ -43,14 +44,14 @@ class PreActivationBlock(eqx.Module):
         """
         keys = jax.random.split(key, 3)
         self.norm1 = BatchNorm(in_channels)
-        self.conv1 = conv(in_channels, channels, 3, stride=stride, key=keys[0])
+        self.conv1 = Conv2d(in_channels, channels, 3, stride=stride, key=keys[0])
         self.norm2 = BatchNorm(channels)
         self.dropout = eqx.nn.Dropout(dropout)
-        self.conv2 = conv(channels, channels, 3, key=keys[1])
+        self.conv2 = Conv2d(channels, channels, 3, key=keys[1])
         if in_channels == channels and stride == 1:
             self.shortcut = None
         else:
-            self.shortcut = conv(in_channels, channels, 1, stride=stride, key=keys[2])
+            self.shortcut = Conv2d(in_channels, channels, 1, stride=stride, key=keys[2])
 
     def __call__(
         self,
@@ -77,7 +78,7 @@ class WideResNet(eqx.Module):
     Zagoruyko & Komodakis, 2016, https://arxiv.org/abs/1605.07146
     """
 
-    stem: eqx.nn.Conv2d
+    stem: Conv2d
     blocks: tuple[PreActivationBlock, ...]
     norm: BatchNorm
     classifier: eqx.nn.Linear
@@ -120,7 +121,7 @@ class WideResNet(eqx.Module):
         blocks_per_stage = (depth - 4) // 6
         keys = iter(jax.random.split(key, 3 * blocks_per_stage + 2))
         in_channels = scale_channels(16, width)
-        self.stem = conv(3, in_channels, 3, key=next(keys))
+        self.stem = Conv2d(3, in_channels, 3, key=next(keys))
         blocks = []
         for stage in range(3):
             channels = scale_channels(16 * 2**stage * widen, width)

@@ -9,7 +9,7 @@ from jaxtyping import Array, Float, Int32, UInt8
 
 from .. import data
 from ..config import TrainConfig
-from ..parallel import gather, make_mesh, replicate, split_batch
+from ..parallel import gather, jit, make_mesh, replicate, split_batch
 from ._forward import Model, cast, compute_dtype, forward
 from ._loss import LOSSES, Loss
 
@@ -58,7 +58,7 @@ def predict(
     return np.concatenate([np.asarray(batch) for batch in logits])[:n]
 
 
-@eqx.filter_jit
+@jit
 def _predict_batch(model, state, images, start, config, batch_size, mesh):
     indices = start + jnp.arange(batch_size, dtype=start.dtype)
     indices = split_batch(jnp.minimum(indices, len(images) - 1), mesh)

@@ -1,0 +1,100 @@
+import math
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Float, PRNGKeyArray
+
+
+class Conv2d(eqx.Module):
+    """A convolution that keeps the size at stride 1, made to be quick on CPUs.
+
+    The same function as `eqx.nn.Conv2d` with as many zeros beyond each edge as keep the
+    size, with the same parameters. Figures are in docs/speed.md.
+    """
+
+    weight: Float[Array, "out_channels in_channels kernel_size kernel_size"]
+    bias: Float[Array, "out_channels 1 1"] | None
+    stride: int = eqx.field(static=True)
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int,
+        *,
+        stride: int = 1,
+        use_bias: bool = False,
+        key: PRNGKeyArray,
+    ):
+        """Start from He-normal weights, of variance 2 / fan-in, and biases of zero.
+
+        He et al., 2015, https://arxiv.org/abs/1502.01852
+
+        **Arguments:**
+
+        - `in_channels`, `out_channels`: The channels before and after.
+        - `kernel_size`: An odd number, 3 or 1 in this package.
+        - `stride`: Of both spatial axes.
+        """
+        shape = out_channels, in_channels, kernel_size, kernel_size
+        # A flat draw has the same values and compiles in a quarter of the time.
+        flat = jax.random.normal(key, (math.prod(shape),))
+        variance = 2 / (in_channels * kernel_size**2)
+        self.weight = (math.sqrt(variance) * flat).reshape(shape)
+        self.bias = jnp.zeros((out_channels, 1, 1)) if use_bias else None
+        self.stride = stride
+
+    def __call__(
+        self,
+        x: Float[Array, "in_channels height width"],
+        *,
+        key: PRNGKeyArray | None = None,
+    ) -> Float[Array, "out_channels new_height new_width"]:
+        """Convolve one image; `key` is ignored."""
+        del key
+        y = _convolve(_materialise(x), self.weight, self.stride)
+        return _materialise(y if self.bias is None else y + self.bias)
+
+
+def _convolve(x: Array, weight: Array, stride: int) -> Array:
+    size = weight.shape[-1]
+    if size == 1:
+        # The gradient of a strided convolution spreads its input with zeros first.
+        x, stride = x[:, ::stride, ::stride], 1
+
+    def convolve(x, weight):
+        padding = [(size // 2, size // 2)] * 2
+        strides = stride, stride
+        return lax.conv_general_dilated(x[None], weight, strides, padding)[0]
+
+    if size == 3 and stride == 1 and max(x.shape[1:]) <= 2:
+        return lax.platform_dependent(
+            x, weight, cpu=_convolve_densely, default=convolve
+        )
+    return convolve(x, weight)
+
+
+def _convolve_densely(x: Array, weight: Array) -> Array:
+    """Multiply by the whole matrix from input places to output places.
+
+    XLA has no quick convolution of such small images on CPUs: it takes 80 times this.
+    """
+    centre = weight.shape[-1] // 2
+    # Which tap of the kernel leads from an input place to an output place.
+    rows, columns = (
+        jnp.arange(length)[:, None] - jnp.arange(length) + centre
+        for length in x.shape[1:]
+    )
+    matrix = weight[:, :, rows[:, :, None, None], columns]
+    return jnp.einsum("chw,dchpwq->dpq", x, matrix)
+
+
+def _materialise(x: Array) -> Array:
+    """Keep XLA on CPUs from computing `x` anew wherever it is used.
+
+    It would fuse normalisation and activation into the transposed copies that a
+    gradient reads, at a stride of whole images. See `parallel.compiler_options`.
+    """
+    return lax.optimization_barrier(x) if jax.default_backend() == "cpu" else x

@@ -1,0 +1,86 @@
+"""The quick convolution is the plain one: values and derivatives, in float64."""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from eqcifar import models
+from eqcifar.models import Conv2d
+
+pytestmark = pytest.mark.usefixtures("x64")
+
+
+def plain(layer):
+    """The same layer as Equinox has it."""
+    out_channels, in_channels, size, _ = layer.weight.shape
+    twin = eqx.nn.Conv2d(
+        in_channels,
+        out_channels,
+        size,
+        stride=layer.stride,
+        padding=size // 2,
+        use_bias=layer.bias is not None,
+        key=jax.random.key(0),
+    )
+    return eqx.tree_at(
+        lambda x: (x.weight, x.bias),
+        twin,
+        (layer.weight, layer.bias),
+        is_leaf=lambda x: x is None,
+    )
+
+
+def close(ours, theirs, tolerance):
+    for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
+        np.testing.assert_allclose(a, b, rtol=0, atol=tolerance * abs(b).max())
+
+
+@pytest.mark.parametrize(
+    ("kernel_size", "stride", "height", "width"),
+    [
+        (3, 1, 2, 2),
+        (3, 1, 1, 2),
+        (3, 1, 5, 4),
+        (3, 2, 5, 4),
+        (1, 2, 5, 4),
+        (1, 1, 2, 2),
+    ],
+)
+def test_is_equinox_convolution(kernel_size, stride, height, width):
+    keys = jax.random.split(jax.random.key(1), 4)
+    ours = Conv2d(3, 4, kernel_size, stride=stride, use_bias=True, key=keys[0])
+    bias = jax.random.normal(keys[1], (4, 1, 1))
+    ours = eqx.tree_at(lambda layer: layer.bias, ours, bias)
+    x = jax.random.normal(keys[2], (2, 3, height, width))
+
+    def both_ways(layer):
+        call = lambda layer, x: jax.vmap(layer)(x)  # noqa: E731
+        arrays, static = eqx.partition(layer, eqx.is_array)
+        function = lambda arrays, x: call(eqx.combine(arrays, static), x)  # noqa: E731
+        y, pull = jax.vjp(function, arrays, x)
+        push = jax.jvp(function, (arrays, x), (arrays, jnp.sin(x)))[1]
+        return y, pull(jnp.cos(y)), push
+
+    close(both_ways(ours), both_ways(plain(ours)), 1e-14)
+
+
+@pytest.mark.parametrize("name", ["vgg11", "resnet18", "wrn10-1"])
+def test_first_gradients_of_networks(name):
+    model, state = models.create(name, width=1 / 16, key=jax.random.key(2))
+    x = jax.random.normal(jax.random.key(3), (3, 3, 32, 32))
+
+    @eqx.filter_jit
+    @eqx.filter_grad
+    def gradient(model):
+        apply = jax.vmap(
+            model, axis_name="batch", in_axes=(0, None), out_axes=(0, None)
+        )
+        return jnp.sum(jnp.sin(apply(x, state)[0]))
+
+    is_ours = lambda node: isinstance(node, Conv2d)  # noqa: E731
+    twin = jax.tree.map(
+        lambda node: plain(node) if is_ours(node) else node, model, is_leaf=is_ours
+    )
+    close(gradient(model), gradient(twin), 1e-10)

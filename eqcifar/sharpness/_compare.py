@@ -146,8 +146,9 @@ def _jackknife(
 def ratio(numerator: Estimate, denominator: Estimate) -> Estimate:
     """Estimate a / b of two independent estimates by the delta method.
 
-    The relative standard errors add in squares, cause by cause. For the trace ratio of
-    test to train with the exact path, ask both for `target="population"`.
+    The relative standard errors add in squares, cause by cause, and third moments with
+    their signs. For the trace ratio of test to train with the exact path, ask both for
+    `target="population"`.
     """
     if denominator.value == 0:
         raise UsageError("The denominator of the ratio is zero.")
@@ -156,10 +157,16 @@ def ratio(numerator: Estimate, denominator: Estimate) -> Estimate:
     def join(top: float, bottom: float) -> float:
         return math.hypot(top, value * bottom) / abs(denominator.value)
 
+    error = join(numerator.standard_error, denominator.standard_error)
+    cubes = [
+        part.skewness * (slope * part.standard_error / denominator.value) ** 3
+        for part, slope in ((numerator, 1.0), (denominator, -value))
+    ]
     return Estimate(
         value,
         join(numerator.probe_error, denominator.probe_error),
         join(numerator.data_error, denominator.data_error),
+        skewness=sum(cubes) / error**3 if 0 < error < math.inf else 0.0,
         probe_freedom=min(numerator.probe_freedom, denominator.probe_freedom),
         data_freedom=min(numerator.data_freedom, denominator.data_freedom),
         target=numerator.target,

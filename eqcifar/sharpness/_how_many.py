@@ -56,26 +56,22 @@ def how_many(
     classes = network.classes(few.batch(0).images)
     images = few.batch(0).images[: max(2, min(4, len(few)))]
     bend = float(curvature_within_leaves(network, images, key).max())
-    if bend > tolerance:
-        forms = probe_traces(
-            network, few, loss, probes=_PROBES, fresh=False, key=key
-        ).values["hess"]
-        parts, size = variances(forms), examples.batch_size
-        return HowMany(
-            len(few),
-            parts,
-            plan(parts, rtol, examples.population, batch_size=size, fresh="batch"),
-            None,
-            classes,
-        )
-    table = output_traces(
-        network, few, loss, probes=_PROBES, scaled=("plain",), key=key
-    ).table()
-    parts = variances(table)
-    return HowMany(
-        len(few),
-        parts,
-        plan(parts, rtol, examples.population, fresh="example"),
-        plan(parts, rtol, examples.population, fresh="exact"),
-        classes,
-    )
+    size = examples.population
+    if bend <= tolerance and not network.batch_statistics:
+        table = output_traces(
+            network, few, loss, probes=_PROBES, scaled=("plain",), key=key
+        ).table()
+        parts = variances(table)
+        exact = plan(parts, rtol, size, fresh="exact")
+        random = plan(parts, rtol, size, fresh="example")
+        return HowMany(len(few), parts, random, exact, classes)
+    forms = probe_traces(
+        network, few, loss, probes=_PROBES, fresh=False, flip=True, key=key
+    ).values
+    table = forms["hess"]
+    if not network.batch_statistics:
+        ggn = output_traces(network, few, loss, scaled=("plain",), key=key)
+        table = ggn.table() + forms["resid"]
+    parts, batch = variances(table), examples.batch_size
+    random = plan(parts, rtol, size, batch_size=batch, fresh="batch")
+    return HowMany(len(few), parts, random, None, classes)

@@ -15,7 +15,7 @@ from scipy.special import stdtrit
 
 from eqcifar.errors import UsageError
 
-from ._estimate import Estimate
+from ._estimate import Estimate, estimate_mean
 from ._operator import Operator
 
 Which = Literal["largest", "smallest", "magnitude"]
@@ -209,15 +209,8 @@ def spectral_density(
 
     def moment(power: int) -> Estimate:
         terms = [operator.size * (w * v**power).sum() for v, w in rules]
-        error = float(np.std(terms, ddof=1)) / probes**0.5
-        return Estimate(
-            float(np.mean(terms)),
-            error,
-            probe_freedom=probes - 1.0,
-            probes=probes,
-            matvecs=matvecs,
-            seconds=seconds,
-        )
+        found = estimate_mean(np.asarray([terms]))
+        return dataclasses.replace(found, examples=0, matvecs=matvecs, seconds=seconds)
 
     return Density(
         grid,

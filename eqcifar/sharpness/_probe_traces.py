@@ -14,8 +14,9 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 
 from ._estimate import Estimate, Target, estimate_mean
 from ._examples import Batch, Examples, Rows, stream
+from ._flips import can_flip, flipped_directional, sign_count
 from ._losses import Loss, get_loss, hessian_product
-from ._network import Network, directional, scaling
+from ._network import Network, coupled, directional, scaling
 
 Law = Literal["rademacher", "normal"]
 
@@ -37,6 +38,7 @@ def quadratic_forms(
     images: Float[Array, "batch ..."],
     labels: Int[Array, " batch"],
     vector: PyTree,
+    signs: Float[Array, "batch signs"] | None = None,
 ) -> dict[str, Float[Array, " batch"]]:
     """Return four quadratic forms of each example from one pass.
 
@@ -48,9 +50,13 @@ def quadratic_forms(
         hess  = ggn + resid          (v' d2l/dtheta2 v)
 
     About 1.1 gradients (a Hessian-vector product costs 2.7), and the second-order
-    terms do not cancel in low precision.
+    terms do not cancel in low precision. With `signs`, v is each example's own: see
+    `flipped_directional`.
     """
-    logits, slope, bend = directional(network, images, vector)
+    if signs is None:
+        logits, slope, bend = directional(network, images, vector)
+    else:
+        logits, slope, bend = flipped_directional(network, images, vector, signs)
     gradient = jax.vmap(jax.grad(loss))(logits, labels)
     curved = jax.vmap(lambda f, y, s: hessian_product(loss, f, y, s))
     ggn = jnp.sum(slope * curved(logits, labels, slope), axis=1)
@@ -60,12 +66,17 @@ def quadratic_forms(
 
 
 @eqx.filter_jit
-def _forms_of_key(network, loss, images, labels, key, law, scaled):
+def _forms_of_key(network, loss, images, labels, key, law, scaled, flip):
     vector = random_direction(key, network.params, law)
     vector = jax.tree.map(
         lambda v, d: v * jnp.sqrt(d), vector, scaling(network.params, scaled)
     )
-    return quadratic_forms(network, loss, images, labels, vector)
+    signs = None
+    if flip:
+        shape = len(images), sign_count(network)
+        key = jax.random.fold_in(key, 0)
+        signs = jax.random.rademacher(key, shape, images.dtype)
+    return quadratic_forms(network, loss, images, labels, vector, signs)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -115,6 +126,7 @@ def probe_traces(
     *,
     probes: int = 2,
     fresh: bool = True,
+    flip: bool | None = None,
     law: Law = "rademacher",
     scaled: str = "plain",
     measure: str = "hess",
@@ -134,6 +146,9 @@ def probe_traces(
     - `fresh`: draw new directions for every batch, which makes the error of the
         mean fall with the number of batches; otherwise all batches share them, which
         makes two splits comparable direction by direction.
+    - `flip`: change the signs of a batch's direction for each example, which makes
+        examples err on their own: see `flipped_directional`. By default if directions
+        are fresh and the network admits it.
     - `scaled`: weigh each parameter's direction, see `scaling`.
     - `rtol`: stop when the interval of `measure` is at most that wide on either side,
         relative to the value, after at least 20 batches.
@@ -145,6 +160,11 @@ def probe_traces(
     `ProbeTraces`.
     """
     loss = get_loss(loss)
+    if flip is None:
+        flip = fresh
+    if flip:
+        images = examples.batch(0).images
+        flip = can_flip(network, images) and not coupled(network, images)
 
     def kernel(batch: Batch) -> dict[str, Array]:
         seed = jax.random.fold_in(key, batch.number if fresh else 0)
@@ -157,6 +177,7 @@ def probe_traces(
                 jax.random.fold_in(seed, m),
                 law,
                 scaled,
+                flip,
             )
             for m in range(probes)
         ]

@@ -1,5 +1,6 @@
 """Sharpness at a finite radius, where the kinks of ReLU count."""
 
+import dataclasses
 import math
 import time
 
@@ -11,7 +12,7 @@ from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
 from eqcifar.errors import UsageError
 
-from ._estimate import Estimate
+from ._estimate import Estimate, estimate_mean
 from ._examples import Batch, Examples, stream
 from ._losses import Loss, get_loss
 from ._network import Network, scaling
@@ -132,12 +133,9 @@ def average_sharpness(
             for sign in (1.0, -1.0)
         ]
         rises.append(float(np.mean(ends) - start))
-    return Estimate(
-        float(np.mean(rises)),
-        float(np.std(rises, ddof=1)) / math.sqrt(probes),
-        probe_freedom=probes - 1.0,
+    return dataclasses.replace(
+        estimate_mean(np.asarray([rises])),
         examples=len(examples),
-        probes=probes,
         matvecs=2 * probes + 1,
         seconds=time.perf_counter() - begin,
     )

@@ -24,9 +24,8 @@ class Stop:
     minimum: int = 20
     every: int = 4
 
-    def now(self, sofar: Estimate, terms: int | None = None) -> bool:
+    def now(self, sofar: Estimate, terms: int) -> bool:
         """Whether this is a moment to look, and the interval narrow enough."""
-        terms = int(sofar.probe_freedom) + 1 if terms is None else terms
         if terms < self.minimum or terms % self.every:
             return False
         return self.narrow(sofar)

@@ -135,7 +135,12 @@ def sharpness(
         try:
             if convention == "original":
                 original = runs.measure_original(
-                    subject, options, original_devices, devices=devices, report=meter
+                    subject,
+                    options,
+                    original_devices,
+                    devices=devices,
+                    report=meter,
+                    warn=print_warning,
                 )
                 tables.print_original(subject, original, original_devices, as_json)
                 return

@@ -94,7 +94,7 @@ class Estimate:
         return dataclasses.replace(self, value=self.value + offset)
 
     def with_more_error(self, probe_error: float) -> "Estimate":
-        """The estimate with an independent, symmetric error of probes beside its own."""
+        """The estimate with an independent, symmetric error of probes added."""
         wider = dataclasses.replace(
             self, probe_error=math.hypot(self.probe_error, probe_error)
         )

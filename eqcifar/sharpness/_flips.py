@@ -30,9 +30,10 @@ def flipped_directional(
     with s_i x, so the filters stay common to all. A vector, such as a bias or the
     scales of a normalisation, has a sign for each entry; other arrays have none.
 
-    Independent symmetric entries stay so under any signs: E[v_i v_i'] = I, and v_i'A v_i
-    has the law that it has without. But examples become nearly uncorrelated, so that
-    their errors average out. Flipout: Wen et al., 2018, https://arxiv.org/abs/1803.04386
+    Independent symmetric entries stay so under any signs: E[v_i v_i'] = I, and each
+    v_i'A v_i has the law that it has without. But examples become nearly uncorrelated,
+    so that their errors average out.
+    Flipout: Wen et al., 2018, https://arxiv.org/abs/1803.04386
 
     **Arguments:**
 
@@ -42,9 +43,7 @@ def flipped_directional(
     """
 
     def at(t: Array) -> Array:
-        return network.run(
-            lambda row: _moved(network, vector, t, row), images, signs
-        )
+        return network.run(lambda row: _moved(network, vector, t, row), images, signs)
 
     zero = jnp.zeros((), images.dtype)
     return second_order(at, zero, jnp.ones_like(zero))
@@ -143,7 +142,9 @@ def _moved(network: Network, vector: PyTree, t: Array, row: Array) -> Any:
             if node.bias is not None:
                 rise = t * _signed(direction.bias, signs[outputs + inputs :])
                 node = eqx.tree_at(lambda x: x.bias, node, node.bias + rise)
-                direction = eqx.tree_at(lambda x: x.bias, direction, jnp.zeros_like(rise))
+                direction = eqx.tree_at(
+                    lambda x: x.bias, direction, jnp.zeros_like(rise)
+                )
             ends = signs[:outputs], signs[outputs : outputs + inputs]
             return _Moved(node, direction, t, *ends)
         if not eqx.is_inexact_array(node):

@@ -73,7 +73,7 @@ def hessian_trace(
 
     `UsageError` when `exact` was asked for and the check fails.
     """
-    few = examples.take(examples.order[:4]).with_batch_size(examples.batch_size)
+    few = examples.take(examples.order[:4])
     images = few.batch(0).images[: max(2, min(4, len(few)))]
     bend = float(curvature_within_leaves(network, images, key).max())
     if network.batch_statistics and method in ("exact", "control"):

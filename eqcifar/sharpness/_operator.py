@@ -1,5 +1,6 @@
 """Symmetric matrices known by their products with a vector."""
 
+import math
 from collections.abc import Callable
 from typing import Literal
 
@@ -93,19 +94,41 @@ class Operator:
         self.matvecs += 1
         return self.product(vector)
 
+    def counted(
+        self, report: Callable[[int, int], None], before: int, total: int
+    ) -> "Operator":
+        """The same, calling `report` with the products done, `before` and here."""
+
+        def product(vector: Array) -> Array:
+            report(min(before + apply.matvecs - 1, total), total)
+            return self(vector)
+
+        apply = Operator(product, self.size, self.dtype)
+        return apply
+
 
 def operator(
     network: Network,
     examples: Examples,
     loss: str | Loss = "ce",
     kind: Literal["hess", "ggn"] = "hess",
+    *,
+    memory: float = 1e9,
 ) -> Operator:
     """Make the Hessian or GGN of the mean loss over all the examples an operator.
 
     One product passes over every example once; vectors are flat, in the order of
     `network.leaves`.
+
+    **Arguments:**
+
+    - `memory`: bytes for what a product keeps of the examples at hand; a smaller batch
+        is taken if need be, except under batch statistics.
     """
     loss = get_loss(loss)
+    if not network.batch_statistics:
+        image = examples.with_batch_size(examples.devices).batch(0).images[:1]
+        examples = examples.within(memory, _activations(network, image))
     flat, unravel = ravel_pytree(network.params)
     products = {"hess": hessian_vector_product, "ggn": ggn_vector_product}
     product = products[kind]
@@ -120,3 +143,10 @@ def operator(
         return total / len(examples)
 
     return Operator(apply, flat.size, flat.dtype)
+
+
+def _activations(network: Network, image: Array) -> float:
+    """Bytes that a product keeps of one example: about twice what its logits take."""
+    traced = jax.make_jaxpr(network)(network.params, image)
+    made = [v.aval for equation in traced.eqns for v in equation.outvars]
+    return 2.0 * sum(math.prod(a.shape) * a.dtype.itemsize for a in made)

@@ -143,7 +143,7 @@ def output_traces(
     - `scaled`: names of D^2, see `scaling`; all come from one pass.
     - `rtol`: stop as soon as the interval's half-width is at most `rtol` times the
         value (of the first scaling), after at least 50 examples.
-    - `memory`: bytes for per-example gradients; the batch is halved until it fits.
+    - `memory`: bytes for per-example gradients; a smaller batch is taken if need be.
     - `key`: the source of the signs; each example's signs depend on the key and its
         position alone.
     - `done`, `report`: see `stream`.
@@ -153,7 +153,7 @@ def output_traces(
     `OutputTraces`.
     """
     loss = get_loss(loss)
-    examples = _fit(network, examples, memory)
+    examples = examples.within(memory, 4.0 * network.size)
     first = examples.batch(0)
     check_independent(network, first.images)
     classes = network.classes(first.images)
@@ -211,19 +211,6 @@ def output_traces(
         report=report,
     )
     return collect(rows, time.perf_counter() - start)
-
-
-def _fit(network: Network, examples: Examples, memory: float) -> Examples:
-    size, item = examples.batch_size, network.size * 4
-    while size * item > memory and size % 2 == 0:
-        size //= 2
-    if size * item > memory and size > 1:
-        raise UsageError(
-            f"Gradients of {size} examples take {size * item / 1e9:.1f} GB, more than "
-            f"the {memory / 1e9:.1f} GB allowed: choose a batch size that is a power "
-            "of two, or allow more memory."
-        )
-    return examples.with_batch_size(size)
 
 
 @eqx.filter_jit

@@ -13,6 +13,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from eqcifar.errors import UsageError
 
 from ._estimate import Estimate, estimate_mean
+from ._examples import Rows, piece
 from ._operator import Operator
 from ._stopping import Stop
 
@@ -23,6 +24,7 @@ def hutchinson(
     probes: int = 100,
     stop: Stop | None = None,
     key: PRNGKeyArray,
+    done: Rows | None = None,
 ) -> Estimate:
     """Estimate tr A by the mean of v'Av over sign vectors v (Hutchinson, 1989).
 
@@ -32,24 +34,40 @@ def hutchinson(
 
     - `probes`: how many products, or with `stop` the most.
     - `stop`: ends the sum when the interval is narrow enough.
+    - `done`: the terms of an unfinished call, read and filled.
     """
     start = time.perf_counter()
     values: list[float] = []
-    for m in range(probes):
+
+    def term(m: int) -> dict[str, Array]:
         v = _signs(jax.random.fold_in(key, m), operator)
-        values.append(float(jnp.vdot(v, operator(v))))
+        return {"term": jnp.vdot(v, operator(v))}
+
+    for m in range(probes):
+        values.append(float(piece(done, m, lambda m=m: term(m))["term"]))
         if stop is not None and stop.now(_mean(values), len(values)):
             break
     return _with_cost(_mean(values), len(values), start)
 
 
-def frobenius(operator: Operator, *, probes: int = 20, key: PRNGKeyArray) -> Estimate:
-    """Estimate ||A||_F^2 by the mean of ||Av||^2 over sign vectors v."""
+def frobenius(
+    operator: Operator,
+    *,
+    probes: int = 20,
+    key: PRNGKeyArray,
+    done: Rows | None = None,
+) -> Estimate:
+    """Estimate ||A||_F^2 by the mean of ||Av||^2 over sign vectors v.
+
+    `done` holds the terms of an unfinished call.
+    """
     start = time.perf_counter()
-    values = []
-    for m in range(probes):
+
+    def term(m: int) -> dict[str, Array]:
         product = operator(_signs(jax.random.fold_in(key, m), operator))
-        values.append(float(jnp.vdot(product, product)))
+        return {"term": jnp.vdot(product, product)}
+
+    values = [float(piece(done, m, lambda m=m: term(m))["term"]) for m in range(probes)]
     return _with_cost(_mean(values), probes, start)
 
 

@@ -299,22 +299,23 @@ def on_stopping(name, hessian, traces, repeats, rng):
 def _first_stop(stop, values):
     """The first term at which the library's rule stops, found by running sums."""
     counts = np.arange(stop.minimum, len(values) + 1, stop.every)
-    means = np.cumsum(values)[counts - 1] / counts
-    squares = np.cumsum(values**2)[counts - 1] / counts
-    errors = np.sqrt((squares - means**2) / (counts - 1))
-    width = stdtrit(counts - 1.0, 0.5 + 0.5 * stop.level) * errors
-    narrow = np.flatnonzero(width <= stop.rtol * np.abs(means))
-    if len(narrow) == 0:
-        return None
-    at = narrow[0]
-    count = int(counts[at])
-    assert stop.now(
-        sharpness.Estimate(
-            float(means[at]), 0.999 * float(errors[at]), probe_freedom=count - 1.0
-        ),
-        count,
+    first, second, third, fourth = (
+        np.cumsum(values**power)[counts - 1] / counts for power in (1, 2, 3, 4)
     )
-    return count
+    square = second - first**2
+    cube = third - 3 * first * second + 2 * first**3
+    kurtosis = fourth - 4 * first * third + 6 * first**2 * second - 3 * first**4
+    freedom = np.minimum(counts - 1.0, 2 * counts / (kurtosis / square**2 - 1))
+    skewness = cube / square**1.5 * np.sqrt(counts - 1.0) / (counts - 2)
+    t = stdtrit(freedom, 0.5 + 0.5 * stop.level) * np.sign(skewness)
+    # Hall's interval reaches further to the side of the skewness.
+    root = np.cbrt(1 - skewness * (t + skewness / 6))
+    reach = np.abs(3 / skewness * (root - 1)) * np.sqrt(square / (counts - 1))
+    for at in np.flatnonzero(reach <= stop.rtol * np.abs(first) * (1 + 1e-6)):
+        count = int(counts[at])
+        if stop.now(sharpness.estimate_mean(values[None, :count]), count):
+            return count
+    return None
 
 
 def main():

@@ -111,14 +111,16 @@ class Examples:
 
     def within(self, memory: float, each: float) -> "Examples":
         """Put no more on the device at a time than fit `memory`, at `each` bytes."""
-        most = int(memory // each) // self.devices * self.devices
+        most = int(memory // (each * self.devices)) * self.devices
         if most < 1:
             raise UsageError(
                 f"{self.devices} examples at a time take "
                 f"{each * self.devices / 1e9:.2g} GB, more than the "
                 f"{memory / 1e9:.2g} GB allowed: allow more memory."
             )
-        return self.with_batch_size(min(self.batch_size, most))
+        # In equal parts, lest the last one be mostly padding.
+        parts = -(-self.batch_size // most) * self.devices
+        return self.with_batch_size(-(-self.batch_size // parts) * self.devices)
 
     @property
     def batch_count(self) -> int:

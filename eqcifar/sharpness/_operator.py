@@ -126,9 +126,7 @@ def operator(
         is taken if need be, except under batch statistics.
     """
     loss = get_loss(loss)
-    if not network.batch_statistics:
-        image = examples.with_batch_size(examples.devices).batch(0).images[:1]
-        examples = examples.within(memory, _activations(network, image))
+    examples = fitting(network, examples, memory)
     flat, unravel = ravel_pytree(network.params)
     products = {"hess": hessian_vector_product, "ggn": ggn_vector_product}
     product = products[kind]
@@ -145,8 +143,17 @@ def operator(
     return Operator(apply, flat.size, flat.dtype)
 
 
-def _activations(network: Network, image: Array) -> float:
-    """Bytes that a product keeps of one example: about twice what its logits take."""
+def fitting(network: Network, examples: Examples, memory: float) -> Examples:
+    """Put as many on the device at a time as a product's intermediate values admit.
+
+    Of what the logits take on the way, a Hessian-vector product was seen to keep 0.3 to
+    0.6 at a time, whatever the batch, beside a few vectors of parameters
+    (`benchmarks/sharpness_memory.py`).
+    """
+    if network.batch_statistics:
+        return examples  # another batch would be another function
+    image = examples.with_batch_size(examples.devices).batch(0).images[:1]
     traced = jax.make_jaxpr(network)(network.params, image)
     made = [v.aval for equation in traced.eqns for v in equation.outvars]
-    return 2.0 * sum(math.prod(a.shape) * a.dtype.itemsize for a in made)
+    each = sum(math.prod(a.shape) * a.dtype.itemsize for a in made)
+    return examples.within(memory, 0.6 * each)

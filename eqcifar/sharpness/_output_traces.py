@@ -16,6 +16,7 @@ from ._estimate import Estimate, Target, estimate_mean
 from ._examples import Batch, Examples, Rows, stream
 from ._losses import Loss, get_loss, root_product
 from ._network import Network, check_independent, scaling
+from ._stopping import Stop
 
 
 @dataclasses.dataclass(frozen=True)
@@ -141,8 +142,8 @@ def output_traces(
         (`examples.sample`).
     - `probes`: sign vectors an example; 0 for the exact sum over outputs.
     - `scaled`: names of D^2, see `scaling`; all come from one pass.
-    - `rtol`: stop as soon as the interval's half-width is at most `rtol` times the
-        value (of the first scaling), after at least 50 examples.
+    - `rtol`: stop as soon as the interval reaches at most `rtol` times the value to
+        either side (for the first scaling), after at least 50 examples.
     - `memory`: bytes for per-example gradients; a smaller batch is taken if need be.
     - `key`: the source of the signs; each example's signs depend on the key and its
         position alone.
@@ -198,9 +199,7 @@ def output_traces(
 
     def enough(rows: dict[str, np.ndarray]) -> bool:
         sofar = collect(rows, 0.0).estimate(scaled[0], target=target)
-        return sofar.examples >= 50 and sofar.half_width(level) <= (rtol or 0) * abs(
-            sofar.value
-        )
+        return sofar.examples >= 50 and Stop(rtol or 0.0, level).narrow(sofar)
 
     start = time.perf_counter()
     rows = stream(

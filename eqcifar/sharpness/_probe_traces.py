@@ -17,6 +17,7 @@ from ._examples import Batch, Examples, Rows, stream
 from ._flips import can_flip, flipped_directional, sign_count
 from ._losses import Loss, get_loss, hessian_product
 from ._network import Network, coupled, directional, scaling
+from ._stopping import Stop
 
 Law = Literal["rademacher", "normal"]
 
@@ -150,8 +151,8 @@ def probe_traces(
         examples err on their own: see `flipped_directional`. By default if directions
         are fresh and the network admits it.
     - `scaled`: weigh each parameter's direction, see `scaling`.
-    - `rtol`: stop when the interval of `measure` is at most that wide on either side,
-        relative to the value, after at least 20 batches.
+    - `rtol`: stop when the interval of `measure` reaches at most that far to either
+        side, relative to the value, after at least 20 batches.
     - `key`: batch k uses `fold_in(key, k)`, so neither order nor interruption matter.
     - `done`, `report`: see `stream`.
 
@@ -195,7 +196,7 @@ def probe_traces(
         if sofar.groups[-1] < 19:
             return False
         guess = sofar.estimate(measure, target=target)
-        return guess.half_width(level) <= (rtol or 0) * abs(guess.value)
+        return Stop(rtol or 0.0, level).narrow(guess)
 
     start = time.perf_counter()
     rows = stream(

@@ -13,7 +13,7 @@ from ._estimate import Estimate
 
 @dataclasses.dataclass(frozen=True)
 class Stop:
-    """Stop when the interval's half-width is at most `rtol` times the value.
+    """Stop when the interval reaches at most `rtol` times the value to either side.
 
     Looking again and again favours moments at which the spread looks small by luck.
     Against that: no look before `minimum` terms and one each `every` terms after.
@@ -32,7 +32,9 @@ class Stop:
 
     def narrow(self, sofar: Estimate) -> bool:
         """Whether the interval is narrow enough."""
-        return bool(sofar.half_width(self.level) <= self.rtol * abs(sofar.value))
+        low, high = sofar.interval(self.level)
+        reach = max(sofar.value - low, high - sofar.value)
+        return bool(reach <= self.rtol * abs(sofar.value))
 
 
 @dataclasses.dataclass(frozen=True)

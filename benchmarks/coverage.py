@@ -172,11 +172,12 @@ def on_own_directions(hessians, ggns, flips, repeats, rng):
     without = np.stack([rng.permutation(n)[:250] for _ in range(repeats)])
     again = rng.integers(0, n, (repeats, 250))
     case = f"{probes} probes a batch of {batch} with signs an example"
-    for order, target, count in (
+    draws_of: list[tuple[np.ndarray, sharpness.Target, str]] = [
         (whole, "split", "all"),
         (without, "split", f"250 of {n} (split)"),
         (again, "population", f"250 of {n} (population)"),
-    ):
+    ]
+    for order, target, count in draws_of:
         groups = np.arange(order.shape[1]) // batch
         for what, matrices, base in (
             ("hess", hessians, np.zeros(n)),

@@ -280,6 +280,7 @@ def agreement(record: dict[str, Any]) -> list[str]:
 def tables() -> dict[str, list[str]]:
     """The lines of every table whose results are there."""
     kept, costs = read("sharpness_measures"), read("sharpness_cost")
+    kept = kept if "options" in kept else {}  # of an earlier form
     memory = read("sharpness_memory").get("passes", {})
     rows = [f"| {k} | {v['temporary_GB']:.2f} |" for k, v in memory.items()]
     found = {

@@ -195,6 +195,26 @@ def test_rtol_stops_early(x64):
     assert len(result.ids) == len(result.labels) == estimate.examples
 
 
+@pytest.mark.parametrize("kind", ["relu", "gelu"])
+def test_a_plan_from_a_pilot_holds(kind):
+    net, examples = network(kind), data(300, batch_size=10).sample(300, seed=1)
+    found = sharpness.how_many(net, examples, "ce", rtol=0.1, pilot=60, key=KEY)
+    assert (found.exact is None) == (kind == "gelu")
+    count = found.random.examples
+    assert found.random.reached <= 0.1
+    got = sharpness.hessian_trace(
+        net,
+        examples.take(examples.order[:count]),
+        "ce",
+        probes=found.random.probes if kind == "relu" else 0,
+        residual_probes=max(found.random.probes, 2),
+        key=jax.random.key(1),
+    ).hess
+    assert got.examples == count
+    if got.probes > 1 or kind == "gelu":
+        assert 0.05 < got.half_width() / got.value < 0.15
+
+
 def test_diverged_parameters_are_reported():
     model, state = make("relu")
     last = lambda m: m.layers[2].weight  # noqa: E731

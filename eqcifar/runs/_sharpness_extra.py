@@ -28,6 +28,8 @@ def plan_subject(
     """
     if rtol <= 0:
         raise UsageError("the relative half-width to plan for must be greater than 0")
+    if options.batch_statistics:
+        raise UsageError("a plan is for a sum over images: use running statistics")
     return sharpness.how_many(
         subject.network(options),
         subject.examples(split, options, make_mesh(devices)),

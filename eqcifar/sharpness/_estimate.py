@@ -119,7 +119,7 @@ def _bounded(skewness: float) -> float:
 def _third(terms: Float[np.ndarray, " terms"]) -> float:
     """The third cumulant of the sum of independent terms; 0 where nothing tells it."""
     k = len(terms)
-    if k < 3:
+    if k < 4:  # too few to tell
         return 0.0
     cubes = float(((terms - terms.mean()) ** 3).sum())
     return cubes * k**2 / ((k - 1) * (k - 2))
@@ -173,7 +173,7 @@ def estimate_mean(
     the variance between groups, which holds both, is reported as the probe's: a
     safe (wide) error. One group and one probe leave no error to estimate: infinite.
 
-    Third moments give the skewness, in the same way (those of probes take M > 2), and
+    Third moments give the skewness, in the same way (those of probes take M > 3), and
     fourth moments the degrees of freedom: a variance of terms with heavy tails, or of
     few groups that outweigh the rest, is known less well than one of normal terms.
 

@@ -114,9 +114,9 @@ class Examples:
         most = int(memory // (each * self.devices)) * self.devices
         if most < 1:
             raise UsageError(
-                f"{self.devices} examples at a time take "
-                f"{each * self.devices / 1e9:.2g} GB, more than the "
-                f"{memory / 1e9:.2g} GB allowed: allow more memory."
+                f"One example takes {each / 1e9:.2g} GB, more than the "
+                f"{memory / self.devices / 1e9:.2g} GB allowed on a device: allow more "
+                "memory."
             )
         # In equal parts, lest the last one be mostly padding.
         parts = -(-self.batch_size // most) * self.devices

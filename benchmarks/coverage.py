@@ -1,18 +1,17 @@
 """Coverage of the 95 % intervals over 1,000 repeats, on small trained networks.
 
 Every per-example Hessian is formed in float64, so that the truth is known and a repeat
-costs nothing but draws; the intervals are those of the library's own functions.
+costs nothing but draws; the intervals are those of the library's own functions. Each
+part is stored as soon as it is known.
 
-    python benchmarks/coverage.py [--repeats 1000]
-
-Writes benchmarks/results/coverage.json.
+    python -m benchmarks.coverage [--repeats 1000] [--only "resnet: examples"]
 """
 
 import argparse
 import json
-import platform
 import time
-from pathlib import Path
+import zlib
+from functools import partial
 
 import equinox as eqx
 import jax
@@ -23,6 +22,8 @@ from jax.flatten_util import ravel_pytree
 from scipy.special import stdtrit
 
 from eqcifar import models, sharpness
+
+from .records import RESULTS, store
 
 jax.config.update("jax_enable_x64", True)
 CLASSES, SPLIT = 4, 1000
@@ -111,7 +112,7 @@ def summarise(draws, truth):
     }
 
 
-def on_examples(name, hessians, ggns, grams, ntks, repeats, rng):
+def on_examples(name, hessians, ggns, grams, ntks, flips, repeats, rng):
     """Intervals of means over examples: exact, near-exact and general path."""
     results = {}
     n, size = len(hessians), hessians.shape[-1]
@@ -159,32 +160,82 @@ def on_examples(name, hessians, ggns, grams, ntks, repeats, rng):
         case = f"{probes} probes a batch of {batch}, all"
         results[f"hess, {case}"] = summarise(plain, truth)
         results[f"hess by control variate, {case}"] = summarise(controlled, truth)
-    single = hessians.astype(np.float32)
-    for target in ("split", "population"):
-        drawn, batch = [], 25
-        for _ in range(repeats):
-            replace = target == "population"
-            ids, table = rng.choice(n, 10 * batch, replace=replace), []
-            for k in range(10):
-                v = signs(2, size).astype(np.float32)
-                part = single[ids[k * batch : (k + 1) * batch]] @ v.T
-                table.append(np.einsum("ipm,mp->im", part, v))
-            drawn.append(
-                mean(
-                    np.concatenate(table).astype(float),
-                    groups=np.arange(len(ids)) // batch,
-                    population=n,
-                    target=target,
-                )
-            )
-        case = f"2 probes a batch of {batch}, 250 of {n}"
-        results[f"hess, {case} ({target})"] = summarise(drawn, truth)
+    results |= on_own_directions(hessians, ggns, flips, repeats, rng)
     return {f"{name}: {key}": value for key, value in results.items()}
 
 
-def on_one_matrix(name, hessian, ggn, products, repeats, key):
+def on_own_directions(hessians, ggns, flips, repeats, rng):
+    """The general path as it is by default: a direction a batch, signs an example."""
+    results, n, batch, probes = {}, len(hessians), 25, 2
+    truth, mean = np.trace(hessians.mean(0)), sharpness.estimate_mean
+    whole = np.tile(np.arange(n), (repeats, 1))
+    without = np.stack([rng.permutation(n)[:250] for _ in range(repeats)])
+    again = rng.integers(0, n, (repeats, 250))
+    case = f"{probes} probes a batch of {batch} with signs an example"
+    draws_of: list[tuple[np.ndarray, sharpness.Target, str]] = [
+        (whole, "split", "all"),
+        (without, "split", f"250 of {n} (split)"),
+        (again, "population", f"250 of {n} (population)"),
+    ]
+    for order, target, count in draws_of:
+        groups = np.arange(order.shape[1]) // batch
+        for what, matrices, base in (
+            ("hess", hessians, np.zeros(n)),
+            ("hess by control variate", hessians - ggns, np.einsum("ijj->i", ggns)),
+        ):
+            tables = own_forms(matrices, flips, order, groups, probes, rng)
+            draws = [
+                mean(
+                    base[ids, None] + table,
+                    groups=groups,
+                    population=n,
+                    target=target,
+                )
+                for ids, table in zip(order, tables, strict=True)
+            ]
+            results[f"{what}, {case}, {count}"] = summarise(draws, truth)
+    return results
+
+
+def own_forms(matrices, flips, order, groups, probes, rng):
+    """v_i'A_i v_i of every repeat, an example of all repeats at a time."""
+
+    def signs(*shape):
+        return rng.integers(0, 2, shape, np.int8).astype(np.float32) * 2 - 1
+
+    outputs, inputs = flips
+    repeats, size = len(order), matrices.shape[-1]
+    common = signs(repeats, groups[-1] + 1, probes, size)
+    table = np.zeros((*order.shape, probes))
+    for i, matrix in enumerate(matrices.astype(np.float32)):
+        at = np.nonzero(order == i)
+        own = signs(len(at[0]), probes, max(outputs.max(), inputs.max()) + 1)
+        own[..., 0] = 1
+        v = common[at[0], groups[at[1]]] * own[..., outputs] * own[..., inputs]
+        table[at] = ((v @ matrix) * v).sum(-1)
+    return table
+
+
+def flip_places(network):
+    """For each parameter, which two of an example's signs it has; the first is 1."""
+    outputs, inputs, next_sign = [], [], 1
+    for leaf in jax.tree.leaves(network.params):
+        places = np.arange(leaf.size).reshape(leaf.shape)
+        if leaf.size == max(leaf.shape):
+            outputs.append(next_sign + places.ravel())
+            inputs.append(np.zeros(leaf.size, int))
+            next_sign += leaf.size
+        else:
+            row, column = np.indices(leaf.shape)[:2]
+            outputs.append(next_sign + row.ravel())
+            inputs.append(next_sign + leaf.shape[0] + column.ravel())
+            next_sign += sum(leaf.shape[:2])
+    return np.concatenate(outputs), np.concatenate(inputs)
+
+
+def on_one_matrix(name, hessian, ggn, products, repeats, rng):
     """Intervals of trace estimators of one operator, by number of products."""
-    results = {}
+    results, key = {}, jax.random.key(int(rng.integers(2**31)))
     cases = [
         (f, m, hessian)
         for f in (sharpness.hutchinson, sharpness.hutch_plus_plus, sharpness.xtrace)
@@ -249,30 +300,31 @@ def on_stopping(name, hessian, traces, repeats, rng):
 def _first_stop(stop, values):
     """The first term at which the library's rule stops, found by running sums."""
     counts = np.arange(stop.minimum, len(values) + 1, stop.every)
-    means = np.cumsum(values)[counts - 1] / counts
-    squares = np.cumsum(values**2)[counts - 1] / counts
-    errors = np.sqrt((squares - means**2) / (counts - 1))
-    width = stdtrit(counts - 1.0, 0.5 + 0.5 * stop.level) * errors
-    narrow = np.flatnonzero(width <= stop.rtol * np.abs(means))
-    if len(narrow) == 0:
-        return None
-    at = narrow[0]
-    count = int(counts[at])
-    assert stop.now(
-        sharpness.Estimate(
-            float(means[at]), 0.999 * float(errors[at]), probe_freedom=count - 1.0
-        )
+    first, second, third, fourth = (
+        np.cumsum(values**power)[counts - 1] / counts for power in (1, 2, 3, 4)
     )
-    return count
+    square = second - first**2
+    cube = third - 3 * first * second + 2 * first**3
+    kurtosis = fourth - 4 * first * third + 6 * first**2 * second - 3 * first**4
+    freedom = np.minimum(counts - 1.0, 2 * counts / (kurtosis / square**2 - 1))
+    skewness = cube / square**1.5 * np.sqrt(counts - 1.0) / (counts - 2)
+    t = stdtrit(freedom, 0.5 + 0.5 * stop.level) * np.sign(skewness)
+    # Hall's interval reaches further to the side of the skewness.
+    root = np.cbrt(1 - skewness * (t + skewness / 6))
+    reach = np.abs(3 / skewness * (root - 1)) * np.sqrt(square / (counts - 1))
+    for at in np.flatnonzero(reach <= stop.rtol * np.abs(first) * (1 + 1e-6)):
+        count = int(counts[at])
+        if stop.now(sharpness.estimate_mean(values[None, :count]), count):
+            return count
+    return None
 
 
 def main():
-    parser = argparse.ArgumentParser()
+    parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--repeats", type=int, default=1000)
-    parser.add_argument("--output", default=Path(__file__).parent / "results")
+    parser.add_argument("--only", default="", help="how the names of parts begin")
     options = parser.parse_args()
-    start, rng = time.time(), np.random.default_rng(0)
-    images, labels = images_of_classes(SPLIT, rng)
+    images, labels = images_of_classes(SPLIT, np.random.default_rng(0))
     builds = {
         "resnet": lambda key: models.ResNet(
             CLASSES,
@@ -284,42 +336,37 @@ def main():
         ),
         "gelu": Smooth,
     }
-    path, results = Path(options.output) / "coverage.json", {}
+    path = RESULTS / "coverage.json"
+    parts = json.loads(path.read_text()).get("parts", {}) if path.exists() else {}
 
-    def save(more):
-        results.update(more)
-        record = {
-            "repeats": options.repeats,
-            "examples": SPLIT,
-            "jax": jax.__version__,
-            "machine": f"{platform.machine()}, {jax.devices()[0].device_kind}",
-            "seconds": round(time.time() - start),
-            "results": results,
-        }
-        path.write_text(json.dumps(record, indent=1) + "\n")
-        print(f"{len(results)} results, {time.time() - start:.0f} s", flush=True)
+    def part(name, find):
+        if not name.startswith(options.only):
+            return
+        start, rng = time.time(), np.random.default_rng(zlib.crc32(name.encode()))
+        found = find(rng)
+        seconds = round(time.time() - start)
+        parts[name] = {"repeats": options.repeats, "seconds": seconds, "results": found}
+        store("coverage", {"examples": SPLIT, "parts": parts})
+        for label, row in found.items():
+            print(label, {k: round(v, 3) for k, v in row.items()}, flush=True)
 
     for name, build in builds.items():
+        if options.only and not options.only.startswith(name):
+            continue
         model, state = eqx.nn.make_with_state(build)(jax.random.key(0))
         network = train(model, state, images, labels)
-        hessians, ggns, grams, ntks = matrices(network, images, labels)
-        hessian, ggn = hessians.mean(0), ggns.mean(0)
-        print(
-            f"{name}: {network.size} parameters, tr H {np.trace(hessian):.4f}, "
-            f"tr GGN {np.trace(ggn):.4f}, {time.time() - start:.0f} s",
-            flush=True,
-        )
-        save(on_examples(name, hessians, ggns, grams, ntks, options.repeats, rng))
+        every = matrices(network, images, labels)
+        hessian, ggn = (matrix.mean(0) for matrix in every[:2])
+        traces = np.trace(every[2], axis1=1, axis2=2)
         products = (12, 30, 60) if name == "resnet" else (30,)
-        save(
-            on_one_matrix(
-                name, hessian, ggn, products, options.repeats, jax.random.key(1)
-            )
-        )
-        traces = np.trace(grams, axis1=1, axis2=2)
-        save(on_stopping(name, hessian, traces, options.repeats, rng))
-    for label, row in results.items():
-        print(label, {k: round(v, 4) for k, v in row.items()})
+        flips, repeats = flip_places(network), options.repeats
+        finds = {
+            "examples": partial(on_examples, name, *every, flips, repeats),
+            "one matrix": partial(on_one_matrix, name, hessian, ggn, products, repeats),
+            "stopping": partial(on_stopping, name, hessian, traces, repeats),
+        }
+        for kind, find in finds.items():
+            part(f"{name}: {kind}", find)
 
 
 if __name__ == "__main__":

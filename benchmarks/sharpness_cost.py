@@ -102,7 +102,10 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    network, splits, _ = load(args.run, args.dataset)
+    network, splits, loaded = load(args.run, args.dataset)
+    config = loaded.config
+    if (config.arch, config.width) != ("vgg11", 0.25):
+        parser.error("the peers' network is a vgg11 of width 0.25")
     test = splits["test"]
     few = first(test, args.sample)
     batches = [
@@ -117,7 +120,7 @@ def main() -> None:
     peer, squared = peers.Peer(model, batches, "ce"), peers.Peer(model, batches, "mse")
     result: dict[str, Any] = {
         "data": args.data_name,
-        "network": "vgg11, width 0.25, BatchNorm, trained",
+        "network": f"{config.arch}, width {config.width:g}, BatchNorm, trained",
         "parameters": network.size,
         "split": len(test),
         "sample": args.sample,

@@ -1,28 +1,38 @@
 """Every sharpness measure of one trained network, on train and test images.
 
-Each part is stored as soon as it is known, and a second call goes on with the rest.
+Each part is stored as soon as it is known. A second call goes on with the rest, and
+inside the part where the first one was stopped or killed.
 
     python -m benchmarks.sharpness_measures RUN DATASET --data-name "..."
 """
 
 import argparse
 import dataclasses
+import functools
+import hashlib
 import json
+import math
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
-import equinox as eqx
 import jax
 
 from eqcifar import data, sharpness
 from eqcifar.runs import load_model
-from eqcifar.sharpness import Estimate, Examples, Network
+from eqcifar.runs._partial import Partial
+from eqcifar.sharpness import Estimate, Examples, Network, Rows
 
 from .records import RESULTS, store
 
 NAME = "sharpness_measures"
 SEED = 0
+LOSSES = "ce", "mse"
+
+# What a part finds: numbers by name, and under `table` anything.
+Values = dict[str, Any]
+Tick = Callable[..., None]
 
 
 def load(run: str, dataset: str) -> tuple[Network, dict[str, Examples], Any]:
@@ -43,40 +53,12 @@ def load(run: str, dataset: str) -> tuple[Network, dict[str, Examples], Any]:
 
 
 def record(value: Estimate | float) -> dict[str, Any]:
-    """An estimate as JSON with its 95 % interval."""
+    """An estimate as JSON with its 95 % interval; without what is not finite."""
     if not isinstance(value, Estimate):
         return {"value": value}
     low, high = value.interval()
-    fields = dataclasses.asdict(value)
-    known = {k: v for k, v in fields.items() if v not in (float("inf"),)}
-    return known | {"low": low, "high": high}
-
-
-class Kept:
-    """The parts found so far, in the file of results."""
-
-    def __init__(self, head: dict[str, Any], only: str):
-        self.head, self.only = head, only
-
-    @property
-    def parts(self) -> dict[str, Any]:
-        """Read anew, since other processes may measure other parts."""
-        path = RESULTS / f"{NAME}.json"
-        return json.loads(path.read_text())["parts"] if path.exists() else {}
-
-    def part(self, name: str, find: Callable[[], dict[str, Any]], **about: Any) -> None:
-        """Compute a part and store it, unless it is there."""
-        if name in self.parts or not name.startswith(self.only):
-            return
-        wall, cpu = time.perf_counter(), time.process_time()
-        values = {k: v if k == "table" else record(v) for k, v in find().items()}
-        cost = {
-            "seconds": time.perf_counter() - wall,
-            "cpu_seconds": time.process_time() - cpu,
-        }
-        parts = self.parts | {name: about | cost | {"values": values}}
-        store(NAME, self.head | {"parts": parts})
-        print(f"{name}: {cost['cpu_seconds']:.0f} s of the processor", flush=True)
+    fields = dataclasses.asdict(value) | {"low": low, "high": high}
+    return {k: v for k, v in fields.items() if isinstance(v, str) or math.isfinite(v)}
 
 
 def first(examples: Examples, count: int) -> Examples:
@@ -84,14 +66,57 @@ def first(examples: Examples, count: int) -> Examples:
     return examples.take(examples.order[:count])
 
 
-def traces(network: Network, examples: Examples, loss: str, probes: int) -> dict:
+class Kept:
+    """The parts found so far in the file of results, and the pieces of the next."""
+
+    def __init__(self, head: dict[str, Any], only: str):
+        self.head, self.only = head, only
+        self.path = RESULTS / f"{NAME}.json"
+        self.parts: dict[str, Any] = {}
+        text = json.dumps(head, sort_keys=True)
+        self.pieces = Partial(
+            self.path, hashlib.sha256(text.encode()).hexdigest(), print
+        )
+        if self.path.exists():
+            before = json.loads(self.path.read_text())
+            if all(before.get(k) == v for k, v in json.loads(text).items()):
+                self.parts = before["parts"]
+            else:
+                print("The results there are of something else: beginning anew.")
+
+    def part(self, name: str, find: Callable[[dict[str, Rows], Tick], Values]) -> None:
+        """Compute a part and store it, unless it is there."""
+        if name in self.parts or not name.startswith(self.only):
+            return
+        wall, cpu = time.perf_counter(), time.process_time()
+        with self.pieces.keeping(name.replace(" ", "-")) as (rows, save):
+            found = find(rows, lambda *_: save())
+        values = {k: v if k == "table" else record(v) for k, v in found.items()}
+        cost = {
+            "seconds": time.perf_counter() - wall,
+            "cpu_seconds": time.process_time() - cpu,
+        }
+        self.parts[name] = cost | {"values": values}
+        store(NAME, self.head | {"parts": self.parts})
+        print(f"{name}: {cost['cpu_seconds']:.0f} s of the processor", flush=True)
+
+
+def traces(
+    network: Network, examples: Examples, loss: str, probes: int, rows: Any, tick: Tick
+) -> Values:
     """The trace of the Hessian under three scalings, and how many examples it takes."""
     found = sharpness.hessian_trace(
-        network, examples, loss, probes=probes, key=jax.random.key(SEED)
+        network,
+        examples,
+        loss,
+        probes=probes,
+        key=jax.random.key(SEED),
+        done=rows,
+        report=tick,
     )
     assert found.outputs is not None
     assert found.method == "exact"
-    values: dict[str, Any] = {
+    values: Values = {
         "tr_hess": found.hess,
         "tr_ggn": found.ggn,
         "tr_resid": found.resid,
@@ -100,8 +125,7 @@ def traces(network: Network, examples: Examples, loss: str, probes: int) -> dict
         "population": found.outputs.estimate(target="population"),
         "bend": found.bend,
     }
-    table = found.outputs.table()
-    parts = sharpness.variances(table)
+    parts = sharpness.variances(found.outputs.table())
     values["table"] = {"variances": dataclasses.asdict(parts)}
     for rtol in (0.05, 0.02):
         for fresh in ("example", "exact"):
@@ -110,139 +134,181 @@ def traces(network: Network, examples: Examples, loss: str, probes: int) -> dict
     return values
 
 
-def unit(network: Network, examples: Examples, probes: int) -> dict[str, Estimate]:
-    """NTK traces for logits of unit standard deviation."""
-    model = eqx.combine(network.params, network.static)
-    scaled = Network(model, network.state, unit_logits=True)
-    found = sharpness.output_traces(
-        scaled, examples, "mse", probes=probes, key=jax.random.key(SEED)
+def named(
+    name: str,
+    network: Network,
+    examples: Examples,
+    loss: str,
+    probes: int,
+    rows: Any,
+    tick: Tick,
+) -> Values:
+    """A measure as `eqcifar sharpness` has it."""
+    found = sharpness.measure(
+        network,
+        examples,
+        name,
+        loss,
+        probes=probes,
+        key=jax.random.key(SEED),
+        rows=rows,
+        report=tick,
     )
-    return {
-        "tr_ntk_unit": found.estimate(),
-        "tr_ctk_unit": found.estimate("theta"),
-        "tr_ntk_unit_filter": found.estimate("filter"),
-    }
+    bounds = {f"{k}_bound": v for k, v in found.bounds.items()}
+    if name == "radius":
+        here = sharpness.loss_at(network, examples, loss, network.params)
+        bounds |= {"loss": here["loss"].mean(), "accuracy": here["right"].mean()}
+    return found.values | bounds
 
 
-def radius(network: Network, examples: Examples, loss: str) -> dict[str, Any]:
-    """Rises of the loss at a radius, at these examples."""
-    values: dict[str, Any] = {}
-    for end, adaptive, size in (("", False, 0.05), ("_adaptive", True, 0.5)):
-        values[f"sam{end}"] = sharpness.sam_sharpness(
-            network, examples, loss, radius=size, adaptive=adaptive
-        )
-        values[f"average{end}"] = sharpness.average_sharpness(
-            network,
-            examples,
-            loss,
-            radius=size,
-            adaptive=adaptive,
-            probes=5,
-            key=jax.random.key(SEED),
-        )
-    found = sharpness.loss_at(network, examples, loss, network.params)
-    values["loss"] = float(found["loss"].mean())
-    values["accuracy"] = float(found["right"].mean())
-    return values
-
-
-def spectrum(network: Network, examples: Examples, loss: str) -> dict[str, Any]:
-    """Largest eigenvalues of the Hessian and GGN with their bounds."""
-    values: dict[str, Any] = {}
+def spectrum(
+    network: Network,
+    examples: Examples,
+    loss: str,
+    steps: int,
+    probes: int,
+    rows: Any,
+    tick: Tick,
+) -> Values:
+    """Largest eigenvalues with their bounds and squared Frobenius norms, H and GGN."""
+    values: Values = {}
     for kind in ("hess", "ggn"):
+        product = sharpness.operator(network, examples, loss, kind)
         found = sharpness.eigenpairs(
-            sharpness.operator(network, examples, loss, kind),
-            steps=12,
-            rtol=1e-2,
+            product.counted(tick, 0, steps),
+            steps=steps,
+            rtol=1e-3,
             key=jax.random.key(SEED),
+            done=rows.setdefault(f"lmax_{kind}", {}),
         )
         values[f"lmax_{kind}"] = float(found.values[0])
         values[f"lmax_{kind}_bound"] = float(found.bounds[0])
         values[f"lmax_{kind}_products"] = float(found.matvecs)
+        values[f"frobenius2_{kind}"] = sharpness.frobenius(
+            product.counted(tick, 0, probes),
+            probes=probes,
+            key=jax.random.key(SEED),
+            done=rows.setdefault(f"frobenius_{kind}", {}),
+        )
     return values
 
 
-def frobenius(network: Network, examples: Examples, loss: str) -> dict[str, Estimate]:
-    """Squared Frobenius norms of the Hessian and GGN."""
-    return {
-        f"frobenius2_{kind}": sharpness.frobenius(
-            sharpness.operator(network, examples, loss, kind),
-            probes=6,
-            key=jax.random.key(SEED),
-        )
-        for kind in ("hess", "ggn")
-    }
-
-
-def compare(network: Network, train: Examples, test: Examples, loss: str) -> dict:
-    """Trace ratio and cosines between the splits, halves as the control."""
+def compare(
+    network: Network,
+    train: Examples,
+    test: Examples,
+    loss: str,
+    probes: int,
+    count: int,
+    rows: Any,
+    tick: Tick,
+) -> Values:
+    """Trace ratio, cosines and overlap of the splits, halves as the control."""
+    key = jax.random.key(SEED)
     found = sharpness.compare(
-        network, train, test, loss, probes=6, key=jax.random.key(SEED)
+        network,
+        train,
+        test,
+        loss,
+        probes=probes,
+        key=key,
+        done=rows.setdefault("common", {}),
+        report=tick,
     )
-    values = {f"ratio_{k}": v for k, v in found.trace_ratio.items()}
+    values: Values = {f"ratio_{k}": v for k, v in found.trace_ratio.items()}
     for kind, cosines in found.cosine.items():
         values |= {f"cosine_{kind}_{k}": v for k, v in cosines.items()}
+    if count:
+        overlap = sharpness.compare_subspaces(
+            network,
+            train,
+            test,
+            loss,
+            count=count,
+            steps=3 * count + 10,
+            key=key,
+            done=rows,
+            report=tick,
+        )
+        values |= {f"overlap_{pair}": value for pair, value in overlap.items()}
     return values
 
 
 def main() -> None:
     """Measure and store."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("run")
-    parser.add_argument("dataset")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    )
+    parser.add_argument("run", help="the folder of a run, or its model.eqx")
+    parser.add_argument("dataset", help="a folder or name, as for --dataset")
     parser.add_argument("--data-name", default="CIFAR-10 (JPEG copy)")
     parser.add_argument("--only", default="", help="how the names of parts begin")
-    parser.add_argument("--traces", type=int, default=1000)
-    parser.add_argument("--unit", type=int, default=500)
-    parser.add_argument("--radius", type=int, default=500)
-    parser.add_argument("--matvecs", type=int, default=128)
+    for name, default, what in (
+        ("traces", 1000, "images a split for traces"),
+        ("unit", 500, "images a split for traces at unit logits"),
+        ("radius", 500, "images a split for rises of the loss"),
+        ("products", 256, "images a split for eigenvalues, norms and comparisons"),
+        ("probes", 2, "random vectors an image for traces"),
+        ("directions", 8, "random directions for mean rises"),
+        ("steps", 40, "of Lanczos, at most"),
+        ("common", 8, "random vectors for norms and comparisons"),
+        ("eigenvectors", 5, "compared; 0: none"),
+    ):
+        parser.add_argument(f"--{name}", type=int, default=default, help=what)
     args = parser.parse_args()
     network, splits, loaded = load(args.run, args.dataset)
-    config = loaded.config.to_dict() | {"dataset": args.data_name}
     sizes = {name: examples.population for name, examples in splits.items()}
-    head = {"data": args.data_name, "images": sizes, "config": config}
-    kept = Kept(head | {"parameters": network.size, "networks": 1}, args.only)
-
-    for loss in ("ce", "mse"):
-        for name, examples in splits.items():
-            few = first(examples, args.traces)
+    weights = Path(args.run)
+    weights = weights / "model.eqx" if weights.is_dir() else weights
+    options = {
+        k: v for k, v in vars(args).items() if k not in ("run", "dataset", "only")
+    }
+    kept = Kept(
+        {
+            "data": args.data_name,
+            "images": sizes,
+            "config": loaded.config.to_dict() | {"dataset": args.data_name},
+            "network": hashlib.sha256(weights.read_bytes()).hexdigest(),
+            "parameters": network.size,
+            "networks": 1,
+            "options": options,
+        },
+        args.only,
+    )
+    few = {
+        size: {name: first(x, vars(args)[size]) for name, x in splits.items()}
+        for size in ("traces", "unit", "radius", "products")
+    }
+    bind = functools.partial
+    for name in splits:
+        for loss in LOSSES:
+            on = few["traces"][name]
             kept.part(
-                f"traces {loss} {name}",
-                lambda few=few, loss=loss: traces(network, few, loss, 2),
-                examples=args.traces,
+                f"traces {loss} {name}", bind(traces, network, on, loss, args.probes)
             )
-    for name, examples in splits.items():
-        few = first(examples, args.unit)
-        kept.part(
-            f"unit {name}", lambda few=few: unit(network, few, 2), examples=args.unit
-        )
-    for loss in ("ce", "mse"):
-        for name, examples in splits.items():
-            few = first(examples, args.radius)
-            kept.part(
-                f"radius {loss} {name}",
-                lambda few=few, loss=loss: radius(network, few, loss),
-                examples=args.radius,
-            )
-        few = {name: first(x, args.matvecs) for name, x in splits.items()}
+        on = few["unit"][name]
+        kept.part(f"unit {name}", bind(named, "unit", network, on, "mse", args.probes))
+        kept.part(f"gram {name}", bind(named, "gram", network, on, "mse", 0))
+        on = few["radius"][name]
+        for loss in LOSSES:
+            for what, probes in (("radius", args.directions), ("landscape", 0)):
+                kept.part(
+                    f"{what} {loss} {name}",
+                    bind(named, what, network, on, loss, probes),
+                )
+    for loss in LOSSES:
+        train, test = few["products"].values()
         kept.part(
             f"compare {loss}",
-            lambda few=few, loss=loss: compare(
-                network, few["train"], few["test"], loss
-            ),
-            examples=args.matvecs,
+            bind(compare, network, train, test, loss, args.common, args.eigenvectors),
         )
-        for name, chosen in few.items():
+        for name, on in few["products"].items():
             kept.part(
                 f"spectrum {loss} {name}",
-                lambda x=chosen, loss=loss: spectrum(network, x, loss),
-                examples=args.matvecs,
+                bind(spectrum, network, on, loss, args.steps, args.common),
             )
-            kept.part(
-                f"frobenius {loss} {name}",
-                lambda x=chosen, loss=loss: frobenius(network, x, loss),
-                examples=args.matvecs,
-            )
+    if not args.only:
+        kept.pieces.forget()
 
 
 if __name__ == "__main__":

@@ -14,7 +14,8 @@ import numpy as np
 
 from eqcifar import models, sharpness
 from eqcifar.sharpness._losses import get_loss
-from eqcifar.sharpness._output_traces import _fit, _norms
+from eqcifar.sharpness._operator import fitting
+from eqcifar.sharpness._output_traces import _norms
 from eqcifar.sharpness._probe_traces import _forms_of_key
 
 from .records import store
@@ -29,8 +30,9 @@ def main() -> None:
     images = np.zeros((BATCH, 3, 32, 32), np.float32)
     examples = sharpness.Examples(images, np.zeros(BATCH, np.int32), batch_size=BATCH)
     loss, key = get_loss("ce"), jax.random.key(0)
-    chunk = _fit(network, examples, 1e9)
-    few, whole = chunk.batch(0), examples.batch(0)
+    chunk = examples.within(1e9, 4.0 * network.size)
+    part = fitting(network, examples, 1e9)
+    few, some, whole = chunk.batch(0), part.batch(0), examples.batch(0)
     passes = {
         "exact path: gradients of single examples": lambda: _norms.lower(
             network,
@@ -42,13 +44,16 @@ def main() -> None:
             key,
         ),
         "general path: jvp of a jvp": lambda: _forms_of_key.lower(
-            network, loss, whole.images, whole.labels, key, "rademacher", "plain"
+            network, loss, whole.images, whole.labels, key, "rademacher", "plain", False
+        ),
+        "general path with signs an example": lambda: _forms_of_key.lower(
+            network, loss, whole.images, whole.labels, key, "rademacher", "plain", True
         ),
         "Hessian-vector product": lambda: sharpness.hessian_vector_product.lower(
-            network, loss, whole.images, whole.labels, whole.weights, network.params
+            network, loss, some.images, some.labels, some.weights, network.params
         ),
         "GGN-vector product": lambda: sharpness.ggn_vector_product.lower(
-            network, loss, whole.images, whole.labels, whole.weights, network.params
+            network, loss, some.images, some.labels, some.weights, network.params
         ),
         "gradient": lambda: _gradient.lower(network, loss, whole),
     }
@@ -71,6 +76,7 @@ def main() -> None:
                 "parameters": network.size,
                 "batch": BATCH,
                 "exact_path_chunk": chunk.batch_size,
+                "product_chunk": part.batch_size,
                 "goal_GB": 1.2,
                 "passes": sizes,
             },

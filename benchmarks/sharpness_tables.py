@@ -3,6 +3,7 @@
 python -m benchmarks.sharpness_tables
 """
 
+import dataclasses
 import math
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,9 @@ MEANING = {
     "tr_ggn_filter": "tr GGN, filter-wise",
     "tr_ntk_unit": "tr NTK, logits of unit deviation",
     "tr_ctk_unit": "the same, times theta^2",
-    "tr_ntk_unit_filter": "the same, filter-wise",
+    "lmax_ntk": "largest eigenvalue of the NTK, J J' / n",
+    "rank_ntk": "its effective rank",
+    "line": "rise half a filter-normalised random step away",
     "loss": "loss",
     "accuracy": "accuracy",
     "sam": "worst-case rise at radius 0.05 (SAM)",
@@ -33,6 +36,8 @@ MEANING = {
     "frobenius2_hess": "squared Frobenius norm of H",
     "frobenius2_ggn": "squared Frobenius norm of GGN",
 }
+# Which option gives the number of images of a kind of part.
+SIZES = {"radius": "radius", "landscape": "radius", "spectrum": "products"}
 NTK = {
     "tr_ggn": "tr NTK = tr GGN (= tr H), summed over classes",
     "tr_ggn_theta": "tr CTK: tr NTK times theta^2",
@@ -52,8 +57,8 @@ def show(row: dict[str, Any], bound: float | None = None) -> str:
 
 def as_estimate(row: dict[str, Any]) -> Estimate:
     """The estimate behind a stored row."""
-    names = ("value", "probe_error", "data_error", "probe_freedom", "data_freedom")
-    return Estimate(**{k: row[k] for k in names if k in row})
+    names = {field.name for field in dataclasses.fields(Estimate)}
+    return Estimate(**{k: v for k, v in row.items() if k in names})
 
 
 def measures(record: dict[str, Any]) -> list[str]:
@@ -63,11 +68,12 @@ def measures(record: dict[str, Any]) -> list[str]:
         "|---|---|---|---|---|---|",
     ]
     parts = record["parts"]
-    for kind in ("traces", "unit", "radius", "spectrum", "frobenius"):
-        for loss in ("ce", "mse"):
-            infix = "" if kind == "unit" else f" {loss}"
+    for kind in ("traces", "unit", "gram", "radius", "landscape", "spectrum"):
+        free = kind in ("unit", "gram")  # of the loss
+        for loss in ("-",) if free else ("ce", "mse"):
+            infix = "" if free else f" {loss}"
             both = [parts.get(f"{kind}{infix} {split}") for split in ("train", "test")]
-            if None in both or (kind == "unit" and loss == "ce"):
+            if None in both:
                 continue
             train, test = (part["values"] for part in both)
             for name in train:
@@ -80,17 +86,17 @@ def measures(record: dict[str, Any]) -> list[str]:
                 bounds = [
                     v.get(f"{name}_bound", {}).get("value") for v in (train, test)
                 ]
-                if "low" in train[name] and train[name]["value"] != 0:
+                if "probe_error" in train[name] and train[name]["value"] != 0:
                     rows = as_estimate(test[name]), as_estimate(train[name])
                     low, high = ratio(*rows).interval()
                     of_all = f"{ratio(*rows).value:.3g} [{low:.3g}, {high:.3g}]"
                 elif train[name]["value"] != 0:
                     of_all = f"{test[name]['value'] / train[name]['value']:.3g}"
                 cells = [show(train[name], bounds[0]), show(test[name], bounds[1])]
-                label = "-" if kind == "unit" else loss
-                count = both[0]["examples"]
+                asked = record["options"][SIZES.get(kind, "traces")]
+                size = train[name].get("examples") or asked
                 lines.append(
-                    f"| {words} | {label} | {count:,} | {cells[0]} | {cells[1]} "
+                    f"| {words} | {loss} | {size:,} | {cells[0]} | {cells[1]} "
                     f"| {of_all} |"
                 )
     return lines
@@ -103,7 +109,7 @@ def comparison(record: dict[str, Any]) -> list[str]:
         part = record["parts"].get(f"compare {loss}")
         if part is None:
             continue
-        values, count = part["values"], part["examples"]
+        values, count = part["values"], record["options"]["products"]
         if not lines:
             lines = [
                 "| matrix | loss | train against test | half of train against half of "
@@ -124,6 +130,13 @@ def comparison(record: dict[str, Any]) -> list[str]:
             f"| trace ratio, common probes ({count:,} + {count:,} images) | {loss} "
             f"| {ratios} | | | |"
         )
+        if "overlap_across" in values:
+            pairs = ("across", "first", "second")
+            cells = [show(values[f"overlap_{pair}"]) for pair in pairs]
+            lines.append(
+                f"| overlap of {record['options']['eigenvectors']} eigenvectors of H "
+                f"| {loss} | | " + " | ".join(cells) + " |"
+            )
     return lines
 
 
@@ -260,6 +273,7 @@ def agreement(record: dict[str, Any]) -> list[str]:
 def tables() -> dict[str, list[str]]:
     """The lines of every table whose results are there."""
     kept, costs = read("sharpness_measures"), read("sharpness_cost")
+    kept = kept if "options" in kept else {}  # of an earlier form
     memory = read("sharpness_memory").get("passes", {})
     rows = [f"| {k} | {v['temporary_GB']:.2f} |" for k, v in memory.items()]
     found = {
@@ -272,7 +286,8 @@ def tables() -> dict[str, list[str]]:
             "comparison": comparison(kept),
             "needed": needed(kept),
         }
-    if "variance of a random direction" in costs:
+    same = costs.get("parameters") == kept.get("parameters")
+    if "variance of a random direction" in costs and same:
         found["cost"] = cost(costs, kept)
     return found
 

@@ -7,18 +7,20 @@ same on any number of devices; only the order of summation differs.
 
 import os
 from collections.abc import Callable
-from functools import cache, wraps
-from typing import Any, TypeVar
+from functools import cached_property, update_wrapper
+from typing import Any, Generic, ParamSpec, TypeVar
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+from jax.core import Tracer
 from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from .errors import UsageError
 
 _Tree = TypeVar("_Tree")
+_Arguments = ParamSpec("_Arguments")
 _Result = TypeVar("_Result")
 
 
@@ -97,18 +99,32 @@ def compiler_options() -> dict[str, str]:
     }
 
 
-def jit(function: Callable[..., _Result]) -> Callable[..., _Result]:
+class jit(Generic[_Arguments, _Result]):
     """`eqx.filter_jit` with `compiler_options`, which wait for the first call."""
 
-    @cache
-    def compiled():
-        return eqx.filter_jit(function, compiler_options=compiler_options())
+    def __init__(self, function: Callable[_Arguments, _Result], **options: Any):
+        """Take what `eqx.filter_jit` takes."""
+        self.function, self.options = function, options
+        update_wrapper(self, function)
 
-    @wraps(function)
-    def call(*args: Any, **kwargs: Any):
-        return compiled()(*args, **kwargs)
+    @cached_property
+    def compiled(self) -> Any:
+        """The function as Equinox compiles it."""
+        filter_jit: Any = eqx.filter_jit
+        return filter_jit(
+            self.function, compiler_options=compiler_options(), **self.options
+        )
 
-    return call
+    def __call__(self, *args: _Arguments.args, **kwargs: _Arguments.kwargs) -> _Result:
+        """Compile where called; within another compilation, be a part of it."""
+        leaves = jax.tree.leaves((args, kwargs))
+        if any(isinstance(leaf, Tracer) for leaf in leaves):
+            return self.function(*args, **kwargs)
+        return self.compiled(*args, **kwargs)
+
+    def lower(self, *args: _Arguments.args, **kwargs: _Arguments.kwargs) -> Any:
+        """As that of `eqx.filter_jit`."""
+        return self.compiled.lower(*args, **kwargs)
 
 
 def replicate(tree: _Tree, mesh: Mesh) -> _Tree:

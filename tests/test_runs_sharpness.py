@@ -50,8 +50,15 @@ def measure(subject, report=lambda *_: None):
 
 
 def without_time(found):
-    values = found["train"]["trace"].values | found["train"]["ntk"].values
-    return {k: dataclasses.replace(v, seconds=0.0) for k, v in values.items()}
+    return {
+        (split, name): (
+            {k: dataclasses.replace(v, seconds=0.0) for k, v in m.values.items()},
+            m.bounds,
+            m.tables,
+        )
+        for split, measures in found.items()
+        for name, m in measures.items()
+    }
 
 
 @pytest.mark.parametrize("where", [("trace", 8), ("ntk", 4)])
@@ -80,8 +87,71 @@ def test_interrupted_and_resumed_gives_the_same_bits(subject, where):
     assert not list(subject.table.parent.glob(hidden))
 
 
+@pytest.mark.parametrize(
+    ("name", "where"),
+    [("lmax", 4), ("radius", 3), ("radius", 9), ("spectrum", 70), ("landscape", 5)],
+)
+def test_every_measure_goes_on_with_the_same_bits(subject, name, where, monkeypatch):
+    from eqcifar.runs import _partial
+
+    monkeypatch.setattr(_partial, "_EVERY_SECONDS", 0.0)
+
+    def run(at=None):
+        seen = []
+
+        def report(split, name, done, total, sofar):
+            seen.append(done)
+            if done == at:
+                raise Stop
+
+        options = dataclasses.replace(OPTIONS, loss="mse")
+        found = runs.measure_subject(
+            subject, [name], ["train"], options, devices=1, report=report
+        )
+        return without_time(found), len(seen)
+
+    with pytest.raises(Stop):
+        run(where)
+    resumed, after = run()
+    for path in subject.table.parent.glob(".*"):
+        path.unlink()
+    whole, steps = run()
+    assert resumed == whole
+    assert after < steps or name in ("radius", "landscape")
+
+
+def test_a_comparison_goes_on_with_the_same_bits(subject):
+    def run(at=None):
+        def report(what, loss, done, total, sofar):
+            if (what, done) == at:
+                raise Stop
+
+        return runs.compare_splits(
+            subject,
+            dataclasses.replace(OPTIONS, probes=3),
+            count=2,
+            devices=1,
+            report=report,
+            keep=False,
+        )
+
+    for at in (("trace, test", 4), ("common vectors", 2), ("eigenvectors", 20)):
+        with pytest.raises(Stop):
+            run(at)
+    assert list(subject.table.parent.glob(".*compare-half0.*.npz"))
+    resumed = run()
+    assert not list(subject.table.parent.glob(".*.npz"))
+    whole = run()
+    assert resumed.overlap == whole.overlap
+    for matrix, pairs in whole.common.cosine.items():
+        for pair, estimate in pairs.items():
+            again = resumed.common.cosine[matrix][pair]
+            assert dataclasses.replace(again, seconds=estimate.seconds) == estimate
+    assert resumed.ratio.interval() == whole.ratio.interval()
+
+
 def test_devices_do_not_change_the_values(subject):
-    one = without_time(measure(subject))
+    one = measure(subject)["train"]["trace"].values
     several = runs.measure_subject(subject, ["trace"], ["train"], OPTIONS, devices=2)[
         "train"
     ]["trace"].values

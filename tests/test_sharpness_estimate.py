@@ -16,12 +16,47 @@ def covers(estimates, truth):
 
 
 def test_interval_is_the_t_interval():
-    values = RNG.normal(3.0, 2.0, (30, 1))
+    values = np.tile([[-1.0], [1.0], [0.0], [0.0]], (8, 1))  # skewness 0, kurtosis 2
     got = sharpness.estimate_mean(values, exact=True, target="population")
-    expected = t.interval(0.9, 29, values.mean(), values.std(ddof=1) / 30**0.5)
+    expected = t.interval(0.9, 31, values.mean(), values.std(ddof=1) / 32**0.5)
     np.testing.assert_allclose(got.interval(0.9), expected)
+    assert got.half_width(0.9) == pytest.approx((expected[1] - expected[0]) / 2)
     assert got.probe_error == 0
     assert got.probes == 0
+
+
+def test_a_skewed_interval_inverts_halls_transformation():
+    e = sharpness.Estimate(5.0, 2.0, probe_freedom=9.0, skewness=0.6)
+    distance = (5.0 - np.asarray(e.interval())) / 2.0
+    symmetric = distance + 0.6 * (2 * distance**2 + 1) / 6 + 0.6**2 * distance**3 / 27
+    np.testing.assert_allclose(symmetric, [t.ppf(0.975, 9), t.ppf(0.025, 9)])
+    mirrored = e.scale(-1.0)
+    assert mirrored.interval() == pytest.approx([-x for x in e.interval()[::-1]])
+
+
+def test_moments_of_the_error_are_those_of_the_terms():
+    values = RNG.gamma(1.0, size=(4000, 1))  # skewness 2, kurtosis 9
+    got = sharpness.estimate_mean(values, exact=True, target="population")
+    assert got.skewness == pytest.approx(2 / 4000**0.5, rel=0.25)
+    assert got.data_freedom == pytest.approx(2 * 4000 / 8, rel=0.4)
+    whole = sharpness.estimate_mean(values, exact=True, population=8000)
+    assert whole.skewness == 0  # half of a split is as skewed as the other half
+    probes = sharpness.estimate_mean(values.reshape(4, 1000))
+    assert probes.skewness == pytest.approx(2 / 4000**0.5, rel=0.25)
+
+
+@pytest.mark.parametrize("draw", ["one eigenvalue", "few images"])
+def test_intervals_of_skewed_terms_hold_the_truth(draw):
+    hits = []
+    for _ in range(1000):
+        if draw == "one eigenvalue":
+            terms = RNG.chisquare(1, size=(1, 12))
+            guess = sharpness.estimate_mean(terms)
+        else:
+            terms = RNG.gamma(0.25, 4.0, size=(50, 1))
+            guess = sharpness.estimate_mean(terms, exact=True, target="population")
+        hits.append(guess)
+    assert 0.925 <= covers(hits, 1.0) <= 0.975
 
 
 def test_a_split_seen_whole_has_no_data_error():
@@ -153,7 +188,7 @@ def test_the_sequential_stop_meets_its_target():
             mean = terms[:k].mean()
             error = terms[:k].std(ddof=1) / k**0.5
             sofar = sharpness.Estimate(mean, error, probe_freedom=k - 1.0)
-            if stop.now(sofar):
+            if stop.now(sofar, k):
                 break
         met.append(abs(mean / 10 - 1) <= 0.05)
     assert np.mean(met) >= 0.92

@@ -11,6 +11,7 @@ from jax.flatten_util import ravel_pytree
 
 from eqcifar import sharpness
 from eqcifar.errors import RunError, UsageError
+from eqcifar.sharpness._flips import sign_count
 
 from .sharpness_tools import close, data, dense, make, network
 
@@ -51,7 +52,9 @@ def test_the_estimator_is_unbiased_and_its_error_right(x64, smooth):
         "ggn": truth.ggn("mse").mean(0),
         "resid": truth.resid("mse").mean(0),
     }
-    traces = sharpness.probe_traces(net, examples, "mse", probes=150, key=KEY)
+    traces = sharpness.probe_traces(
+        net, examples, "mse", probes=150, flip=False, key=KEY
+    )
     for name, matrix in means.items():
         estimate = traces.estimate(name)
         assert abs(estimate.value - np.trace(matrix)) < 4 * estimate.standard_error
@@ -64,6 +67,77 @@ def test_the_estimator_is_unbiased_and_its_error_right(x64, smooth):
     error = abs(controlled.value - np.trace(means["hess"]))
     assert error < 4 * controlled.standard_error
     assert controlled.standard_error < traces.estimate("hess").standard_error
+
+
+def own_direction(net, vector, row):
+    """The direction of one example, written out layer by layer."""
+    row, parts = list(row), []
+    for leaf in jax.tree.leaves(vector):
+        if leaf.size == max(leaf.shape):  # a bias
+            signs = np.asarray([row.pop(0) for _ in range(leaf.size)])
+            parts.append(leaf * signs.reshape(leaf.shape))
+        else:
+            outputs = np.asarray([row.pop(0) for _ in range(leaf.shape[0])])
+            inputs = np.asarray([row.pop(0) for _ in range(leaf.shape[1])])
+            signs = np.outer(outputs, inputs)
+            parts.append(leaf * signs.reshape(signs.shape + (1,) * (leaf.ndim - 2)))
+    assert not row
+    return np.concatenate([np.ravel(part) for part in parts])
+
+
+def test_each_example_has_its_own_direction(x64, smooth):
+    net, examples, truth = smooth
+    flat, unravel = ravel_pytree(net.params)
+    rng = np.random.default_rng(0)
+    v = unravel(jnp.asarray(rng.normal(size=flat.shape)))
+    signs = rng.choice([-1.0, 1.0], (8, sign_count(net)))
+    forms = sharpness.quadratic_forms(
+        net,
+        sharpness.ce,
+        jnp.asarray(examples.images),
+        jnp.asarray(examples.labels),
+        v,
+        jnp.asarray(signs),
+    )
+    own = np.stack([own_direction(net, v, row) for row in signs])
+    assert np.abs(own[0]).tolist() == np.abs(own[1]).tolist()
+    for name, matrices in (
+        ("ggn", truth.ggn("ce")),
+        ("resid", truth.resid("ce")),
+        ("ntk", np.einsum("icp,icq->ipq", truth.j, truth.j)),
+    ):
+        close(forms[name], np.einsum("ipq,ip,iq->i", matrices, own, own))
+
+
+def test_own_directions_estimate_the_same_with_less_error(x64, smooth):
+    net, examples, truth = smooth
+    same = examples.take(np.full(16, 3)).with_batch_size(16)
+    for name, matrix in (("ggn", truth.ggn("mse")), ("resid", truth.resid("mse"))):
+        errors = []
+        for flip in (False, True):
+            found = sharpness.probe_traces(
+                net, same, "mse", probes=100, flip=flip, key=KEY
+            ).estimate(name)
+            expected = np.trace(matrix[3])
+            assert abs(found.value - expected) < 4 * found.standard_error
+            errors.append(found.standard_error)
+        assert errors[1] < 0.6 * errors[0]
+
+
+def test_a_layer_that_is_not_called_has_common_directions(x64, smooth):
+    class Tied(eqx.Module):
+        layer: eqx.nn.Linear
+
+        def __call__(self, x, state, *, key=None):
+            return self.layer.weight @ jnp.ravel(x), state
+
+    model = Tied(eqx.nn.Linear(192, 3, use_bias=False, key=KEY))
+    net, examples = sharpness.Network(model, eqx.nn.State(model)), data(4)
+    one, two = (
+        sharpness.probe_traces(net, examples, "ce", flip=flip, key=KEY)
+        for flip in (False, True)
+    )
+    np.testing.assert_array_equal(one.values["hess"], two.values["hess"])
 
 
 def test_scaled_directions_estimate_the_scaled_trace(x64, smooth):
@@ -119,6 +193,26 @@ def test_rtol_stops_early(x64):
     assert estimate.half_width() <= 0.05 * estimate.value
     assert estimate.data_error > 0
     assert len(result.ids) == len(result.labels) == estimate.examples
+
+
+@pytest.mark.parametrize("kind", ["relu", "gelu"])
+def test_a_plan_from_a_pilot_holds(kind):
+    net, examples = network(kind), data(300, batch_size=10).sample(300, seed=1)
+    found = sharpness.how_many(net, examples, "ce", rtol=0.1, pilot=60, key=KEY)
+    assert (found.exact is None) == (kind == "gelu")
+    count = found.random.examples
+    assert found.random.reached <= 0.1
+    got = sharpness.hessian_trace(
+        net,
+        examples.take(examples.order[:count]),
+        "ce",
+        probes=found.random.probes if kind == "relu" else 0,
+        residual_probes=max(found.random.probes, 2),
+        key=jax.random.key(1),
+    ).hess
+    assert got.examples == count
+    if got.probes > 1 or kind == "gelu":
+        assert 0.05 < got.half_width() / got.value < 0.15
 
 
 def test_diverged_parameters_are_reported():

@@ -14,7 +14,7 @@ from ._measuring import (
     open_run,
     plus_minus,
 )
-from ._output import print_json, print_table
+from ._output import print_json, print_table, print_warning
 
 
 def compare(
@@ -70,7 +70,12 @@ def compare(
     with Meter() as meter:
         try:
             found = runs.compare_splits(
-                subject, options, count=eigenvectors, devices=devices, report=meter
+                subject,
+                options,
+                count=eigenvectors,
+                devices=devices,
+                report=meter,
+                warn=print_warning,
             )
         except Stopped:
             raise interrupted(meter.stop.number) from None

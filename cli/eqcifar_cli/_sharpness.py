@@ -129,13 +129,18 @@ def sharpness(
     subject = open_run(run, out)
     if how_many is not None:
         plan = runs.plan_subject(subject, splits[0], options, how_many, devices=devices)
-        tables.print_plan(subject, splits[0], plan, how_many, as_json)
+        tables.print_plan(subject, splits[0], options, plan, how_many, as_json)
         return
     with Meter() as meter:
         try:
             if convention == "original":
                 original = runs.measure_original(
-                    subject, options, original_devices, devices=devices, report=meter
+                    subject,
+                    options,
+                    original_devices,
+                    devices=devices,
+                    report=meter,
+                    warn=print_warning,
                 )
                 tables.print_original(subject, original, original_devices, as_json)
                 return

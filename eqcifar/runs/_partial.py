@@ -1,7 +1,8 @@
+import contextlib
 import dataclasses
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from ..errors import RunError
@@ -13,6 +14,8 @@ _EVERY_SECONDS = 30.0
 
 class Partial:
     """What is known of a measurement that is not complete, kept beside its table.
+
+    Its pieces are in `.npz` files, see `eqcifar.sharpness.Rows`.
 
     - `finished`: whole measures, by a label.
     """
@@ -31,7 +34,8 @@ class Partial:
         self._table, self._fingerprint, self._warn = table, fingerprint, warn
         self._stem = f".{table.name}-{fingerprint[:12]}"
         self._file = table.with_name(f"{self._stem}.json")
-        self._saved, self._works = time.monotonic(), True
+        self._when, self._works = time.monotonic(), True
+        self._saved: dict[tuple[str, str], dict[int, Path]] = {}
         self.finished = {}
         if self._file.exists():
             try:
@@ -41,33 +45,56 @@ class Partial:
                 # It is only a saving of time.
                 warn(f"{self._file} is damaged and not used")
 
-    def rows(self, split: str) -> dict[str, Rows]:
-        """The rows of the passes over a split, by pass."""
-        found = {}
-        start = f"{self._stem}-{split}-"
-        for path in sorted(self._table.parent.glob(f"{start}*.npz")):
+    @contextlib.contextmanager
+    def keeping(
+        self, label: str
+    ) -> Iterator[tuple[dict[str, Rows], Callable[[], None]]]:
+        """The pieces kept under a label, by pass, and what saves more now and then.
+
+        They are saved, too, when an error or a request to stop leaves the block.
+        """
+        rows = self._load(label)
+        try:
+            yield rows, lambda: self._save_now_and_then(label, rows)
+        except BaseException:
+            self._save(label, rows)
+            raise
+
+    def _load(self, label: str) -> dict[str, Rows]:
+        found: dict[str, Rows] = {}
+        for path in sorted(self._table.parent.glob(f"{self._stem}-{label}-*.npz")):
+            name = path.stem.removeprefix(f"{self._stem}-{label}-").rsplit(".", 1)[0]
             try:
-                found[path.stem[len(start) :]] = load_rows(path, self._fingerprint)
+                rows = load_rows(path, self._fingerprint)
             except (ValueError, OSError, KeyError):
                 self._warn(f"{path} is damaged and not used")
+                continue
+            found.setdefault(name, {}).update(rows)
+            self._saved.setdefault((label, name), {}).update(dict.fromkeys(rows, path))
         return found
 
-    def save_now_and_then(self, split: str, rows: dict[str, Rows]):
-        """Save unless that was done less than half a minute ago."""
-        if time.monotonic() - self._saved > _EVERY_SECONDS:
-            self.save(split, rows)
+    def _save_now_and_then(self, label: str, rows: dict[str, Rows]):
+        if time.monotonic() - self._when > _EVERY_SECONDS:
+            self._save(label, rows)
 
-    def save(self, split: str, rows: dict[str, Rows]):
-        """Keep the rows of unfinished passes."""
-
+    def _save(self, label: str, rows: dict[str, Rows]):
+        # A file holds the pieces that are new, so that none is written twice.
         def write():
             for name, done in rows.items():
-                path = self._table.with_name(f"{self._stem}-{split}-{name}.npz")
-                if done:
-                    save_rows(path, done, self._fingerprint)
+                saved = self._saved.setdefault((label, name), {})
+                if saved.keys() - done.keys():
+                    for path in set(saved.values()):
+                        path.unlink(missing_ok=True)
+                    saved.clear()
+                new = {number: done[number] for number in done.keys() - saved.keys()}
+                if new:
+                    end = f"{label}-{name}.{min(new)}.npz"
+                    path = self._table.with_name(f"{self._stem}-{end}")
+                    save_rows(path, new, self._fingerprint)
+                    saved.update(dict.fromkeys(new, path))
 
         self._try(write)
-        self._saved = time.monotonic()
+        self._when = time.monotonic()
 
     def finish(self, label: str, measured: Measured):
         """Keep a whole measure."""

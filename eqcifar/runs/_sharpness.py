@@ -1,6 +1,7 @@
 import datetime
 import hashlib
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 
 import jax
 from jax.sharding import Mesh
@@ -49,16 +50,11 @@ def measure_subject(
     unfinished = open_partial(subject, options, mesh, warn)
     found: dict[str, dict[str, Measured]] = {}
     for split, examples in chosen.items():
-        found[split], rows = {}, unfinished.rows(split)
-        for name in measures:
-            label = f"{split}-{name}"
-            if label not in unfinished.finished:
-
-                def shown(done, total, sofar, split=split, name=name, rows=rows):
-                    report(split, name, done, total, sofar)
-                    unfinished.save_now_and_then(split, rows)
-
-                try:
+        found[split] = {}
+        with unfinished.keeping(split) as (rows, save):
+            for name in measures:
+                label = f"{split}-{name}"
+                if label not in unfinished.finished:
                     measured = sharpness.measure(
                         network,
                         examples,
@@ -70,14 +66,23 @@ def measure_subject(
                         memory=1e9 * options.memory * mesh.size,
                         key=jax.random.key(options.seed),
                         rows=rows,
-                        report=shown,
+                        report=saving(partial(report, split, name), save),
                     )
-                except BaseException:
-                    unfinished.save(split, rows)
-                    raise
-                unfinished.finish(label, measured)
-            found[split][name] = unfinished.finished[label]
+                    unfinished.finish(label, measured)
+                found[split][name] = unfinished.finished[label]
     return found
+
+
+def saving(
+    report: Callable[..., None], save: Callable[[], None]
+) -> Callable[..., None]:
+    """Report, and save now and then."""
+
+    def both(*work):
+        report(*work)
+        save()
+
+    return both
 
 
 def open_partial(
@@ -85,11 +90,12 @@ def open_partial(
     options: SharpnessOptions,
     mesh: Mesh,
     warn: Callable[[str], None] = lambda message: None,
+    what: str = "measures",
 ) -> Partial:
     """What an equal call left unfinished: the same network, options and machine."""
     device = mesh.devices.flat[0].device_kind
     parts = (
-        *(subject.digest, subject.dataset.fingerprint, repr(options)),
+        *(what, subject.digest, subject.dataset.fingerprint, repr(options)),
         *(__version__, jax.__version__, device, str(mesh.size)),
     )
     fingerprint = hashlib.sha256("\0".join(parts).encode()).hexdigest()

@@ -7,7 +7,7 @@ from .. import sharpness
 from ..errors import UsageError
 from ..parallel import make_mesh
 from ..sharpness import Comparison, Estimate
-from ._sharpness import Show, column_name, first_columns
+from ._sharpness import Show, column_name, first_columns, open_partial, saving
 from ._subject import SharpnessOptions, Subject
 from ._wide_table import append_wide
 
@@ -36,65 +36,81 @@ def compare_splits(
     count: int = 10,
     devices: int | None = None,
     report: Show = lambda *_: None,
+    warn: Callable[[str], None] = lambda message: None,
     keep: bool = True,
 ) -> SplitComparison:
     """Compare the curvature of the training loss with that of the test loss.
+
+    An equal call goes on where one was interrupted, as `measure_subject` does.
 
     **Arguments:**
 
     - `options`: `probes` are the random vectors that all matrices share.
     - `count`: eigenvectors of each half of a split; 0: none.
-    - `report`: called as by `measure_subject`; it may raise, to stop.
+    - `report`, `warn`: called as by `measure_subject`.
     - `keep`: append it to the subject's table.
     """
     if options.batch_statistics:
         raise UsageError("splits are compared with running statistics")
     mesh, key = make_mesh(devices), jax.random.key(options.seed)
     network, loss = subject.network(options), options.loss or subject.config.loss
-    train, test = (subject.examples(s, options, mesh) for s in ("train", "test"))
+    splits = {s: subject.examples(s, options, mesh) for s in ("train", "test")}
+    train, test = splits.values()
+    memory = 1e9 * options.memory * mesh.size
+    unfinished = open_partial(subject, options, mesh, warn, f"compare {count}")
+    with unfinished.keeping("compare") as (rows, save):
 
-    def follow(what: str) -> Callable[[int, int], None]:
-        return lambda done, total: report(what, loss, done, total, lambda: None)
+        def follow(what: str) -> Callable[[int, int], None]:
+            def show(done: int, total: int):
+                report(what, loss, done, total, lambda: None)
 
-    traces = [
-        sharpness.output_traces(
-            network,
-            examples,
-            loss,
-            probes=2,
-            scaled=("plain",),
-            memory=1e9 * options.memory * mesh.size,
-            key=jax.random.fold_in(key, index),
-            report=follow(f"trace, {name}"),
-        ).estimate(target="population")
-        for index, (name, examples) in enumerate((("train", train), ("test", test)))
-    ]
-    common = sharpness.compare(
-        network,
-        train,
-        test,
-        loss,
-        probes=options.probes,
-        seed=options.seed,
-        key=key,
-        report=follow("common vectors"),
-    )
-    overlap = {}
-    if count:
-        follow("eigenvectors")(0, 1)
-        overlap = sharpness.compare_subspaces(
+            return saving(show, save)
+
+        traces = [
+            sharpness.output_traces(
+                network,
+                examples,
+                loss,
+                probes=2,
+                scaled=("plain",),
+                memory=memory,
+                key=jax.random.fold_in(key, index),
+                done=rows.setdefault(f"trace-{name}", {}),
+                report=follow(f"trace, {name}"),
+            ).estimate(target="population")
+            for index, (name, examples) in enumerate(splits.items())
+        ]
+        common = sharpness.compare(
             network,
             train,
             test,
             loss,
-            count=count,
-            steps=min(3 * count + 10, network.size),
+            probes=options.probes,
             seed=options.seed,
+            memory=memory,
             key=key,
+            done=rows.setdefault("common", {}),
+            report=follow("common vectors"),
         )
+        overlap = {}
+        if count:
+            overlap = sharpness.compare_subspaces(
+                network,
+                train,
+                test,
+                loss,
+                count=count,
+                steps=min(3 * count + 10, network.size),
+                seed=options.seed,
+                memory=memory,
+                key=key,
+                done=rows,
+                report=follow("eigenvectors"),
+            )
     found = SplitComparison(sharpness.ratio(*traces[::-1]), common, overlap, count)
     if keep and subject.same_data:
         _keep(subject, options, found, len(train), len(test))
+    unfinished.forget()
     return found
 
 

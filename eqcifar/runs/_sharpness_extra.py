@@ -7,7 +7,7 @@ from .. import sharpness
 from ..errors import UsageError
 from ..parallel import make_mesh
 from ..sharpness import HowMany, Original
-from ._sharpness import Show, first_columns
+from ._sharpness import Show, first_columns, open_partial, saving
 from ._subject import SharpnessOptions, Subject
 from ._wide_table import append_wide
 
@@ -28,6 +28,8 @@ def plan_subject(
     """
     if rtol <= 0:
         raise UsageError("the relative half-width to plan for must be greater than 0")
+    if options.batch_statistics:
+        raise UsageError("a plan is for a sum over images: use running statistics")
     return sharpness.how_many(
         subject.network(options),
         subject.examples(split, options, make_mesh(devices)),
@@ -44,16 +46,18 @@ def measure_original(
     *,
     devices: int | None = None,
     report: Show = lambda *_: None,
+    warn: Callable[[str], None] = lambda message: None,
     keep: bool = True,
 ) -> Original:
     """The columns of sungyubkim/cifar_jax, over whole splits in their stored order.
 
-    Its batch is the run's, and so is its weight decay.
+    Its batch is the run's, and so is its weight decay. An equal call goes on where one
+    was interrupted.
 
     **Arguments:**
 
     - `original_devices`: on which its `tr_hess` depends.
-    - `report`: called as by `measure_subject`.
+    - `report`, `warn`: called as by `measure_subject`.
     - `keep`: append them to the subject's table.
     """
     if options.samples is not None:
@@ -64,22 +68,27 @@ def measure_original(
     whole = SharpnessOptions(samples=0, batch_size=options.batch_size)
     splits = [subject.examples(name, whole, mesh) for name in ("train", "test")]
     train, test = (examples.take(np.sort(examples.order)) for examples in splits)
-    original = sharpness.original_traces(
-        subject.network(options),
-        train,
-        test,
-        weight_decay=subject.config.weight_decay,
-        batch_size=subject.config.batch_size,
-        devices=original_devices,
-        probes=options.probes,
-        key=jax.random.key(options.seed),
-        report=_follow(report),
-    )
+    what = f"original {original_devices}"
+    unfinished = open_partial(subject, options, mesh, warn, what)
+    with unfinished.keeping("original") as (rows, save):
+        original = sharpness.original_traces(
+            subject.network(options),
+            train,
+            test,
+            weight_decay=subject.config.weight_decay,
+            batch_size=subject.config.batch_size,
+            devices=original_devices,
+            probes=options.probes,
+            key=jax.random.key(options.seed),
+            done=rows,
+            report=saving(_follow(report), save),
+        )
     if keep and subject.same_data:
         row = first_columns(subject, options) | {"original_devices": original_devices}
         for name, estimate in original.columns.items():
             row[name], row[f"{name}_se"] = estimate.value, estimate.standard_error
         append_wide(subject.table, row)
+    unfinished.forget()
     return original
 
 

@@ -121,6 +121,7 @@ class Subject:
             prepare=normalise,
             place=jnp.asarray if mesh.size == 1 else spread,
             batch_size=size,
+            devices=mesh.size,
         ).sample(count, options.seed)
 
 

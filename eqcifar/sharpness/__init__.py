@@ -9,6 +9,7 @@ from ._examples import Batch as Batch
 from ._examples import Examples as Examples
 from ._examples import Rows as Rows
 from ._examples import load_rows as load_rows
+from ._examples import piece as piece
 from ._examples import save_rows as save_rows
 from ._examples import stream as stream
 from ._gram import ntk_gram as ntk_gram

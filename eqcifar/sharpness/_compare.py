@@ -3,7 +3,8 @@
 import dataclasses
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, MutableMapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +14,7 @@ from jaxtyping import Float, PRNGKeyArray
 from eqcifar.errors import UsageError
 
 from ._estimate import Estimate
-from ._examples import Examples
+from ._examples import Examples, Rows, piece
 from ._lanczos import eigenpairs, overlap
 from ._losses import Loss
 from ._network import Network
@@ -45,7 +46,9 @@ def compare(
     *,
     probes: int = 10,
     seed: int = 0,
+    memory: float = 1e9,
     key: PRNGKeyArray,
+    done: Rows | None = None,
     report: Callable[[int, int], None] | None = None,
 ) -> Comparison:
     """Compare the Hessians, GGNs and residuals of two splits.
@@ -56,6 +59,9 @@ def compare(
     `Examples.halves(seed)`, and the splits the weighted means of their halves, so the
     control costs nothing. Errors are by jackknife over probes and cover the probes
     alone: the control shows what the draw of examples does.
+
+    `memory` is that of a product, see `operator`; `done` holds the probes of an
+    unfinished call.
     """
     if probes < 3:
         raise UsageError("A jackknife over probes needs at least 3 of them.")
@@ -63,16 +69,16 @@ def compare(
     halves = (*first.halves(seed), *second.halves(seed))
     share = [len(halves[i]) / len(first if i < 2 else second) for i in range(4)]
     operators = [
-        [operator(network, half, loss, kind) for half in halves]
+        [operator(network, half, loss, kind, memory=memory) for half in halves]
         for kind in ("hess", "ggn")
     ]
     size, dtype = operators[0][0].size, operators[0][0].dtype
-    grams, forms = [], []
-    for m in range(probes):
+
+    def probe(m: int) -> dict[str, Any]:
         v = jax.random.rademacher(jax.random.fold_in(key, m), (size,), dtype)
         hess, ggn = ([apply(v) for apply in kind] for kind in operators)
         resid = [h - g for h, g in zip(hess, ggn, strict=True)]
-        rows = []
+        grams, forms = [], []
         for parts in (hess, ggn, resid):
             whole = [
                 share[0] * parts[0] + share[1] * parts[1],
@@ -80,14 +86,18 @@ def compare(
             ]
             stack = jnp.stack([*parts, *whole])
             with jax.default_matmul_precision("highest"):
-                rows.append(np.asarray(stack @ stack.T, dtype=np.float64))
+                grams.append(np.asarray(stack @ stack.T, dtype=np.float64))
                 forms.append(np.asarray(stack[4:] @ v, dtype=np.float64))
-        grams.append(rows)
+        return {"gram": grams, "form": forms}
+
+    found = []
+    for m in range(probes):
+        found.append(piece(done, m, lambda m=m: probe(m)))
         if report is not None:
             report(m + 1, probes)
-    gram = np.asarray(grams)  # probe, matrix, six sets, six sets
-    form = np.asarray(forms).reshape(probes, 3, 2)
-    matvecs = sum(apply.matvecs for kind in operators for apply in kind)
+    gram = np.stack([one["gram"] for one in found])  # probe, matrix, six sets, six sets
+    form = np.stack([one["form"] for one in found])  # probe, matrix, two splits
+    matvecs = 8 * probes
     seconds = time.perf_counter() - start
 
     def record(statistic: Callable[[np.ndarray], float], rows: np.ndarray) -> Estimate:
@@ -146,8 +156,9 @@ def _jackknife(
 def ratio(numerator: Estimate, denominator: Estimate) -> Estimate:
     """Estimate a / b of two independent estimates by the delta method.
 
-    The relative standard errors add in squares, cause by cause. For the trace ratio of
-    test to train with the exact path, ask both for `target="population"`.
+    The relative standard errors add in squares, cause by cause, and third moments with
+    their signs. For the trace ratio of test to train with the exact path, ask both for
+    `target="population"`.
     """
     if denominator.value == 0:
         raise UsageError("The denominator of the ratio is zero.")
@@ -156,10 +167,16 @@ def ratio(numerator: Estimate, denominator: Estimate) -> Estimate:
     def join(top: float, bottom: float) -> float:
         return math.hypot(top, value * bottom) / abs(denominator.value)
 
+    error = join(numerator.standard_error, denominator.standard_error)
+    cubes = [
+        part.skewness * (slope * part.standard_error / denominator.value) ** 3
+        for part, slope in ((numerator, 1.0), (denominator, -value))
+    ]
     return Estimate(
         value,
         join(numerator.probe_error, denominator.probe_error),
         join(numerator.data_error, denominator.data_error),
+        skewness=sum(cubes) / error**3 if 0 < error < math.inf else 0.0,
         probe_freedom=min(numerator.probe_freedom, denominator.probe_freedom),
         data_freedom=min(numerator.data_freedom, denominator.data_freedom),
         target=numerator.target,
@@ -179,27 +196,41 @@ def compare_subspaces(
     count: int = 10,
     steps: int = 60,
     seed: int = 0,
-    memory: float = 4e9,
+    memory: float = 1e9,
     key: PRNGKeyArray,
+    done: MutableMapping[str, Rows] | None = None,
+    report: Callable[[int, int], None] | None = None,
 ) -> dict[str, float]:
     """Overlap ||U V'||_F^2 / k of the top-k eigenspaces of the Hessians of halves.
+
+    **Arguments:**
+
+    - `memory`: that of a product, see `operator`; a basis of Lanczos may take four
+        times as much.
+    - `done`: the eigenvectors of an unfinished call, and steps on the way to them.
+    - `report`: called before each product.
 
     **Returns:**
 
     `across`: the mean over the four pairs of a half of each split; `first`, `second`:
     the two halves of one split, the control.
     """
-    bases = [
-        eigenpairs(
-            operator(network, half, loss),
+    done = {} if done is None else done
+    bases = []
+    for i, half in enumerate((*first.halves(seed), *second.halves(seed))):
+        apply = operator(network, half, loss, memory=memory)
+        if report is not None:
+            apply = apply.counted(report, i * steps, 4 * steps)
+        found = eigenpairs(
+            apply,
             count,
             which="magnitude",
             steps=steps,
-            memory=memory,
+            memory=4 * memory,
             key=key,
-        ).vectors
-        for half in (*first.halves(seed), *second.halves(seed))
-    ]
+            done=done.setdefault(f"half{i}", {}),
+        )
+        bases.append(found.vectors)
     across = [overlap(bases[i], bases[j]) for i in (0, 1) for j in (2, 3)]
     return {
         "across": float(np.mean(across)),

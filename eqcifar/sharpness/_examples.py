@@ -12,6 +12,8 @@ from jaxtyping import Array, Float, Int
 
 from eqcifar.errors import RunError, UsageError
 
+# The pieces of an unfinished measurement by number, each worth keeping by itself: of a
+# pass over examples the rows of a batch, of Lanczos a step, of a mean a random vector.
 Rows = MutableMapping[int, dict[str, np.ndarray]]
 
 
@@ -43,6 +45,7 @@ class Examples:
     - `place`: puts a batch on the device or mesh; the batch size must then be a
         multiple of the number of devices.
     - `batch_size`: examples on the device at a time.
+    - `devices`: what `batch_size` is to remain a multiple of.
     - `ids`: the positions visited, in order; by default all of them.
     """
 
@@ -51,6 +54,7 @@ class Examples:
     prepare: Callable[[Any], Any] = _identity
     place: Callable[[Any], Any] = jnp.asarray
     batch_size: int = 128
+    devices: int = 1
     ids: Int[np.ndarray, " chosen"] | None = None
 
     def __post_init__(self):
@@ -105,6 +109,19 @@ class Examples:
         """Change the number of examples on the device at a time."""
         return dataclasses.replace(self, batch_size=batch_size)
 
+    def within(self, memory: float, each: float) -> "Examples":
+        """Put no more on the device at a time than fit `memory`, at `each` bytes."""
+        most = int(memory // (each * self.devices)) * self.devices
+        if most < 1:
+            raise UsageError(
+                f"One example takes {each / 1e9:.2g} GB, more than the "
+                f"{memory / self.devices / 1e9:.2g} GB allowed on a device: allow more "
+                "memory."
+            )
+        # In equal parts, lest the last one be mostly padding.
+        parts = -(-self.batch_size // most) * self.devices
+        return self.with_batch_size(-(-self.batch_size // parts) * self.devices)
+
     @property
     def batch_count(self) -> int:
         """The number of batches, the ragged one included."""
@@ -131,6 +148,18 @@ class Examples:
     def batches(self) -> Iterator[Batch]:
         """Visit every example once."""
         return (self.batch(index) for index in range(self.batch_count))
+
+
+def piece(
+    done: Rows | None, number: int, find: Callable[[], dict[str, Any]]
+) -> dict[str, np.ndarray]:
+    """The piece of that number: as it was kept, or else found, and kept."""
+    if done is not None and number in done:
+        return done[number]
+    found = {name: np.asarray(value) for name, value in find().items()}
+    if done is not None:
+        done[number] = found
+    return found
 
 
 def stream(
@@ -200,7 +229,7 @@ def _concatenate(done: Rows, count: int) -> dict[str, np.ndarray]:
 
 
 def save_rows(path: str | os.PathLike[str], rows: Rows, fingerprint: str) -> None:
-    """Store the rows of an unfinished pass, replacing the file in one step.
+    """Store pieces of an unfinished measurement, replacing the file in one step.
 
     **Arguments:**
 
@@ -220,7 +249,7 @@ def save_rows(path: str | os.PathLike[str], rows: Rows, fingerprint: str) -> Non
 
 
 def load_rows(path: str | os.PathLike[str], fingerprint: str) -> Rows:
-    """Read the rows of an unfinished pass; none when there is no file.
+    """Read pieces of an unfinished measurement; none when there is no file.
 
     **Raises:**
 

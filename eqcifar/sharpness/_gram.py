@@ -1,12 +1,12 @@
 """The spectrum of the NTK on a sample."""
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
 from eqcifar.errors import UsageError
+from eqcifar.parallel import jit
 
 from ._examples import Examples
 from ._network import Network, check_independent
@@ -50,7 +50,7 @@ def ntk_gram(
     return rows.reshape(count * block * classes, -1)[:size, :size] / len(stack)
 
 
-@eqx.filter_jit
+@jit
 def _jacobian(network: Network, images: Array) -> list[Array]:
     def one(image: Array) -> list[Array]:
         back = jax.jacrev(lambda p: network(p, image[None])[0])(network.params)

@@ -5,7 +5,6 @@ from collections.abc import Callable, MutableMapping
 from typing import Literal
 
 import jax
-import numpy as np
 from jaxtyping import PRNGKeyArray
 
 from eqcifar.errors import UsageError
@@ -74,7 +73,7 @@ def hessian_trace(
 
     `UsageError` when `exact` was asked for and the check fails.
     """
-    few = examples.take(examples.order[:4]).with_batch_size(examples.batch_size)
+    few = examples.take(examples.order[:4])
     images = few.batch(0).images[: max(2, min(4, len(few)))]
     bend = float(curvature_within_leaves(network, images, key).max())
     if network.batch_statistics and method in ("exact", "control"):
@@ -129,8 +128,7 @@ def hessian_trace(
     ggn = outputs.estimate(target=target)
     hess = forms.controlled(outputs.per_example(), target=target)
     hess = dataclasses.replace(
-        hess,
-        probe_error=float(np.hypot(hess.probe_error, ggn.probe_error)),
+        hess.with_more_error(ggn.probe_error),
         matvecs=hess.matvecs + ggn.matvecs,
         seconds=hess.seconds + ggn.seconds,
     )

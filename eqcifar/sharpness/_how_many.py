@@ -5,7 +5,7 @@ import dataclasses
 from jaxtyping import PRNGKeyArray
 
 from ._examples import Examples
-from ._network import Network, curvature_within_leaves
+from ._network import Network, check_independent, curvature_within_leaves
 from ._output_traces import output_traces
 from ._probe_traces import probe_traces
 from ._stopping import Plan, Variances, plan, variances
@@ -50,32 +50,26 @@ def how_many(
 
     **Raises:**
 
-    `UsageError` when the whole split is not enough.
+    `UsageError` when the whole split is not enough, and when examples are coupled.
     """
     few = examples.take(examples.order[:pilot])
+    check_independent(network, few.batch(0).images)
     classes = network.classes(few.batch(0).images)
     images = few.batch(0).images[: max(2, min(4, len(few)))]
     bend = float(curvature_within_leaves(network, images, key).max())
-    if bend > tolerance:
-        forms = probe_traces(
-            network, few, loss, probes=_PROBES, fresh=False, key=key
-        ).values["hess"]
-        parts, size = variances(forms), examples.batch_size
-        return HowMany(
-            len(few),
-            parts,
-            plan(parts, rtol, examples.population, batch_size=size, fresh="batch"),
-            None,
-            classes,
-        )
-    table = output_traces(
-        network, few, loss, probes=_PROBES, scaled=("plain",), key=key
-    ).table()
-    parts = variances(table)
-    return HowMany(
-        len(few),
-        parts,
-        plan(parts, rtol, examples.population, fresh="example"),
-        plan(parts, rtol, examples.population, fresh="exact"),
-        classes,
-    )
+    size = examples.population
+    if bend <= tolerance:
+        table = output_traces(
+            network, few, loss, probes=_PROBES, scaled=("plain",), key=key
+        ).table()
+        parts = variances(table)
+        exact = plan(parts, rtol, size, fresh="exact")
+        random = plan(parts, rtol, size, fresh="example")
+        return HowMany(len(few), parts, random, exact, classes)
+    forms = probe_traces(
+        network, few, loss, probes=_PROBES, fresh=False, flip=True, key=key
+    ).values
+    ggn = output_traces(network, few, loss, scaled=("plain",), key=key)
+    parts, batch = variances(ggn.table() + forms["resid"]), examples.batch_size
+    random = plan(parts, rtol, size, batch_size=batch, fresh="batch")
+    return HowMany(len(few), parts, random, None, classes)

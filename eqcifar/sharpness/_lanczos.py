@@ -3,9 +3,9 @@
 import dataclasses
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, MutableMapping
 from functools import partial
-from typing import Literal
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +15,8 @@ from scipy.special import stdtrit
 
 from eqcifar.errors import UsageError
 
-from ._estimate import Estimate
+from ._estimate import Estimate, estimate_mean
+from ._examples import Rows, piece
 from ._operator import Operator
 
 Which = Literal["largest", "smallest", "magnitude"]
@@ -72,6 +73,7 @@ def _run(
     start: Array,
     steps: int,
     memory: float,
+    done: Rows | None,
     enough: Callable[[np.ndarray, np.ndarray, float], bool] | None = None,
 ) -> tuple[np.ndarray, np.ndarray, float, Array]:
     """Return Ritz values, their coordinates, the next norm and the basis."""
@@ -83,15 +85,21 @@ def _run(
             f"{memory / 1e9:.1f} GB allowed: take fewer steps or allow more memory."
         )
     basis = jnp.zeros((steps, operator.size), operator.dtype)
+
+    def advance() -> dict[str, Array]:
+        product = operator(vector)
+        alpha = jnp.vdot(vector, product)
+        product = _orthogonalise(basis, product)
+        return {"alpha": alpha, "beta": jnp.linalg.norm(product), "product": product}
+
     vector = start / jnp.linalg.norm(start)
     alphas, betas, beta = [], [], 0.0
     values, pairs = np.zeros(0), np.zeros((0, 0))
     for step in range(steps):
         basis = _store(basis, jnp.asarray(step), vector)
-        product = operator(vector)
-        alphas.append(float(jnp.vdot(vector, product)))
-        product = _orthogonalise(basis, product)
-        beta = float(jnp.linalg.norm(product))
+        found = piece(done, step, advance)
+        alphas.append(float(found["alpha"]))
+        beta = float(found["beta"])
         if not math.isfinite(alphas[-1] + beta):
             raise UsageError("The operator returned a value that is not finite.")
         diagonal = np.diag(np.asarray(alphas))
@@ -102,7 +110,7 @@ def _run(
         if exhausted or (enough is not None and enough(values, pairs, beta)):
             break
         betas.append(beta)
-        vector = product / beta
+        vector = jnp.asarray(found["product"]) / beta
     return values, pairs, beta, basis
 
 
@@ -115,6 +123,7 @@ def eigenpairs(
     rtol: float = 1e-4,
     memory: float = 4e9,
     key: PRNGKeyArray,
+    done: Rows | None = None,
 ) -> Eigen:
     """Find extreme eigenpairs by Lanczos with full reorthogonalisation.
 
@@ -128,6 +137,7 @@ def eigenpairs(
     - `steps`: at most so many products; fewer when every bound is at most `rtol`
         times the largest eigenvalue in modulus.
     - `memory`: bytes for the basis, one vector a step.
+    - `done`: the steps of an unfinished call, read and filled; in the end the result.
 
     **Raises:**
 
@@ -135,7 +145,7 @@ def eigenpairs(
     """
     if not 1 <= count <= min(steps, operator.size):
         raise UsageError(f"Cannot find {count} eigenpairs in {steps} steps.")
-    begin, before = time.perf_counter(), operator.matvecs
+    begin = time.perf_counter()
     pick = {
         "largest": lambda values: np.argsort(-values)[:count],
         "smallest": lambda values: np.argsort(values)[:count],
@@ -148,15 +158,28 @@ def eigenpairs(
         ripe = len(values) >= 2 * count + 2
         return ripe and bool((bounds <= rtol * np.abs(values).max()).all())
 
-    draw = jax.random.normal(key, (operator.size,), operator.dtype)
-    values, pairs, beta, basis = _run(operator, draw, steps, memory, enough)
-    chosen = pick(values)
-    coefficients = jnp.asarray(pairs[:, chosen].T, operator.dtype)
+    def find() -> dict[str, Any]:
+        draw = jax.random.normal(key, (operator.size,), operator.dtype)
+        values, pairs, beta, basis = _run(operator, draw, steps, memory, done, enough)
+        chosen = pick(values)
+        coefficients = jnp.asarray(pairs[:, chosen].T, operator.dtype)
+        with jax.default_matmul_precision("highest"):
+            vectors = coefficients @ basis[: len(values)]
+        if done is not None:
+            done.clear()
+        return {
+            "values": values[chosen],
+            "bounds": beta * np.abs(pairs[-1, chosen]),
+            "vectors": vectors,
+            "matvecs": len(values),
+        }
+
+    found = piece(done, -1, find)
     return Eigen(
-        values[chosen],
-        beta * np.abs(pairs[-1, chosen]),
-        coefficients @ basis[: len(values)],
-        operator.matvecs - before,
+        found["values"],
+        found["bounds"],
+        jnp.asarray(found["vectors"]),
+        int(found["matvecs"]),
         time.perf_counter() - begin,
     )
 
@@ -171,6 +194,7 @@ def spectral_density(
     level: float = 0.95,
     memory: float = 4e9,
     key: PRNGKeyArray,
+    done: MutableMapping[str, Rows] | None = None,
 ) -> Density:
     """Estimate the spectral density by stochastic Lanczos quadrature.
 
@@ -179,16 +203,24 @@ def spectral_density(
     by a Gaussian of standard deviation `width` times the range of Ritz values. The
     band is the pointwise t-interval over vectors: it covers the smoothed density.
     Ubaru, Chen & Saad (2017); Ghorbani, Krishnan & Xiao (2019).
+
+    `done` holds an unfinished call: `rules` of whole vectors, and a vector's steps.
     """
     if probes < 2:
         raise UsageError("A band needs at least 2 probes.")
-    begin, before = time.perf_counter(), operator.matvecs
-    rules = []
-    for m in range(probes):
-        seed = jax.random.fold_in(key, m)
+    begin = time.perf_counter()
+    done = {} if done is None else done
+
+    def rule(m: int) -> dict[str, np.ndarray]:
+        seed, run = jax.random.fold_in(key, m), done.setdefault(f"vector{m}", {})
         draw = jax.random.rademacher(seed, (operator.size,), operator.dtype)
-        values, pairs, *_ = _run(operator, draw, steps, memory)
-        rules.append((values, pairs[0] ** 2))
+        values, pairs, *_ = _run(operator, draw, steps, memory, run)
+        run.clear()
+        return {"values": values, "weights": pairs[0] ** 2}
+
+    whole = done.setdefault("rules", {})
+    found = [piece(whole, m, lambda m=m: rule(m)) for m in range(probes)]
+    rules = [(one["values"], one["weights"]) for one in found]
     low = min(values.min() for values, _ in rules)
     high = max(values.max() for values, _ in rules)
     sigma = width * max(high - low, 1e-30)
@@ -205,19 +237,13 @@ def spectral_density(
     )
     density, error = curves.mean(axis=0), curves.std(axis=0, ddof=1) / probes**0.5
     reach = float(stdtrit(probes - 1, 0.5 + 0.5 * level)) * error
-    matvecs, seconds = operator.matvecs - before, time.perf_counter() - begin
+    matvecs = sum(len(values) for values, _ in rules)
+    seconds = time.perf_counter() - begin
 
     def moment(power: int) -> Estimate:
         terms = [operator.size * (w * v**power).sum() for v, w in rules]
-        error = float(np.std(terms, ddof=1)) / probes**0.5
-        return Estimate(
-            float(np.mean(terms)),
-            error,
-            probe_freedom=probes - 1.0,
-            probes=probes,
-            matvecs=matvecs,
-            seconds=seconds,
-        )
+        found = estimate_mean(np.asarray([terms]))
+        return dataclasses.replace(found, examples=0, matvecs=matvecs, seconds=seconds)
 
     return Density(
         grid,

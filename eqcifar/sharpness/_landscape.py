@@ -11,7 +11,7 @@ from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
 from eqcifar.errors import UsageError
 
-from ._examples import Examples
+from ._examples import Examples, Rows, piece
 from ._losses import Loss
 from ._network import Network
 from ._probe_traces import random_direction
@@ -60,23 +60,30 @@ def landscape(
     *,
     reach: float = 1.0,
     points: int = 21,
+    done: Rows | None = None,
     report: Callable[[int, int], None] | None = None,
 ) -> Landscape:
     """Compute the mean loss and accuracy along one direction or over a plane.
 
     At theta + a d (+ b e) for a, b on `points` equal steps in [-reach, reach], in
-    units of the directions; odd `points` include theta itself.
+    units of the directions; odd `points` include theta itself. `done` holds the points
+    of an unfinished call.
     """
     if len(directions) not in (1, 2):
         raise UsageError("A landscape takes one direction (a line) or two (a plane).")
     steps = np.linspace(-reach, reach, points)
     values = np.zeros((2, *(points,) * len(directions)))
-    for done, at in enumerate(np.ndindex(values.shape[1:])):
+
+    def find(at: tuple[int, ...]) -> dict[str, float]:
         params = network.params
         for index, direction in zip(at, directions, strict=True):
             params = _move(params, direction, jnp.asarray(steps[index]))
         rows = loss_at(network, examples, loss, params)
-        values[(0, *at)], values[(1, *at)] = rows["loss"].mean(), rows["right"].mean()
+        return {"loss": rows["loss"].mean(), "right": rows["right"].mean()}
+
+    for number, at in enumerate(np.ndindex(values.shape[1:])):
+        found = piece(done, number, lambda at=at: find(at))
+        values[(0, *at)], values[(1, *at)] = found["loss"], found["right"]
         if report is not None:
-            report(done + 1, values[0].size)
+            report(number + 1, values[0].size)
     return Landscape(steps, values[0], values[1])

@@ -3,7 +3,7 @@
 MEANINGS = {
     "tr_hess": "trace of the Hessian of the mean {loss} loss",
     "tr_ggn": "its Gauss-Newton part, J' (d2 {loss}/df2) J",
-    "tr_resid": "the rest, tr_hess - tr_ggn ({loss}); 0 for ReLU networks",
+    "tr_resid": "the rest, tr_hess - tr_ggn ({loss})",
     "tr_ggn_theta": "tr_ggn ({loss}) times theta^2: no change when layers are rescaled",
     "tr_ggn_filter": "tr_ggn ({loss}) times the filters' mean squares",
     "tr_ntk": "trace of the NTK: mean over images of ||df/dtheta||^2, all classes",

@@ -103,6 +103,7 @@ def _lmax(task: Task) -> Measured:
         rtol=1e-3,
         memory=4 * task.memory,
         key=task.key,
+        done=task.passes("lmax"),
     )
     value = task.single(float(found.values[0]), found.matvecs, found.seconds)
     return Measured({"lmax": value}, {"lmax": float(found.bounds[0])})
@@ -110,6 +111,7 @@ def _lmax(task: Task) -> Measured:
 
 def _spectrum(task: Task) -> Measured:
     probes, steps = max(task.probes, 4), min(40, task.network.size)
+    names = ("rules", *(f"vector{m}" for m in range(probes)))
     found = spectral_density(
         task.operator(probes * steps),
         probes=probes,
@@ -117,6 +119,7 @@ def _spectrum(task: Task) -> Measured:
         points=400,
         memory=4 * task.memory,
         key=task.key,
+        done={name: task.passes(f"spectrum-{name}") for name in names},
     )
     names = "grid", "density", "low", "high"
     curves = {name: getattr(found, name).tolist() for name in names}
@@ -141,24 +144,33 @@ def _gram(task: Task) -> Measured:
 
 def _radius(task: Task) -> Measured:
     values: dict[str, Estimate] = {}
+    probes = max(task.probes, 5)
+    total = 2 * (probes + 1)
     for step, adaptive in enumerate((False, True)):
         radius = ADAPTIVE_RADIUS if adaptive else RADIUS
         end = "_adaptive" if adaptive else ""
         rise = sam_sharpness(
-            task.network, task.examples, task.loss, radius=radius, adaptive=adaptive
+            task.network,
+            task.examples,
+            task.loss,
+            radius=radius,
+            adaptive=adaptive,
+            done=task.passes(f"sam{end}"),
         )
         values[f"sam{end}"] = task.single(rise, 1)
-        task.count(2 * step + 1, 4)
+        before = step * (probes + 1) + 1
+        task.count(before, total)
         values[f"average{end}"] = average_sharpness(
             task.network,
             task.examples,
             task.loss,
             radius=radius,
             adaptive=adaptive,
-            probes=max(task.probes, 5),
+            probes=probes,
             key=task.key,
+            done=task.passes(f"average{end}"),
+            report=lambda m, _, before=before: task.count(before + m, total),
         )
-        task.count(2 * step + 2, 4)
     return Measured(values)
 
 
@@ -171,6 +183,7 @@ def _landscape(task: Task, directions: int = 1) -> Measured:
         task.loss,
         reach=REACH,
         points=21 if directions == 1 else 11,
+        done=task.passes("line" if directions == 1 else "plane"),
         report=task.count,
     )
     curves = {
@@ -247,7 +260,7 @@ def measure(
     - `memory`: bytes for per-example gradients; a basis of Lanczos may take four
         times as much.
     - `key`: with all else equal, the same key gives the same bits.
-    - `rows`: of unfinished passes, by name; read and filled.
+    - `rows`: pieces of what is unfinished, by name; read and filled.
     - `report`: called with the work done, the whole, and what gives the estimate so
         far. It may raise, to stop.
     """

@@ -1,5 +1,7 @@
 """A trained model as a function of its parameters."""
 
+from collections.abc import Callable
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -8,6 +10,7 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
 from eqcifar.errors import UsageError
+from eqcifar.parallel import jit
 
 
 class Network(eqx.Module):
@@ -71,13 +74,28 @@ class Network(eqx.Module):
     ) -> Float[Array, "batch classes"]:
         """Return the logits of a batch at `params`."""
         model = eqx.combine(params, self.static)
+        return self.run(lambda: model, images)
+
+    def run(
+        self,
+        build: Callable[..., PyTree],
+        images: Float[Array, "batch ..."],
+        *rows: Float[Array, "batch ..."],
+    ) -> Float[Array, "batch classes"]:
+        """Return the logits of a batch, from the model `build(*rows)` of each example.
+
+        What the models have in common is computed with for all examples at once.
+        """
+
         # The state goes in as an argument: a layer in training mode would otherwise
         # mark our own copy as used up.
-        apply = jax.vmap(
-            lambda x, state: model(x, state)[0], in_axes=(0, None), axis_name="batch"
-        )
+        def one(x, state, *row):
+            return build(*row)(x, state)[0]
+
+        axes = (0, None, *(0 for _ in rows))
+        apply = jax.vmap(one, in_axes=axes, axis_name="batch")
         with jax.default_matmul_precision("highest"):
-            logits = apply(images, self.state)
+            logits = apply(images, self.state, *rows)
         if self.unit_logits:
             logits = logits / jnp.std(logits, axis=1, keepdims=True)
         return logits
@@ -123,11 +141,7 @@ def check_independent(network: Network, images: Float[Array, "batch ..."]) -> No
             "Batch statistics couple the examples, so per-example traces are not "
             "defined: use inference mode, or the general path (method='general')."
         )
-    pair = images[jnp.array([0, -1])]
-    alone = images[jnp.array([0, 0])]
-    together, apart = _logits(network, pair)[0], _logits(network, alone)[0]
-    scale = np.abs(np.asarray(apart)).max()
-    if np.abs(np.asarray(together - apart)).max() > 1e-3 * scale:
+    if coupled(network, images):
         raise UsageError(
             "One example's logits depend on the rest of its batch even in inference "
             "mode: per-example traces are not defined. Use method='general', or give "
@@ -135,7 +149,18 @@ def check_independent(network: Network, images: Float[Array, "batch ..."]) -> No
         )
 
 
-@eqx.filter_jit
+def coupled(network: Network, images: Float[Array, "batch ..."]) -> bool:
+    """Whether another partner changes the first example's logits."""
+    if network.batch_statistics:
+        return True
+    pair = images[jnp.array([0, -1])]
+    alone = images[jnp.array([0, 0])]
+    together, apart = _logits(network, pair)[0], _logits(network, alone)[0]
+    scale = np.abs(np.asarray(apart)).max()
+    return bool(np.abs(np.asarray(together - apart)).max() > 1e-3 * scale)
+
+
+@jit
 def _logits(network: Network, images: Array) -> Array:
     return network(network.params, images)
 
@@ -163,7 +188,7 @@ def curvature_within_leaves(
     )
 
 
-@eqx.filter_jit
+@jit
 def _bend(network: Network, images: Array, key: PRNGKeyArray, span: Array) -> Array:
     flat, unravel = ravel_pytree(network.params)
     inside = (jnp.arange(flat.size) >= span[0]) & (jnp.arange(flat.size) < span[1])
@@ -185,9 +210,16 @@ def directional(
     Float[Array, "batch classes"],
 ]:
     """Return f, df[v] and d2f[v, v] of a batch by a jvp of a jvp."""
+    return second_order(lambda p: network(p, images), network.params, tangent)
 
-    def first(params):
-        return jax.jvp(lambda p: network(p, images), (params,), (tangent,))
 
-    (logits, slope), (_, bend) = jax.jvp(first, (network.params,), (tangent,))
-    return logits, slope, bend
+def second_order(
+    function: Callable[[PyTree], Array], at: PyTree, tangent: PyTree
+) -> tuple[Array, Array, Array]:
+    """Return g, dg[v] and d2g[v, v]."""
+
+    def first(point):
+        return jax.jvp(function, (point,), (tangent,))
+
+    (value, slope), (_, bend) = jax.jvp(first, (at,), (tangent,))
+    return value, slope, bend

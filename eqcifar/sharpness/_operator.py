@@ -1,13 +1,15 @@
 """Symmetric matrices known by their products with a vector."""
 
+import math
 from collections.abc import Callable
 from typing import Literal
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, Int, PyTree
+
+from eqcifar.parallel import jit
 
 from ._examples import Examples
 from ._losses import Loss, get_loss, hessian_product
@@ -16,7 +18,7 @@ from ._network import Network
 Kind = Literal["hess", "ggn", "ntk"]
 
 
-@eqx.filter_jit
+@jit
 def hessian_vector_product(
     network: Network,
     loss: Loss,
@@ -34,7 +36,7 @@ def hessian_vector_product(
     return jax.jvp(jax.grad(total), (network.params,), (vector,))[1]
 
 
-@eqx.filter_jit
+@jit
 def ggn_vector_product(
     network: Network,
     loss: Loss,
@@ -54,7 +56,7 @@ def ggn_vector_product(
     return jax.vjp(logits_of, network.params)[1](pushed)[0]
 
 
-@eqx.filter_jit
+@jit
 def ntk_vector_product(
     network: Network,
     images: Float[Array, "batch ..."],
@@ -93,19 +95,39 @@ class Operator:
         self.matvecs += 1
         return self.product(vector)
 
+    def counted(
+        self, report: Callable[[int, int], None], before: int, total: int
+    ) -> "Operator":
+        """The same, calling `report` with the products done, `before` and here."""
+
+        def product(vector: Array) -> Array:
+            report(min(before + apply.matvecs - 1, total), total)
+            return self(vector)
+
+        apply = Operator(product, self.size, self.dtype)
+        return apply
+
 
 def operator(
     network: Network,
     examples: Examples,
     loss: str | Loss = "ce",
     kind: Literal["hess", "ggn"] = "hess",
+    *,
+    memory: float = 1e9,
 ) -> Operator:
     """Make the Hessian or GGN of the mean loss over all the examples an operator.
 
     One product passes over every example once; vectors are flat, in the order of
     `network.leaves`.
+
+    **Arguments:**
+
+    - `memory`: bytes for what a product keeps of the examples at hand; a smaller batch
+        is taken if need be, except under batch statistics.
     """
     loss = get_loss(loss)
+    examples = fitting(network, examples, memory)
     flat, unravel = ravel_pytree(network.params)
     products = {"hess": hessian_vector_product, "ggn": ggn_vector_product}
     product = products[kind]
@@ -120,3 +142,19 @@ def operator(
         return total / len(examples)
 
     return Operator(apply, flat.size, flat.dtype)
+
+
+def fitting(network: Network, examples: Examples, memory: float) -> Examples:
+    """Put as many on the device at a time as a product's intermediate values admit.
+
+    Of what the logits take on the way, a Hessian-vector product was seen to keep 0.3 to
+    0.6 at a time, whatever the batch, beside a few vectors of parameters
+    (`benchmarks/sharpness_memory.py`).
+    """
+    if network.batch_statistics:
+        return examples  # another batch would be another function
+    image = examples.with_batch_size(examples.devices).batch(0).images[:1]
+    traced = jax.make_jaxpr(network)(network.params, image)
+    made = [v.aval for equation in traced.eqns for v in equation.outvars]
+    each = sum(math.prod(a.shape) * a.dtype.itemsize for a in made)
+    return examples.within(memory, 0.6 * each)

@@ -1,7 +1,7 @@
 """The six columns of the original project, from exact traces."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, MutableMapping
 
 import numpy as np
 from jaxtyping import PRNGKeyArray
@@ -9,7 +9,7 @@ from jaxtyping import PRNGKeyArray
 from eqcifar.errors import UsageError
 
 from ._estimate import Estimate
-from ._examples import Examples
+from ._examples import Examples, Rows
 from ._hessian_trace import hessian_trace, penalty_trace
 from ._network import Network
 from ._output_traces import output_traces
@@ -45,6 +45,7 @@ def original_traces(
     devices: int = 8,
     probes: int = 0,
     key: PRNGKeyArray,
+    done: MutableMapping[str, Rows] | None = None,
     report: Callable[[int, int], None] | None = None,
 ) -> Original:
     """Compute what `sungyubkim/cifar_jax` reports, without its Monte Carlo noise.
@@ -62,13 +63,15 @@ def original_traces(
     - `train`, `test`: the splits in their stored order, without augmentation.
     - `weight_decay`: lambda; the original's default is 5e-4.
     - `probes`: see `output_traces`; 0 is exact.
+    - `done`: the passes of an unfinished call, see `stream`.
     """
     if batch_size % devices:
         raise UsageError(
-            f"The original cannot split a batch of {batch_size} over {devices} devices."
+            f"The original cannot split a batch of {batch_size} over {devices} "
+            "devices: name a number that divides it."
         )
     penalty, divisor = penalty_trace(network, weight_decay), batch_size / devices
-    columns = {}
+    columns, done = {}, {} if done is None else done
     first = train.take(train.order[:batch_size])
     sets = {"batch": first, "dataset": train, "dataset_te": test}
     for name, examples in sets.items():
@@ -79,12 +82,18 @@ def original_traces(
             labels=np.asarray(examples.labels)[examples.order],
             ids=None,
         )
+        passes = {
+            kind: done.setdefault(f"{name}-{kind}", {})
+            for kind in ("outputs", "probes", "ntk")
+        }
         result = hessian_trace(
-            network, whole, "mse", probes=probes, key=key, report=report
+            network, whole, "mse", probes=probes, key=key, done=passes, report=report
         )
         columns[f"tr_hess_{name}"] = result.hess.shift(penalty).scale(1 / divisor)
         if result.outputs is None:
-            ntk = output_traces(network, whole, probes=probes, key=key).estimate()
+            ntk = output_traces(
+                network, whole, probes=probes, key=key, done=passes["ntk"]
+            ).estimate()
         else:
             ntk = result.ggn
         columns[f"tr_ntk_{name}"] = ntk

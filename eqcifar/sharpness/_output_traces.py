@@ -4,18 +4,19 @@ import dataclasses
 import time
 from collections.abc import Callable
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from eqcifar.errors import UsageError
+from eqcifar.parallel import jit
 
 from ._estimate import Estimate, Target, estimate_mean
 from ._examples import Batch, Examples, Rows, stream
 from ._losses import Loss, get_loss, root_product
 from ._network import Network, check_independent, scaling
+from ._stopping import Stop
 
 
 @dataclasses.dataclass(frozen=True)
@@ -141,9 +142,9 @@ def output_traces(
         (`examples.sample`).
     - `probes`: sign vectors an example; 0 for the exact sum over outputs.
     - `scaled`: names of D^2, see `scaling`; all come from one pass.
-    - `rtol`: stop as soon as the interval's half-width is at most `rtol` times the
-        value (of the first scaling), after at least 50 examples.
-    - `memory`: bytes for per-example gradients; the batch is halved until it fits.
+    - `rtol`: stop as soon as the interval reaches at most `rtol` times the value to
+        either side (for the first scaling), after at least 50 examples.
+    - `memory`: bytes for per-example gradients; a smaller batch is taken if need be.
     - `key`: the source of the signs; each example's signs depend on the key and its
         position alone.
     - `done`, `report`: see `stream`.
@@ -153,7 +154,7 @@ def output_traces(
     `OutputTraces`.
     """
     loss = get_loss(loss)
-    examples = _fit(network, examples, memory)
+    examples = examples.within(memory, 4.0 * network.size)
     first = examples.batch(0)
     check_independent(network, first.images)
     classes = network.classes(first.images)
@@ -198,9 +199,7 @@ def output_traces(
 
     def enough(rows: dict[str, np.ndarray]) -> bool:
         sofar = collect(rows, 0.0).estimate(scaled[0], target=target)
-        return sofar.examples >= 50 and sofar.half_width(level) <= (rtol or 0) * abs(
-            sofar.value
-        )
+        return sofar.examples >= 50 and Stop(rtol or 0.0, level).narrow(sofar)
 
     start = time.perf_counter()
     rows = stream(
@@ -213,20 +212,7 @@ def output_traces(
     return collect(rows, time.perf_counter() - start)
 
 
-def _fit(network: Network, examples: Examples, memory: float) -> Examples:
-    size, item = examples.batch_size, network.size * 4
-    while size * item > memory and size % 2 == 0:
-        size //= 2
-    if size * item > memory and size > 1:
-        raise UsageError(
-            f"Gradients of {size} examples take {size * item / 1e9:.1f} GB, more than "
-            f"the {memory / 1e9:.1f} GB allowed: choose a batch size that is a power "
-            "of two, or allow more memory."
-        )
-    return examples.with_batch_size(size)
-
-
-@eqx.filter_jit
+@jit
 def _norms(
     network: Network,
     loss: Loss,

@@ -5,17 +5,20 @@ import time
 from collections.abc import Callable
 from typing import Literal
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 
+from eqcifar.parallel import jit
+
 from ._estimate import Estimate, Target, estimate_mean
 from ._examples import Batch, Examples, Rows, stream
+from ._flips import can_flip, flipped_directional, sign_count
 from ._losses import Loss, get_loss, hessian_product
-from ._network import Network, directional, scaling
+from ._network import Network, coupled, directional, scaling
+from ._stopping import Stop
 
 Law = Literal["rademacher", "normal"]
 
@@ -30,13 +33,14 @@ def random_direction(key: PRNGKeyArray, params: PyTree, law: Law) -> PyTree:
     return unravel(draw(key, flat.shape, flat.dtype))
 
 
-@eqx.filter_jit
+@jit
 def quadratic_forms(
     network: Network,
     loss: Loss,
     images: Float[Array, "batch ..."],
     labels: Int[Array, " batch"],
     vector: PyTree,
+    signs: Float[Array, "batch signs"] | None = None,
 ) -> dict[str, Float[Array, " batch"]]:
     """Return four quadratic forms of each example from one pass.
 
@@ -48,9 +52,13 @@ def quadratic_forms(
         hess  = ggn + resid          (v' d2l/dtheta2 v)
 
     About 1.1 gradients (a Hessian-vector product costs 2.7), and the second-order
-    terms do not cancel in low precision.
+    terms do not cancel in low precision. With `signs`, v is each example's own: see
+    `flipped_directional`.
     """
-    logits, slope, bend = directional(network, images, vector)
+    if signs is None:
+        logits, slope, bend = directional(network, images, vector)
+    else:
+        logits, slope, bend = flipped_directional(network, images, vector, signs)
     gradient = jax.vmap(jax.grad(loss))(logits, labels)
     curved = jax.vmap(lambda f, y, s: hessian_product(loss, f, y, s))
     ggn = jnp.sum(slope * curved(logits, labels, slope), axis=1)
@@ -59,13 +67,18 @@ def quadratic_forms(
     return {"hess": ggn + resid, "ggn": ggn, "resid": resid, "ntk": ntk}
 
 
-@eqx.filter_jit
-def _forms_of_key(network, loss, images, labels, key, law, scaled):
+@jit
+def _forms_of_key(network, loss, images, labels, key, law, scaled, flip):
     vector = random_direction(key, network.params, law)
     vector = jax.tree.map(
         lambda v, d: v * jnp.sqrt(d), vector, scaling(network.params, scaled)
     )
-    return quadratic_forms(network, loss, images, labels, vector)
+    signs = None
+    if flip:
+        shape = len(images), sign_count(network)
+        key = jax.random.fold_in(key, 0)
+        signs = jax.random.rademacher(key, shape, images.dtype)
+    return quadratic_forms(network, loss, images, labels, vector, signs)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -115,6 +128,7 @@ def probe_traces(
     *,
     probes: int = 2,
     fresh: bool = True,
+    flip: bool | None = None,
     law: Law = "rademacher",
     scaled: str = "plain",
     measure: str = "hess",
@@ -134,9 +148,12 @@ def probe_traces(
     - `fresh`: draw new directions for every batch, which makes the error of the
         mean fall with the number of batches; otherwise all batches share them, which
         makes two splits comparable direction by direction.
+    - `flip`: change the signs of a batch's direction for each example, which makes
+        examples err on their own: see `flipped_directional`. By default if directions
+        are fresh and the network admits it.
     - `scaled`: weigh each parameter's direction, see `scaling`.
-    - `rtol`: stop when the interval of `measure` is at most that wide on either side,
-        relative to the value, after at least 20 batches.
+    - `rtol`: stop when the interval of `measure` reaches at most that far to either
+        side, relative to the value, after at least 20 batches.
     - `key`: batch k uses `fold_in(key, k)`, so neither order nor interruption matter.
     - `done`, `report`: see `stream`.
 
@@ -145,6 +162,11 @@ def probe_traces(
     `ProbeTraces`.
     """
     loss = get_loss(loss)
+    if flip is None:
+        flip = fresh
+    if flip:
+        images = examples.batch(0).images
+        flip = can_flip(network, images) and not coupled(network, images)
 
     def kernel(batch: Batch) -> dict[str, Array]:
         seed = jax.random.fold_in(key, batch.number if fresh else 0)
@@ -157,6 +179,7 @@ def probe_traces(
                 jax.random.fold_in(seed, m),
                 law,
                 scaled,
+                flip,
             )
             for m in range(probes)
         ]
@@ -174,7 +197,7 @@ def probe_traces(
         if sofar.groups[-1] < 19:
             return False
         guess = sofar.estimate(measure, target=target)
-        return guess.half_width(level) <= (rtol or 0) * abs(guess.value)
+        return Stop(rtol or 0.0, level).narrow(guess)
 
     start = time.perf_counter()
     rows = stream(

@@ -1,24 +1,26 @@
 """Sharpness at a finite radius, where the kinks of ReLU count."""
 
+import dataclasses
 import math
 import time
+from collections.abc import Callable
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
 from eqcifar.errors import UsageError
+from eqcifar.parallel import jit
 
-from ._estimate import Estimate
-from ._examples import Batch, Examples, stream
+from ._estimate import Estimate, estimate_mean
+from ._examples import Batch, Examples, Rows, piece, stream
 from ._losses import Loss, get_loss
 from ._network import Network, scaling
 from ._probe_traces import random_direction
 
 
-@eqx.filter_jit
+@jit
 def _losses(
     network: Network, loss: Loss, params: PyTree, batch: tuple[Array, Array]
 ) -> dict[str, Array]:
@@ -27,7 +29,7 @@ def _losses(
     return {"loss": jax.vmap(loss)(logits, batch[1]), "right": right}
 
 
-@eqx.filter_jit
+@jit
 def _gradient(network: Network, loss: Loss, params: PyTree, batch: Batch) -> PyTree:
     def total(p):
         return jnp.sum(
@@ -65,6 +67,7 @@ def sam_sharpness(
     radius: float = 0.05,
     adaptive: bool = False,
     steps: int = 1,
+    done: Rows | None = None,
 ) -> float:
     """Return L(theta + delta) - L(theta) for a worst-case delta of norm `radius`.
 
@@ -72,10 +75,26 @@ def sam_sharpness(
     linearised loss over ||D^-1 delta|| <= radius: delta = radius D^2 g / ||D g||, for
     g the gradient over all the examples. More steps take g anew at the point reached;
     the largest rise on the way is returned, a lower bound of the maximum in the ball.
+    `done` holds the result of a call before.
     """
     loss = get_loss(loss)
     if radius <= 0:
         raise UsageError("The radius must be positive.")
+
+    def find() -> dict[str, float]:
+        return {"rise": _climb(network, examples, loss, radius, adaptive, steps)}
+
+    return float(piece(done, 0, find)["rise"])
+
+
+def _climb(
+    network: Network,
+    examples: Examples,
+    loss: Loss,
+    radius: float,
+    adaptive: bool,
+    steps: int,
+) -> float:
     square = scaling(network.params, "theta" if adaptive else "plain")
     start = loss_at(network, examples, loss, network.params)["loss"].mean()
     params, rises = network.params, []
@@ -104,40 +123,46 @@ def average_sharpness(
     adaptive: bool = False,
     probes: int = 10,
     key: PRNGKeyArray,
+    done: Rows | None = None,
+    report: Callable[[int, int], None] | None = None,
 ) -> Estimate:
     """Estimate E[L(theta + D u) - L(theta)] for u uniform on the sphere of `radius`.
 
     Each direction is used with both signs, which removes the odd orders. As the radius
     goes to 0 this is radius^2 tr(D H D) / (2 P) plus what kinks add. D as in
     `sam_sharpness`. The error is over directions, at these examples.
+
+    `done` holds the directions of an unfinished call; `report` is called after each.
     """
     loss = get_loss(loss)
     if probes < 2:
         raise UsageError("An error needs at least 2 directions.")
     begin = time.perf_counter()
     square = scaling(network.params, "theta" if adaptive else "plain")
-    start = loss_at(network, examples, loss, network.params)["loss"].mean()
-    rises = []
-    for m in range(probes):
+
+    def at(params: PyTree) -> float:
+        return float(loss_at(network, examples, loss, params)["loss"].mean())
+
+    start = piece(done, -1, lambda: {"loss": at(network.params)})["loss"]
+
+    def rise(m: int) -> dict[str, float]:
         draw = random_direction(jax.random.fold_in(key, m), network.params, "normal")
         amount = radius / _norm(draw)
         direction = jax.tree.map(lambda v, d: v * jnp.sqrt(d), draw, square)
         ends = [
-            loss_at(
-                network,
-                examples,
-                loss,
-                _move(network.params, direction, jnp.asarray(sign * amount)),
-            )["loss"].mean()
+            at(_move(network.params, direction, jnp.asarray(sign * amount)))
             for sign in (1.0, -1.0)
         ]
-        rises.append(float(np.mean(ends) - start))
-    return Estimate(
-        float(np.mean(rises)),
-        float(np.std(rises, ddof=1)) / math.sqrt(probes),
-        probe_freedom=probes - 1.0,
+        return {"rise": float(np.mean(ends) - start)}
+
+    rises = []
+    for m in range(probes):
+        rises.append(float(piece(done, m, lambda m=m: rise(m))["rise"]))
+        if report is not None:
+            report(m + 1, probes)
+    return dataclasses.replace(
+        estimate_mean(np.asarray([rises])),
         examples=len(examples),
-        probes=probes,
         matvecs=2 * probes + 1,
         seconds=time.perf_counter() - begin,
     )

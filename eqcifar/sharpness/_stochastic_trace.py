@@ -1,7 +1,9 @@
 """Trace and Frobenius norm of one symmetric operator from its products."""
 
+import dataclasses
 import math
 import time
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +12,8 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from eqcifar.errors import UsageError
 
-from ._estimate import Estimate
+from ._estimate import Estimate, estimate_mean
+from ._examples import Rows, piece
 from ._operator import Operator
 from ._stopping import Stop
 
@@ -21,6 +24,7 @@ def hutchinson(
     probes: int = 100,
     stop: Stop | None = None,
     key: PRNGKeyArray,
+    done: Rows | None = None,
 ) -> Estimate:
     """Estimate tr A by the mean of v'Av over sign vectors v (Hutchinson, 1989).
 
@@ -30,24 +34,40 @@ def hutchinson(
 
     - `probes`: how many products, or with `stop` the most.
     - `stop`: ends the sum when the interval is narrow enough.
+    - `done`: the terms of an unfinished call, read and filled.
     """
     start = time.perf_counter()
     values: list[float] = []
-    for m in range(probes):
+
+    def term(m: int) -> dict[str, Array]:
         v = _signs(jax.random.fold_in(key, m), operator)
-        values.append(float(jnp.vdot(v, operator(v))))
-        if stop is not None and stop.now(_mean(values)):
+        return {"term": jnp.vdot(v, operator(v))}
+
+    for m in range(probes):
+        values.append(float(piece(done, m, lambda m=m: term(m))["term"]))
+        if stop is not None and stop.now(_mean(values), len(values)):
             break
     return _with_cost(_mean(values), len(values), start)
 
 
-def frobenius(operator: Operator, *, probes: int = 20, key: PRNGKeyArray) -> Estimate:
-    """Estimate ||A||_F^2 by the mean of ||Av||^2 over sign vectors v."""
+def frobenius(
+    operator: Operator,
+    *,
+    probes: int = 20,
+    key: PRNGKeyArray,
+    done: Rows | None = None,
+) -> Estimate:
+    """Estimate ||A||_F^2 by the mean of ||Av||^2 over sign vectors v.
+
+    `done` holds the terms of an unfinished call.
+    """
     start = time.perf_counter()
-    values = []
-    for m in range(probes):
+
+    def term(m: int) -> dict[str, Array]:
         product = operator(_signs(jax.random.fold_in(key, m), operator))
-        values.append(float(jnp.vdot(product, product)))
+        return {"term": jnp.vdot(product, product)}
+
+    values = [float(piece(done, m, lambda m=m: term(m))["term"]) for m in range(probes)]
     return _with_cost(_mean(values), probes, start)
 
 
@@ -68,9 +88,8 @@ def hutch_plus_plus(
     low = jnp.sum(q * _apply(operator, q))
     rest = draws[third:] - (draws[third:] @ q.T) @ q
     values = jnp.sum(rest * _apply(operator, rest), axis=1)
-    return _with_cost(_mean(np.asarray(values).tolist()), 3 * third, start).shift(
-        float(low)
-    )
+    mean = _mean(np.asarray(values)).shift(float(low))
+    return _with_cost(mean, 3 * third, start)
 
 
 def xtrace(operator: Operator, *, probes: int = 100, key: PRNGKeyArray) -> Estimate:
@@ -157,11 +176,6 @@ def xnystrace(operator: Operator, *, probes: int = 100, key: PRNGKeyArray) -> Es
 XTRACE_WIDENING = 1.5
 
 
-def _check_order(operator: Operator, count: int) -> None:
-    if count >= operator.size:
-        raise UsageError(f"{count} vectors for a matrix of order {operator.size}.")
-
-
 def _signs(key: PRNGKeyArray, operator: Operator) -> Array:
     return jax.random.rademacher(key, (operator.size,), operator.dtype)
 
@@ -191,24 +205,21 @@ def _unit_columns(matrix: np.ndarray) -> np.ndarray:
     return matrix / np.linalg.norm(matrix, axis=0)
 
 
-def _mean(values: list[float]) -> Estimate:
-    n = len(values)
-    error = float(np.std(values, ddof=1)) / math.sqrt(n) if n > 1 else math.inf
-    return Estimate(float(np.mean(values)), error, probe_freedom=max(n - 1.0, 1.0))
+def _mean(values: Sequence[float] | np.ndarray) -> Estimate:
+    # One matrix is one example.
+    return estimate_mean(np.asarray([values], dtype=np.float64))
 
 
 def _left_out(values: np.ndarray, matvecs: int, start: float) -> Estimate:
-    mean = _mean(values.tolist())
-    wide = mean.shift(-mean.value).scale(XTRACE_WIDENING).shift(mean.value)
+    mean = _mean(values)
+    wide = dataclasses.replace(
+        mean, probe_error=XTRACE_WIDENING * mean.probe_error, skewness=0.0
+    )
     return _with_cost(wide, matvecs, start)
 
 
 def _with_cost(estimate: Estimate, matvecs: int, start: float) -> Estimate:
-    return Estimate(
-        estimate.value,
-        estimate.probe_error,
-        probe_freedom=estimate.probe_freedom,
-        probes=matvecs,
-        matvecs=matvecs,
-        seconds=time.perf_counter() - start,
+    seconds = time.perf_counter() - start
+    return dataclasses.replace(
+        estimate, examples=0, probes=matvecs, matvecs=matvecs, seconds=seconds
     )

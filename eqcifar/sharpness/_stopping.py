@@ -13,7 +13,7 @@ from ._estimate import Estimate
 
 @dataclasses.dataclass(frozen=True)
 class Stop:
-    """Stop when the interval's half-width is at most `rtol` times the value.
+    """Stop when the interval reaches at most `rtol` times the value to either side.
 
     Looking again and again favours moments at which the spread looks small by luck.
     Against that: no look before `minimum` terms and one each `every` terms after.
@@ -24,16 +24,17 @@ class Stop:
     minimum: int = 20
     every: int = 4
 
-    def now(self, sofar: Estimate, terms: int | None = None) -> bool:
+    def now(self, sofar: Estimate, terms: int) -> bool:
         """Whether this is a moment to look, and the interval narrow enough."""
-        terms = int(sofar.probe_freedom) + 1 if terms is None else terms
         if terms < self.minimum or terms % self.every:
             return False
         return self.narrow(sofar)
 
     def narrow(self, sofar: Estimate) -> bool:
         """Whether the interval is narrow enough."""
-        return bool(sofar.half_width(self.level) <= self.rtol * abs(sofar.value))
+        low, high = sofar.interval(self.level)
+        reach = max(sofar.value - low, high - sofar.value)
+        return bool(reach <= self.rtol * abs(sofar.value))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -50,7 +50,7 @@ class Task:
     report: Report
 
     def passes(self, name: str) -> Rows:
-        """The rows of a pass, empty unless it was interrupted."""
+        """The pieces of a pass, empty unless it was interrupted."""
         return self.rows.setdefault(name, {})
 
     def follow(self, rows: Rows) -> Callable[[int, int], None]:
@@ -93,15 +93,10 @@ class Task:
 
     def operator(self, total: int) -> Operator:
         """The Hessian, reporting each product."""
-        apply = operator(self.network, self.examples, self.loss, "hess")
-        product = apply.product
-
-        def counted(vector):
-            self.count(min(apply.matvecs, total), total)
-            return product(vector)
-
-        apply.product = counted
-        return apply
+        apply = operator(
+            self.network, self.examples, self.loss, "hess", memory=self.memory
+        )
+        return apply.counted(self.count, 0, total)
 
     def single(self, value: float, matvecs: int = 0, seconds: float = 0.0) -> Estimate:
         """A number of these examples, whose error nothing tells."""

@@ -10,7 +10,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Int32, PRNGKeyArray
 
 from ..config import TrainConfig
-from ..parallel import compiler_options, split_batch
+from ..parallel import jit, split_batch
 from ._average import move_average
 from ._batch import Epoch, alternating_flip, make_batch
 from ._forward import compute_dtype
@@ -108,7 +108,7 @@ def make_steps(
             None if train_state.raw is None else moving,
         )
 
-    @eqx.filter_jit(donate="all-except-first", compiler_options=compiler_options())
+    @partial(jit, donate="all-except-first")
     def steps(epoch, train_state, count):
         if count == 1:
             return step(epoch, train_state)

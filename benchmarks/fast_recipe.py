@@ -36,7 +36,7 @@ VARIANTS = {
     "no label smoothing": {"label_smoothing": 0.0},
     "no test-time flips": {"test_flip": False},
     "squared error": {"loss": "mse"},
-    "statistics of the whole batch": {"bn_group": 0},
+    "statistics of 32 images": {"bn_group": 32},
     "no L2 on biases": {"decay_bias": False},
     "momentum 0.85": {"momentum": 0.85},
     "momentum 0.95": {"momentum": 0.95},
@@ -53,7 +53,7 @@ def main():
     parser.add_argument("--ablate", action="store_true")
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--minutes", type=float, default=math.inf, help="then stop")
-    parser.add_argument("--grad-accum", type=int, default=4, help="faster on a CPU")
+    parser.add_argument("--grad-accum", type=int, default=1)
     parser.add_argument("--set", action="append", default=[], metavar="NAME=JSON")
     parser.add_argument("--out", type=Path, help="folder for the full run")
     args = parser.parse_args()

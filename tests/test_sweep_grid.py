@@ -1,13 +1,15 @@
+import shlex
+
 import pytest
 import typer
 from typer.testing import CliRunner
 
 from eqcifar.config import TrainConfig
 from eqcifar.errors import UsageError
-from eqcifar.runs import Grid, parse_values, take_shard
+from eqcifar.runs import Grid, parse_values, take_shard, train_command
 from eqcifar_cli._config_options import config_options
 from eqcifar_cli._program import Program
-from eqcifar_cli._sweep_options import grid_options, train_arguments
+from eqcifar_cli._sweep_options import grid_options
 
 
 def parse(decorate, *arguments):
@@ -158,4 +160,5 @@ def test_bad_files_are_refused(tmp_path, text, message):
     ],
 )
 def test_the_command_of_a_run_trains_that_run(config):
-    assert parse(config_options, *train_arguments(config))[0] == config
+    _, _, *arguments = shlex.split(train_command(config, [config.seed]))
+    assert parse(config_options, *arguments)[0] == config

@@ -1,5 +1,4 @@
 import dataclasses
-import inspect
 import json
 import tomllib
 from collections.abc import Callable
@@ -11,7 +10,7 @@ import typer
 from eqcifar.config import TrainConfig
 from eqcifar.errors import UsageError
 
-SHORT = {"arch": "-a", "dataset": "-d", "batch_size": "-b"}
+from ._field_options import SHORT, field_options, flag
 
 _ConfigFile = Annotated[
     Path | None,
@@ -32,58 +31,34 @@ def config_options(command: Callable[..., None]) -> Callable[..., None]:
     Command line, file, defaults, in that order, make the `TrainConfig` that is the
     command's first argument; its other parameters stay options.
     """
-    fields = dataclasses.fields(TrainConfig)
-    _, *own = inspect.signature(command).parameters.values()
-    parameter = inspect.Parameter
-    keyword = parameter.KEYWORD_ONLY
-    parameters = [
-        parameter("context", keyword, annotation=typer.Context),
-        *(
-            parameter(
-                field.name,
-                keyword,
-                default=field.default,
-                annotation=Annotated[field.type, _option(field)],  # pyright: ignore
-            )
-            for field in fields
-        ),
-        parameter("config_file", keyword, default=None, annotation=_ConfigFile),
-        *own,
-    ]
-
-    def with_config(*, context: typer.Context, config_file: Path | None, **values: Any):
-        from_file = {} if config_file is None else _read(config_file)
-        given = {}
-        for field in fields:
-            value = values.pop(field.name)
-            source = context.get_parameter_source(field.name)
-            if source is not None and source.name == "COMMANDLINE":
-                given[field.name] = list(value) if isinstance(value, tuple) else value
-        try:
-            config = TrainConfig.from_dict({**from_file, **given})
-        except UsageError as error:
-            where = f"with --config {config_file}: " if config_file else ""
-            raise UsageError(f"{where}{error}") from error
-        command(config, **values)
-
-    with_config.__signature__ = inspect.Signature(parameters)
-    with_config.__doc__ = command.__doc__
-    with_config.__name__ = command.__name__
-    return with_config
+    return field_options(command, _option, ("config_file", _ConfigFile), _build)
 
 
-def _option(field: dataclasses.Field) -> Any:
-    flag = f"--{field.name.replace('_', '-')}"
-    names = [flag, SHORT[field.name]] if field.name in SHORT else [flag]
+def _build(file: Path | None, given: dict[str, Any]) -> TrainConfig:
+    from_file = {} if file is None else _read(file)
+    given = {
+        name: list(value) if isinstance(value, tuple) else value
+        for name, value in given.items()
+    }
+    try:
+        return TrainConfig.from_dict({**from_file, **given})
+    except UsageError as error:
+        where = f"with --config {file}: " if file else ""
+        raise UsageError(f"{where}{error}") from error
+
+
+def _option(field: dataclasses.Field) -> tuple[Any, Any, Any]:
+    names = [flag(field.name), *([SHORT[field.name]] if field.name in SHORT else [])]
     if field.type is bool:
-        names = [f"{flag}/--no-{flag.removeprefix('--')}"]
-    return typer.Option(
+        names = [f"{flag(field.name)}/{flag(f'no_{field.name}')}"]
+    about = typer.Option(
         *names,
         help=field.metadata["help"],
         metavar="R G B" if field.name in ("mean", "std") else None,
         rich_help_panel=field.metadata["panel"],
         autocompletion=_COMPLETIONS.get(field.name),
     )
+    return field.type, field.default, about
 
 
 def _complete_arch(incomplete: str) -> list[str]:

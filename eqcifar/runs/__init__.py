@@ -39,6 +39,7 @@ from ._grid import take_shard as take_shard
 from ._log import COLUMNS as COLUMNS
 from ._origin import hardware as hardware
 from ._origin import software as software
+from ._origin import train_arguments as train_arguments
 from ._origin import train_command as train_command
 from ._original import read_original as read_original
 from ._pivot import pivot as pivot

@@ -1,0 +1,60 @@
+import dataclasses
+import inspect
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from eqcifar.config import TrainConfig
+
+FIELDS = dataclasses.fields(TrainConfig)
+SHORT = {"arch": "-a", "dataset": "-d", "batch_size": "-b"}
+
+
+def field_options(
+    command: Callable[..., None],
+    option: Callable[[dataclasses.Field], tuple[Any, Any, Any]],
+    file: tuple[str, Any],
+    build: Callable[[Path | None, dict[str, Any]], Any],
+) -> Callable[..., None]:
+    """Give a command an option for each field of `TrainConfig`, and one for a file.
+
+    **Arguments:**
+
+    - `command`: its first argument is what `build` makes; the others stay options.
+    - `option`: gives the type, the default and the `typer.Option` of a field.
+    - `file`: the parameter of the file, and its annotation.
+    - `build`: called with the file, and with the fields that the command line gives.
+    """
+    _, *own = inspect.signature(command).parameters.values()
+    keyword = inspect.Parameter.KEYWORD_ONLY
+    file_name, file_type = file
+
+    def parameter(name: str, kind: Any, default: Any = inspect.Parameter.empty):
+        return inspect.Parameter(name, keyword, default=default, annotation=kind)
+
+    parameters = [parameter("context", typer.Context)]
+    for field in FIELDS:
+        kind, default, about = option(field)
+        parameters.append(parameter(field.name, Annotated[kind, about], default))
+    parameters += [parameter(file_name, file_type, None), *own]
+
+    def with_fields(*, context: typer.Context, **values: Any):
+        given = {}
+        for field in FIELDS:
+            value = values.pop(field.name)
+            source = context.get_parameter_source(field.name)
+            if source is not None and source.name == "COMMANDLINE":
+                given[field.name] = value
+        command(build(values.pop(file_name), given), **values)
+
+    with_fields.__signature__ = inspect.Signature(parameters)
+    with_fields.__doc__ = command.__doc__
+    with_fields.__name__ = command.__name__
+    return with_fields
+
+
+def flag(name: str) -> str:
+    """The option of a field, such as `--batch-size`."""
+    return f"--{name.replace('_', '-')}"

@@ -6,6 +6,7 @@ same on any number of devices; only the order of summation differs.
 """
 
 import os
+from collections.abc import Callable
 from typing import TypeVar
 
 import equinox as eqx
@@ -14,9 +15,10 @@ import jax.numpy as jnp
 from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from .errors import UsageError
+from .errors import RunError, UsageError
 
 _Tree = TypeVar("_Tree")
+_Result = TypeVar("_Result")
 
 
 def initialise(
@@ -122,3 +124,24 @@ def any_process(flag: bool) -> bool:
     if jax.process_count() == 1:
         return flag
     return bool(multihost_utils.process_allgather(jnp.asarray(flag)).any())
+
+
+def everywhere(action: Callable[[], _Result]) -> _Result:
+    """Do something on every process; where one fails, none goes on alone.
+
+    **Returns:**
+
+    What `action` returns here.
+
+    **Raises:**
+
+    What `action` raises here, or `RunError` when it has failed on another process.
+    """
+    result = error = None
+    try:
+        result = action()
+    except Exception as raised:
+        error = raised
+    if any_process(error is not None):
+        raise error or RunError("another process failed: its own line says why")
+    return result  # pyright: ignore

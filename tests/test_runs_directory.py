@@ -183,14 +183,3 @@ def test_a_folder_of_images_gives_its_last_name(tmp_path):
         assert path.relative_to(tmp_path).parts[0] == "my_images"
     path = run_path(tmp_path, TrainConfig(dataset="org/name"))
     assert path.relative_to(tmp_path).parts[0] == "org_name"
-
-
-def test_the_latest_run_has_a_network(tmp_path):
-    for name, updated, saved in (("old", "1", True), ("refused", "2", False)):
-        folder = tmp_path / name
-        folder.mkdir()
-        (folder / "config.json").write_text("{}")
-        (folder / "status.json").write_text(json.dumps({"updated": updated}))
-        if saved:
-            (folder / "model.eqx").touch()
-    assert latest_run(tmp_path).path.name == "old"

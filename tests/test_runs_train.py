@@ -16,7 +16,7 @@ from eqcifar import data, models, runs
 from eqcifar.config import TrainConfig
 from eqcifar.errors import RunError, UsageError
 from eqcifar.parallel import make_mesh
-from eqcifar.runs import Run, train_run, train_run_with
+from eqcifar.runs import Hooks, Run, train_run, train_run_with
 from eqcifar.runs._claim import Claim
 from eqcifar.training import Diverged
 
@@ -45,7 +45,9 @@ def compilations(tmp_path_factory):
 def train(path, config=CONFIG, dataset=None, **hooks):
     dataset = small_dataset() if dataset is None else dataset
     net = small_net(dropout=0.1)
-    return train_run_with(path, dataset, *net, config, mesh=make_mesh(1), **hooks)
+    return train_run_with(
+        path, dataset, *net, config, mesh=make_mesh(1), hooks=Hooks(**hooks)
+    )
 
 
 def content(run):
@@ -301,7 +303,8 @@ def test_train_run_makes_everything_from_its_configuration(tmp_path, monkeypatch
     config = dataclasses.replace(
         CONFIG, arch="resnet8", width=0.25, dropout=0.1, dataset="synthetic", seed=1
     )
-    run = train_run(config, tmp_path, devices=1, should_stop=stop_after(2))
+    hooks = Hooks(should_stop=stop_after(2))
+    run = train_run(config, tmp_path, devices=1, hooks=hooks)
     assert run.path == runs.run_path(tmp_path, config)
     assert run.status()["state"] == "interrupted"
     assert asked == [
@@ -318,19 +321,40 @@ def test_train_run_makes_everything_from_its_configuration(tmp_path, monkeypatch
     assert runs.latest_run(tmp_path) == run
 
 
-def test_an_unknown_architecture_makes_no_folder(tmp_path):
-    with pytest.raises(UsageError, match="unknown architecture 'resnet'"):
-        train_run(TrainConfig(arch="resnet"), tmp_path)
+@pytest.mark.parametrize(
+    ("fields", "devices", "message"),
+    [
+        ({"arch": "resnet"}, 1, "unknown architecture 'resnet'"),
+        ({"dataset": "./none"}, 1, "Unknown dataset './none'"),
+        ({"batch_size": 1000}, 1, "larger than the training set of 40"),
+        ({"batch_size": 30}, 4, "a batch of 30 does not divide over 4 devices"),
+        ({"val_size": 10**6}, 1, "val_size"),
+    ],
+)
+def test_what_cannot_be_trained_leaves_no_folder(tmp_path, fields, devices, message):
+    possible = TrainConfig(
+        arch="resnet8", width=0.25, dataset="synthetic", limit_train=40, batch_size=20
+    )
+    with pytest.raises(UsageError, match=message):
+        train_run(dataclasses.replace(possible, **fields), tmp_path, devices=devices)
     assert not list(tmp_path.iterdir())
 
 
-def test_what_cannot_be_trained_is_recorded(tmp_path, monkeypatch):
-    monkeypatch.setattr(data, "load", lambda name, **_: small_dataset())
-    config = TrainConfig(arch="resnet8", width=0.25, batch_size=1000)
-    with pytest.raises(UsageError, match="larger than the training set"):
-        train_run(config, tmp_path, devices=1)
-    (run,) = runs.find_runs(tmp_path)
-    assert run.status()["state"] == "failed"
+def test_a_network_of_ones_own_that_cannot_be_trained_leaves_no_folder(tmp_path):
+    config = dataclasses.replace(CONFIG, batch_size=65)
+    with pytest.raises(UsageError, match="larger than the training set of 64"):
+        train(tmp_path / "run", config)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_finished_run_needs_no_data(tmp_path, monkeypatch):
+    monkeypatch.setattr(data, "load", lambda *_, **__: pytest.fail("loaded"))
+    config = TrainConfig(dataset="gone")
+    path = runs.run_path(tmp_path, config)
+    path.mkdir(parents=True)
+    (path / "model.eqx").touch()
+    (path / "status.json").write_text('{"state": "done"}')
+    assert train_run(config, tmp_path, devices=1) == Run(path)
 
 
 def test_killed_at_random_moments_is_the_same(tmp_path):

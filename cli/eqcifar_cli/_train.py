@@ -129,11 +129,13 @@ def train(
             config,
             out,
             devices=devices,
-            on_start=on_start,
-            on_progress=reporter.on_progress,
-            on_epoch=on_epoch,
-            should_stop=stop,
-            warn=print_warning,
+            hooks=runs.Hooks(
+                on_start=on_start,
+                on_progress=reporter.on_progress,
+                on_epoch=on_epoch,
+                should_stop=stop,
+                warn=print_warning,
+            ),
         )
         if not started:
             start_tracking(run)

@@ -103,6 +103,7 @@ if TYPE_CHECKING:
     from ._subject import SharpnessOptions as SharpnessOptions
     from ._subject import Subject as Subject
     from ._subject import open_subject as open_subject
+    from ._train import Hooks as Hooks
     from ._train import train_run as train_run
     from ._train import train_run_with as train_run_with
     from ._wide_table import append_wide as append_wide
@@ -136,6 +137,7 @@ _LAZY = {
     "LoadedModel": "_states",
     "save_checkpoint": "_states",
     "save_model": "_states",
+    "Hooks": "_train",
     "train_run": "_train",
     "train_run_with": "_train",
     "append_wide": "_wide_table",

@@ -11,7 +11,7 @@ from .. import __version__
 from ..config import TrainConfig
 from ..data import Dataset
 from ..errors import EqcifarError, RunError, UsageError
-from ..parallel import any_process, is_main_process
+from ..parallel import everywhere, is_main_process
 from ._directory import Run
 from ._environment import differences
 from ._files import cannot_write, read_json, remove_temporaries, write_json
@@ -150,17 +150,16 @@ def on_main(path: Path, action: Callable[[], object]):
 
     What `action` raises, `RunError` in place of an `OSError`.
     """
-    error = None
-    if is_main_process():
+
+    def write():
+        if not is_main_process():
+            return
         try:
             action()
-        except OSError as os_error:
-            where = os_error.filename or path
-            error = cannot_write(Path(where), os_error)
-        except Exception as other:
-            error = other
-    if any_process(error is not None):
-        raise error or RunError(f"the main process could not write to {path}")
+        except OSError as error:
+            raise cannot_write(Path(error.filename or path), error) from error
+
+    everywhere(write)
 
 
 def _now() -> str:

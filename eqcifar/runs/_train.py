@@ -1,3 +1,4 @@
+import dataclasses
 import math
 import os
 import warnings
@@ -13,7 +14,7 @@ from .. import data, models
 from ..config import TrainConfig
 from ..data import Dataset
 from ..errors import RunError, UsageError
-from ..parallel import make_mesh
+from ..parallel import check_batch, everywhere, make_mesh
 from ..training import (
     Interrupted,
     Loss,
@@ -32,29 +33,40 @@ from ._log import append_row, cut_log
 from ._states import load_checkpoint, save_checkpoint, save_model
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Hooks:
+    """What to call while a run is trained.
+
+    - `on_start`: with the run, the data and the first state, whose `step` is not 0 when
+        a run is resumed.
+    - `on_progress`, `on_epoch`, `should_stop`: as in `eqcifar.training.fit`.
+    - `warn`: with a line about what makes the digits differ from those of an
+        uninterrupted run.
+    """
+
+    on_start: Callable[[Run, Dataset, TrainState], None] = lambda *_: None
+    on_progress: Callable[[Progress], None] = lambda progress: None
+    on_epoch: Callable[[TrainState, Row], None] = lambda train_state, row: None
+    should_stop: Callable[[], bool] = lambda: False
+    warn: Callable[[str], None] = warnings.warn
+
+
 def train_run(
     config: TrainConfig,
     root: str | os.PathLike[str] = "results",
     *,
     devices: int | None = None,
-    on_start: Callable[[Run, Dataset, TrainState], None] = lambda *_: None,
-    on_progress: Callable[[Progress], None] = lambda progress: None,
-    on_epoch: Callable[[TrainState, Row], None] = lambda train_state, row: None,
-    should_stop: Callable[[], bool] = lambda: False,
-    warn: Callable[[str], None] = warnings.warn,
+    hooks: Hooks = Hooks(),
 ) -> Run:
     """Train what a configuration describes, or go on with it, and keep everything.
 
     **Arguments:**
 
     - `config`: data, network and recipe.
-    - `root`: the folder of all runs; this one's is `run_path(root, config)`.
+    - `root`: the folder of all runs; this one's is `run_path(root, config)`. It is made
+        once data and network are found to fit.
     - `devices`: how many share each batch; all by default.
-    - `on_start`: called with the run, the data and the first state, whose `step` is
-        not 0 when a run is resumed.
-    - `on_progress`, `on_epoch`, `should_stop`: as in `eqcifar.training.fit`.
-    - `warn`: called with a line about what makes the digits differ from those of an
-        uninterrupted run.
+    - `hooks`: called meanwhile.
 
     **Returns:**
 
@@ -70,20 +82,26 @@ def train_run(
     if run.is_done():
         return run
     mesh = make_mesh(devices)
-    # A name that is not known is no reason to make a folder.
-    eqx.filter_eval_shape(_create, config, 10)
-    with Claim(run, config) as claim:
-        dataset = data.load(
+
+    def load() -> Dataset:
+        return data.load(
             config.dataset,
             val_size=config.val_size,
             limit_train=config.limit_train,
             limit_test=config.limit_test,
         )
-        model, state = _create(config, len(dataset.classes))
-        start = initialise(model, state, config, len(dataset.train))
-        del model, state
-        hooks = on_start, on_progress, on_epoch, should_stop, warn
-        _train(claim, dataset, start, config, None, mesh, *hooks)
+
+    dataset = everywhere(load)
+    model, state = models.create(
+        config.arch,
+        len(dataset.classes),
+        width=config.width,
+        dropout=config.dropout,
+        key=random_stream(config.seed, "model"),
+    )
+    start = initialise(model, state, config, len(dataset.train))
+    del model, state
+    _train(run, dataset, start, config, None, mesh, hooks)
     return run
 
 
@@ -96,11 +114,7 @@ def train_run_with(
     *,
     loss: Loss | None = None,
     mesh: Mesh | None = None,
-    on_start: Callable[[Run, Dataset, TrainState], None] = lambda *_: None,
-    on_progress: Callable[[Progress], None] = lambda progress: None,
-    on_epoch: Callable[[TrainState, Row], None] = lambda train_state, row: None,
-    should_stop: Callable[[], bool] = lambda: False,
-    warn: Callable[[str], None] = warnings.warn,
+    hooks: Hooks = Hooks(),
 ) -> Run:
     """Train one's own network on one's own data as `train_run` does.
 
@@ -120,35 +134,34 @@ def train_run_with(
             raise UsageError(f"{path} holds another run: train in another folder")
         return run
     mesh = make_mesh() if mesh is None else mesh
-    with Claim(run, config) as claim:
-        start = initialise(model, state, config, len(dataset.train))
-        hooks = on_start, on_progress, on_epoch, should_stop, warn
-        _train(claim, dataset, start, config, loss, mesh, *hooks)
+    start = initialise(model, state, config, len(dataset.train))
+    _train(run, dataset, start, config, loss, mesh, hooks)
     return run
 
 
-def _create(config: TrainConfig, num_classes: int) -> tuple[Model, eqx.nn.State]:
-    return models.create(
-        config.arch,
-        num_classes,
-        width=config.width,
-        dropout=config.dropout,
-        key=random_stream(config.seed, "model"),
-    )
-
-
 def _train(
+    run: Run,
+    dataset: Dataset,
+    start: TrainState,
+    config: TrainConfig,
+    loss: Loss | None,
+    mesh: Mesh,
+    hooks: Hooks,
+):
+    # What cannot be trained is to leave no folder.
+    check_batch(config.batch_size, mesh)
+    with Claim(run, config) as claim:
+        _train_claimed(claim, dataset, start, config, loss, mesh, hooks)
+
+
+def _train_claimed(
     claim: Claim,
     dataset: Dataset,
     train_state: TrainState,
     config: TrainConfig,
     loss: Loss | None,
     mesh: Mesh,
-    on_start: Callable[[Run, Dataset, TrainState], None],
-    on_progress: Callable[[Progress], None],
-    on_epoch: Callable[[TrainState, Row], None],
-    should_stop: Callable[[], bool],
-    warn: Callable[[str], None],
+    hooks: Hooks,
 ):
     run, path = claim.run, claim.run.path
     env = environment(mesh.size)
@@ -162,14 +175,14 @@ def _train(
 
     last = path / "last.eqx"
     if last.exists():
-        train_state = _resume(last, train_state, config, dataset, env, warn)
+        train_state = _resume(last, train_state, config, dataset, env, hooks.warn)
     epoch = int(train_state.step) // max(per_epoch, 1)
 
     def prepare():
         claim.describe(dataset, env)
         rows = cut_log(path / "log.tsv", epoch)
         if rows < epoch:
-            warn(f"{path / 'log.tsv'} has lost {epoch - rows} of {epoch} rows")
+            hooks.warn(f"{path / 'log.tsv'} has lost {epoch - rows} of {epoch} rows")
         claim.report("running", epoch)
 
     def end_epoch(train_state, row):
@@ -180,14 +193,14 @@ def _train(
             claim.report("running", int(row["epoch"]))
 
         on_main(path, write)
-        on_epoch(train_state, row)
+        hooks.on_epoch(train_state, row)
 
     def finish():
         save_model(path / "model.eqx", train_state, config, dataset, written_by)
         claim.report("done", config.epochs)
 
     on_main(path, prepare)
-    on_start(run, dataset, train_state)
+    hooks.on_start(run, dataset, train_state)
     try:
         train_state, _ = fit(
             train_state,
@@ -195,9 +208,9 @@ def _train(
             config,
             loss=loss,
             mesh=mesh,
-            on_progress=on_progress,
+            on_progress=hooks.on_progress,
             on_epoch=end_epoch,
-            should_stop=should_stop,
+            should_stop=hooks.should_stop,
         )
     except Interrupted as interrupted:
         train_state = interrupted.train_state

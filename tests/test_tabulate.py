@@ -196,6 +196,17 @@ def test_filters_and_fields(tmp_path):
     assert parse_conditions(["mean=0.5 0.5 0.5"]) == {"mean": [(0.5, 0.5, 0.5)]}
 
 
+def test_a_folder_of_images_is_shown_by_the_end_of_its_path(tmp_path):
+    for dataset in ("/data/a/cats", "/data/b/cats", "/data/dogs", "cifar10"):
+        write_run(tmp_path, TrainConfig(dataset=dataset))
+    grid = pivot(table_of(tmp_path), ["acc_te"])
+    assert grid.columns[1:-1] == ["a/cats", "b/cats", "cifar10", "dogs"]
+    records = read_records(tmp_path)
+    for text in ("dataset=dogs", "dataset=/data/dogs"):
+        (record,) = keep(records, parse_conditions([text]))
+        assert record.recipe.dataset == "/data/dogs"
+
+
 def test_pooling_is_said(tmp_path):
     write_grid(tmp_path)
     table = table_of(tmp_path, by=["arch"])

@@ -10,7 +10,7 @@ import typer
 from eqcifar.config import TrainConfig
 from eqcifar.errors import UsageError
 
-from ._field_options import SHORT, field_options, flag
+from ._field_options import SHORT, field_options, flag, located
 
 _ConfigFile = Annotated[
     Path | None,
@@ -41,10 +41,11 @@ def _build(file: Path | None, given: dict[str, Any]) -> TrainConfig:
         for name, value in given.items()
     }
     try:
-        return TrainConfig.from_dict({**from_file, **given})
+        config = TrainConfig.from_dict({**from_file, **given})
     except UsageError as error:
         where = f"with --config {file}: " if file else ""
         raise UsageError(f"{where}{error}") from error
+    return located(config)
 
 
 def _option(field: dataclasses.Field) -> tuple[Any, Any, Any]:

@@ -1,5 +1,6 @@
 import dataclasses
 import inspect
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
@@ -58,3 +59,16 @@ def field_options(
 def flag(name: str) -> str:
     """The option of a field, such as `--batch-size`."""
     return f"--{name.replace('_', '-')}"
+
+
+def located(config: TrainConfig) -> TrainConfig:
+    """The same with the absolute path of a local folder of images.
+
+    So that the data is found, and the run is the same, from any working folder.
+    """
+    if not os.path.isdir(os.path.expanduser(config.dataset)):
+        return config
+    # Here, for it imports JAX.
+    from eqcifar import data
+
+    return dataclasses.replace(config, dataset=data.locate(config.dataset))

@@ -8,7 +8,7 @@ import typer
 from eqcifar.config import TrainConfig
 from eqcifar.errors import UsageError
 
-from ._field_options import FIELDS, SHORT, field_options, flag
+from ._field_options import FIELDS, SHORT, field_options, flag, located
 
 _File = Annotated[
     Path | None,
@@ -39,7 +39,7 @@ def _build(file: Path | None, given: dict[str, str]) -> list[TrainConfig]:
 
     grid = Grid() if file is None else Grid.read(file)
     axes = {name: parse_values(name, text) for name, text in given.items()}
-    return grid.replace(axes).configs()
+    return [located(config) for config in grid.replace(axes).configs()]
 
 
 def _option(field: dataclasses.Field) -> tuple[Any, Any, Any]:

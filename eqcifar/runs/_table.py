@@ -1,7 +1,9 @@
 import dataclasses
 import math
+import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from ..config import TrainConfig
@@ -182,9 +184,15 @@ def _tabulate(
         fields = "arch", "dataset", *(f for f in varying if f not in _ORDER[:2])
     else:
         fields = by
+    labels = _labels({recipe.dataset for recipe in recipes})
+
+    def shown(record: Record, name: str) -> Any:
+        value = field_of(record, name)
+        return labels[value] if name == "dataset" else value
+
     grouped: dict[Any, list[Record]] = {}
     for record, data in _with_data(records):
-        key = *(field_of(record, name) for name in fields), data
+        key = *(shown(record, name) for name in fields), data
         grouped.setdefault(key, []).append(record)
     if any(key[-1] for key in grouped):
         fields = *fields, "data"
@@ -201,7 +209,7 @@ def _tabulate(
         synthetic,
         fields,
         {
-            name: getattr(recipes[0], name)
+            name: shown(records[0], name)
             for name in _ORDER
             if name not in varying
             and name not in fields
@@ -209,6 +217,21 @@ def _tabulate(
         },
         tuple(name for name in varying if name not in fields),
     )
+
+
+def _labels(datasets: set[str]) -> dict[str, str]:
+    # Of a folder, as little of its path as tells it from the others.
+    def label(name: str) -> str:
+        if not os.path.isabs(name):
+            return name
+        parts = Path(name).parts
+        for count in range(1, len(parts)):
+            end = "/".join(parts[-count:])
+            if sum(f"/{other}".endswith(f"/{end}") for other in datasets) == 1:
+                return end
+        return name
+
+    return {name: label(name) for name in datasets}
 
 
 def _with_data(records: list[Record]) -> Iterator[tuple[Record, str]]:

@@ -6,9 +6,12 @@ from typing import Any, Literal
 
 from .errors import UsageError
 
+_LOSSES = "mse", "ce"
 
-def _option(default: Any, panel: str, help: str) -> Any:
-    return dataclasses.field(default=default, metadata={"panel": panel, "help": help})
+
+def _option(default: Any, panel: str, help: str, **more: Any) -> Any:
+    metadata = {"panel": panel, "help": help, **more}
+    return dataclasses.field(default=default, metadata=metadata)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -68,8 +71,11 @@ class TrainConfig:
     clip_norm: float = _option(
         5.0, "Optimisation", "Global norm at which gradients are clipped; 0: never."
     )
-    loss: Literal["mse", "ce"] = _option(
-        "mse", "Optimisation", "0.5 ||f - onehot||^2, or softmax cross-entropy."
+    loss: str = _option(
+        "mse",
+        "Optimisation",
+        "0.5 ||f - onehot||^2, or softmax cross-entropy.",
+        choices=_LOSSES,
     )
     label_smoothing: float = _option(
         0.0, "Optimisation", "Probability moved from the label to all classes."
@@ -107,8 +113,10 @@ class TrainConfig:
             _require(self, name, 0 <= getattr(self, name) < 1, "at least 0, below 1")
         _require(self, "warmup", 0 <= self.warmup <= 1, "between 0 and 1")
         _require(self, "std", min(self.std) > 0, "greater than 0 in each channel")
-        for name, allowed in (("loss", ("mse", "ce")), ("precision", ("f32", "bf16"))):
-            _require(self, name, getattr(self, name) in allowed, " or ".join(allowed))
+        # A function of one's own is recorded as `module.name`.
+        known = self.loss in _LOSSES or "." in self.loss
+        _require(self, "loss", known, " or ".join(_LOSSES))
+        _require(self, "precision", self.precision in ("f32", "bf16"), "f32 or bf16")
         _require(
             self,
             "bn_group",

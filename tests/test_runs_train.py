@@ -18,7 +18,7 @@ from eqcifar.errors import RunError, UsageError
 from eqcifar.parallel import make_mesh
 from eqcifar.runs import Hooks, Run, train_run, train_run_with
 from eqcifar.runs._claim import Claim
-from eqcifar.training import Diverged
+from eqcifar.training import Diverged, evaluate, predict, squared_error
 
 from .helpers import SmallNet, small_dataset, small_net
 
@@ -103,8 +103,6 @@ def test_what_a_run_leaves(uninterrupted):
 
 
 def test_the_model_of_a_run_is_the_one_that_was_logged(uninterrupted):
-    from eqcifar.training import evaluate, predict
-
     loaded = runs.load_model(uninterrupted, like=small_net(5, dropout=0.1))
     test = small_dataset().test
     logits = predict(loaded.model, loaded.state, test.images, CONFIG, mesh=make_mesh(1))
@@ -376,3 +374,34 @@ def test_a_finished_run_is_not_taken_for_another(tmp_path):
     other = TrainConfig(epochs=1, batch_size=64, warmup=0.0, seed=5)
     with pytest.raises(UsageError, match="holds another run: train in another folder"):
         train_run_with(tmp_path / "run", small_dataset(), *small_net(), other)
+
+
+def absolute_error(logits, target):
+    return jax.numpy.abs(logits - target).sum()
+
+
+def test_a_loss_of_ones_own_is_written_down(tmp_path):
+    config = TrainConfig(epochs=1, batch_size=64, warmup=0.0)
+    name = f"{__name__}.absolute_error"
+
+    def train_with(loss, path):
+        return train_run_with(path, small_dataset(), *small_net(), config, loss=loss)
+
+    run = train_with(absolute_error, tmp_path / "run")
+    assert run.config() == {**config.to_dict(), "loss": name}
+    assert train_with(absolute_error, run.path) == run
+    with pytest.raises(UsageError, match="holds another run"):
+        train_with(None, run.path)
+    loaded = runs.load_model(run, like=small_net())
+    test = small_dataset().test
+    logits = predict(loaded.model, loaded.state, test.images, config)
+    with pytest.raises(UsageError, match=f"no loss '{name}' here: choose mse or ce"):
+        evaluate(logits, test.labels, loaded.config.loss)
+    evaluation = evaluate(logits, test.labels, absolute_error)
+    assert evaluation.loss.value == pytest.approx(run.log()[-1]["loss_te"])
+    # Ours by its name, which alone does not find one of another's.
+    assert train_with(squared_error, tmp_path / "ours").config() == config.to_dict()
+    config = dataclasses.replace(config, loss="a.b")
+    with pytest.raises(UsageError, match="no loss 'a.b' here"):
+        train_with(None, tmp_path / "none")
+    assert not (tmp_path / "none").exists()

@@ -173,8 +173,9 @@ def test_a_folder_of_images_is_one_run_from_everywhere(tmp_path, monkeypatch, de
     file.write_text('dataset = "images"\n')
     from_file = "--config" if decorate is config_options else "--file", file
 
-    def given(*arguments):
-        found, _ = parse(decorate, *arguments)
+    def given(*arguments) -> TrainConfig:
+        found, result = parse(decorate, *arguments)
+        assert found is not None, result.stderr
         return found[0] if isinstance(found, list) else found
 
     monkeypatch.chdir(tmp_path)

@@ -3,7 +3,7 @@ import json
 import tomllib
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -59,7 +59,8 @@ def _option(field: dataclasses.Field) -> tuple[Any, Any, Any]:
         rich_help_panel=field.metadata["panel"],
         autocompletion=_COMPLETIONS.get(field.name),
     )
-    return field.type, field.default, about
+    choices = field.metadata.get("choices")
+    return Literal[choices] if choices else field.type, field.default, about
 
 
 def _complete_arch(incomplete: str) -> list[str]:

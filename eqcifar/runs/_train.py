@@ -22,8 +22,10 @@ from ..training import (
     Progress,
     Row,
     TrainState,
+    find_loss,
     fit,
     initialise,
+    loss_name,
     random_stream,
 )
 from ._claim import Claim, on_main
@@ -101,7 +103,7 @@ def train_run(
     )
     start = initialise(model, state, config, len(dataset.train))
     del model, state
-    _train(run, dataset, start, config, None, mesh, hooks)
+    _train(run, dataset, start, config, find_loss(config.loss), mesh, hooks)
     return run
 
 
@@ -124,10 +126,14 @@ def train_run_with(
     - `dataset`: the data.
     - `model`, `state`: as `eqx.nn.make_with_state` made them.
     - `config`: the recipe; what it says of data and network is only written down.
-    - `loss`, `mesh`: as in `eqcifar.training.fit`.
+    - `loss`: as in `eqcifar.training.fit`; written down by its module and name, as the
+        configuration's.
+    - `mesh`: as in `eqcifar.training.fit`.
 
     The others, the result and the errors are those of `train_run`.
     """
+    if loss is not None:
+        config = dataclasses.replace(config, loss=loss_name(loss))
     run = Run(Path(path))
     if run.is_done():
         if run.config() != config.to_dict():
@@ -135,6 +141,7 @@ def train_run_with(
         return run
     mesh = make_mesh() if mesh is None else mesh
     start = initialise(model, state, config, len(dataset.train))
+    loss = find_loss(config.loss if loss is None else loss)
     _train(run, dataset, start, config, loss, mesh, hooks)
     return run
 
@@ -144,7 +151,7 @@ def _train(
     dataset: Dataset,
     start: TrainState,
     config: TrainConfig,
-    loss: Loss | None,
+    loss: Loss,
     mesh: Mesh,
     hooks: Hooks,
 ):
@@ -159,7 +166,7 @@ def _train_claimed(
     dataset: Dataset,
     train_state: TrainState,
     config: TrainConfig,
-    loss: Loss | None,
+    loss: Loss,
     mesh: Mesh,
     hooks: Hooks,
 ):

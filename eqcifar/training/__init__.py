@@ -40,6 +40,12 @@ from ._loss import (
     cross_entropy as cross_entropy,
 )
 from ._loss import (
+    find_loss as find_loss,
+)
+from ._loss import (
+    loss_name as loss_name,
+)
+from ._loss import (
     squared_error as squared_error,
 )
 from ._state import TrainState as TrainState

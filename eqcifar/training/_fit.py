@@ -16,7 +16,7 @@ from ..data import Dataset
 from ..errors import RunError
 from ..parallel import any_process, check_batch, make_mesh, replicate
 from ._evaluate import example_losses, predict
-from ._loss import LOSSES, Loss
+from ._loss import Loss, find_loss
 from ._state import TrainState, learning_rate, steps_per_epoch
 from ._step import Epoch, epoch_order, make_steps
 
@@ -102,7 +102,7 @@ def fit(
     `UsageError` when the batch does not fit the data or the devices, `Diverged` when a
     number is no longer finite, `Interrupted` when `should_stop` said so.
     """
-    loss = LOSSES[config.loss] if loss is None else loss
+    loss = find_loss(config.loss if loss is None else loss)
     mesh = make_mesh() if mesh is None else mesh
     num_train = len(dataset.train.labels)
     per_epoch = steps_per_epoch(config, num_train)

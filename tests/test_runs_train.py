@@ -99,6 +99,7 @@ def test_what_a_run_leaves(uninterrupted):
     assert math.isnan(rows[0]["acc_te"])
     assert not math.isnan(rows[1]["acc_te"])
     assert math.isnan(rows[1]["acc_va"])
+    assert status["seconds"] == math.fsum(row["seconds"] for row in rows)
     assert uninterrupted.environment()["versions"]["jax"] == jax.__version__
 
 

@@ -57,13 +57,16 @@ class Claim:
         finally:
             self._lock.release()
 
-    def report(self, state: str, epoch: int | None = None, message: str = ""):
-        """Say in `status.json` how the run is; on the main process."""
+    def report(
+        self, state: str, epoch: int | None = None, message: str = "", **more: Any
+    ):
+        """Say in `status.json` how the run is, and `more`; on the main process."""
         if not is_main_process():
             return
         if epoch is not None:
             self._status["epoch"] = epoch
         self._status |= {"state": state, "message": message, "updated": _now()}
+        self._status |= more
         write_json(self.run.path / "status.json", self._status)
 
     def describe(self, dataset: Dataset, environment: dict[str, Any]):

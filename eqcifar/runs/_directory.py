@@ -62,6 +62,7 @@ class Run:
 
         `state` is "running", "done", "failed", "interrupted", or "unknown" without a
         `status.json`. A killed run stays "running", with the `pid` and `host` it had.
+        When it is done, `seconds` is the sum of its log's.
         """
         path = self.path / "status.json"
         return read_json(path) if path.exists() else {"state": "unknown"}

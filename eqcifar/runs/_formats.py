@@ -79,9 +79,9 @@ def to_delimited(rows: Sequence[Mapping[str, Any]], delimiter: str) -> str:
     return file.getvalue()
 
 
-def to_json(rows: Sequence[Mapping[str, Any]], **more: Any) -> str:
-    """Rows as JSON, in which what is not a finite number is null."""
-    return json.dumps(_finite({**more, "rows": rows}), indent=2)
+def to_json(value: Any) -> str:
+    """A value as JSON, in which what is not a finite number is null."""
+    return json.dumps(_finite(value), indent=2)
 
 
 def to_markdown(grid: TextTable) -> str:

@@ -32,6 +32,7 @@ from ._claim import Claim, on_main
 from ._directory import Run, run_path
 from ._environment import differences, environment
 from ._log import append_row, cut_log
+from ._records import total_seconds
 from ._states import load_checkpoint, save_checkpoint, save_model
 
 
@@ -204,7 +205,9 @@ def _train_claimed(
 
     def finish():
         save_model(path / "model.eqx", train_state, config, dataset, written_by)
-        claim.report("done", config.epochs)
+        # The log's sum, so that tables of many runs need not read all of each log.
+        seconds = total_seconds(path / "log.tsv")
+        claim.report("done", config.epochs, seconds=seconds)
 
     on_main(path, prepare)
     hooks.on_start(run, dataset, train_state)

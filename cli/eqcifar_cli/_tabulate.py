@@ -96,6 +96,8 @@ def tabulate(
     if sharpness:
         metrics += runs.sharpness_measured(tables)
     against = None if baseline is None else runs.parse_baseline(baseline)
+    if against is not None:
+        runs.check_baseline(tables, against)
     options = {"ddof": ddof, "baseline": against, "select": select}
     if form in ("tsv", "csv", "json"):
         rows = runs.long_rows(tables, metrics, **options)

@@ -58,6 +58,7 @@ from ._sweep import Job as Job
 from ._sweep import Sweep as Sweep
 from ._table import Group as Group
 from ._table import Table as Table
+from ._table import check_baseline as check_baseline
 from ._table import measured as measured
 from ._table import sharpness_measured as sharpness_measured
 from ._table import tabulate as tabulate

@@ -99,7 +99,8 @@ class Claim:
         path = self.run.path
         path.mkdir(parents=True, exist_ok=True)
         try:
-            self._lock.acquire(timeout=0)
+            # Some patience, for `Run.is_claimed` holds it while it looks.
+            self._lock.acquire(timeout=0.2, poll_interval=0.02)
         except filelock.Timeout:
             raise UsageError(self._in_use()) from None
         try:

@@ -127,7 +127,7 @@ def tabulate(
 
     **Raises:**
 
-    `UsageError` for a field that does not exist.
+    `UsageError` for a field that does not exist, and for a `sort` that says nothing.
     """
     records = list(records)
     by = None if by is None else tuple(dict.fromkeys(map(check_field, by)))
@@ -138,6 +138,28 @@ def tabulate(
             wanted = {record.seed for record in chosen} if seeds is None else set(seeds)
             tables.append(_tabulate(chosen, synthetic, by, wanted, sort))
     return tables
+
+
+def check_baseline(tables: Iterable[Table], conditions: Mapping[str, Any]):
+    """Refuse a baseline that no group is, and so nothing can be compared with.
+
+    **Raises:**
+
+    `UsageError` with what the tables tell apart.
+    """
+    tables = list(tables)
+    for name in conditions:
+        if not any(name in table.fields for table in tables):
+            fields = dict.fromkeys(name for table in tables for name in table.fields)
+            raise UsageError(
+                f"no baseline {name}: what the table tells apart is {', '.join(fields)}"
+            )
+    for table in tables:
+        for group in table.groups:
+            if table.baseline(group, conditions) is group:
+                return
+    shown = ", ".join(f"{name}={value}" for name, value in conditions.items())
+    raise UsageError(f"no row of the table has {shown} to be the baseline")
 
 
 def measured(tables: Iterable[Table]) -> list[str]:
@@ -267,6 +289,11 @@ def _order(sort: str | None, groups: list[Group]) -> Any:
             raise UsageError(f"cannot sort by {name}: the table does not show it")
         ranks = sorted({group.fields[name] for group in groups})
         return lambda group: sign * ranks.index(group.fields[name])
+
+    known = {key for group in groups for record in group.done for key in record.values}
+    # While no run is done, nothing is measured yet.
+    if known and name not in known:
+        raise UsageError(f"cannot sort by {name}: it is no field, and not measured")
 
     def by_mean(group: Group):
         mean = group.summary(name).mean

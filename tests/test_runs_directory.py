@@ -3,6 +3,7 @@ import json
 import math
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -17,6 +18,7 @@ from eqcifar.runs import (
     latest_run,
     run_path,
 )
+from eqcifar.runs._files import write_json
 from eqcifar.runs._log import append_row, cut_log
 
 ROW = {column: 1 / (i + 3) for i, column in enumerate(COLUMNS)}
@@ -183,3 +185,13 @@ def test_a_folder_of_images_gives_its_last_name(tmp_path):
         assert path.relative_to(tmp_path).parts[0] == "my_images"
     path = run_path(tmp_path, TrainConfig(dataset="org/name"))
     assert path.relative_to(tmp_path).parts[0] == "org_name"
+
+
+def test_a_file_system_that_is_read_only_is_one_line(tmp_path, monkeypatch):
+    def refuse(*_, **__):
+        raise OSError(30, "Read-only file system", "temporary")
+
+    monkeypatch.setattr("builtins.open", refuse)
+    monkeypatch.setattr(Path, "unlink", refuse)
+    with pytest.raises(RunError, match=r"cannot write .*a\.json: Read-only"):
+        write_json(tmp_path / "a.json", {})

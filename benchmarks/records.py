@@ -12,6 +12,23 @@ from eqcifar.runs._environment import environment
 RESULTS = Path(__file__).parent / "results"
 
 
+def read(name: str) -> dict[str, Any]:
+    """A result as it was stored, or nothing."""
+    path = RESULTS / f"{name}.json"
+    return json.loads(path.read_text()) if path.exists() else {}
+
+
+def renew(page: Path, tables: dict[str, list[str]]):
+    """Put the lines of each table between its two marks on a page."""
+    text = page.read_text()
+    for name, lines in tables.items():
+        begin, end = f"<!-- {name} -->\n", f"<!-- end of {name} -->"
+        before, rest = text.split(begin)
+        text = before + begin + "\n".join([*lines, ""]) + end + rest.split(end)[1]
+    page.write_text(text)
+    print(f"wrote docs/{page.name}")
+
+
 def hardware_and_versions() -> dict[str, Any]:
     """What the library writes beside a run, the processor's name and PyTorch's."""
     record = environment(jax.device_count())

@@ -3,14 +3,13 @@
 python -m benchmarks.sharpness_tables
 """
 
-import json
 import math
 from pathlib import Path
 from typing import Any
 
 from eqcifar.sharpness import Estimate, ratio
 
-from .records import RESULTS
+from .records import read, renew
 
 PAGE = Path(__file__).parent.parent / "docs" / "sharpness_results.md"
 
@@ -39,12 +38,6 @@ NTK = {
     "tr_ggn_theta": "tr CTK: tr NTK times theta^2",
     "tr_ggn_filter": "tr NTK, filter-wise",
 }
-
-
-def read(name: str) -> dict[str, Any]:
-    """A result, or nothing."""
-    path = RESULTS / f"{name}.json"
-    return json.loads(path.read_text()) if path.exists() else {}
 
 
 def show(row: dict[str, Any], bound: float | None = None) -> str:
@@ -286,13 +279,7 @@ def tables() -> dict[str, list[str]]:
 
 def main() -> None:
     """Put each table between its two marks on the page."""
-    text = PAGE.read_text()
-    for name, lines in tables().items():
-        begin, end = f"<!-- {name} -->\n", f"<!-- end of {name} -->"
-        before, rest = text.split(begin)
-        text = before + begin + "\n".join([*lines, ""]) + end + rest.split(end)[1]
-    PAGE.write_text(text)
-    print(f"wrote docs/{PAGE.name}")
+    renew(PAGE, tables())
 
 
 if __name__ == "__main__":

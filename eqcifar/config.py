@@ -2,15 +2,18 @@ import dataclasses
 import difflib
 import math
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any, Literal, get_args, get_origin
 
 from .errors import UsageError
 
 _LOSSES = "mse", "ce"
 
 
-def _option(default: Any, panel: str, help: str, **more: Any) -> Any:
-    metadata = {"panel": panel, "help": help, **more}
+def _option(
+    default: Any, panel: str, help: str, *, later: bool = False, **more: Any
+) -> Any:
+    # An option that came later leaves the hashes of earlier runs alone while it is off.
+    metadata = {"panel": panel, "help": help, "later": later, **more}
     return dataclasses.field(default=default, metadata=metadata)
 
 
@@ -31,6 +34,13 @@ class TrainConfig:
     dropout: float = _option(
         0.0, "Model", "Dropout probability inside Wide ResNet blocks."
     )
+    whiten: bool = _option(
+        False,
+        "Model",
+        "Start the first convolution from filters that whiten the training images' "
+        "patches.",
+        later=True,
+    )
 
     dataset: str = _option(
         "cifar10",
@@ -45,6 +55,12 @@ class TrainConfig:
     limit_test: int = _option(0, "Data", "Use this many test images; 0: all.")
     augment: bool = _option(
         True, "Data", "Random crops after reflect-padding by 4 pixels, and flips."
+    )
+    flip: Literal["random", "alternating"] = _option(
+        "random",
+        "Data",
+        "Draw each epoch's flips, or only the first's and then alternate each image.",
+        later=True,
     )
     mixup: float = _option(
         0.0, "Data", "Beta(b, b) parameter of MixUp; 0: none, 0.4 in the table."
@@ -62,11 +78,23 @@ class TrainConfig:
     )
     lr: float = _option(0.8, "Optimisation", "Peak learning rate.")
     warmup: float = _option(
-        0.1, "Optimisation", "Fraction of the steps with linear warm-up; then cosine."
+        0.1, "Optimisation", "Fraction of the steps with linear warm-up."
+    )
+    schedule: Literal["cosine", "linear"] = _option(
+        "cosine",
+        "Optimisation",
+        "How the learning rate falls to 0 after warm-up.",
+        later=True,
     )
     momentum: float = _option(0.9, "Optimisation", "Nesterov momentum.")
     weight_decay: float = _option(
         5e-4, "Optimisation", "L2 coefficient on all parameters, before clipping."
+    )
+    decay_bias: bool = _option(
+        True,
+        "Optimisation",
+        "L2 on biases and BatchNorm's parameters too, not only on weights.",
+        later=True,
     )
     clip_norm: float = _option(
         5.0, "Optimisation", "Global norm at which gradients are clipped; 0: never."
@@ -80,6 +108,13 @@ class TrainConfig:
     label_smoothing: float = _option(
         0.0, "Optimisation", "Probability moved from the label to all classes."
     )
+    ema: float = _option(
+        0.0,
+        "Optimisation",
+        "Share of itself that a moving average of the weights keeps each step; it is "
+        "what is evaluated and saved. 0: none.",
+        later=True,
+    )
     bn_group: int = _option(
         0,
         "Optimisation",
@@ -91,6 +126,12 @@ class TrainConfig:
     )
     eval_every: int = _option(
         1, "Optimisation", "Epochs between evaluations; the last is always evaluated."
+    )
+    test_flip: bool = _option(
+        False,
+        "Optimisation",
+        "Evaluate the mean of the logits of each image and its mirror image.",
+        later=True,
     )
     seed: int = _option(
         0, "Optimisation", "Of initial weights, data order and augmentation."
@@ -105,18 +146,20 @@ class TrainConfig:
             numbers = value if isinstance(value, tuple) else (value,)
             finite = all(math.isfinite(x) for x in numbers if isinstance(x, float))
             _require(self, field.name, finite, "finite")
+            if get_origin(field.type) is Literal:
+                allowed = get_args(field.type)
+                _require(self, field.name, value in allowed, " or ".join(allowed))
         for name in positive:
             _require(self, name, getattr(self, name) > 0, "greater than 0")
         for name in non_negative:
             _require(self, name, getattr(self, name) >= 0, "0 or greater")
-        for name in ("dropout", "momentum", "label_smoothing"):
+        for name in ("dropout", "momentum", "label_smoothing", "ema"):
             _require(self, name, 0 <= getattr(self, name) < 1, "at least 0, below 1")
         _require(self, "warmup", 0 <= self.warmup <= 1, "between 0 and 1")
         _require(self, "std", min(self.std) > 0, "greater than 0 in each channel")
         # A function of one's own is recorded as `module.name`.
         known = self.loss in _LOSSES or "." in self.loss
         _require(self, "loss", known, " or ".join(_LOSSES))
-        _require(self, "precision", self.precision in ("f32", "bf16"), "f32 or bf16")
         _require(
             self,
             "bn_group",
@@ -152,6 +195,28 @@ class TrainConfig:
             key: list(value) if isinstance(value, tuple) else value
             for key, value in dataclasses.asdict(self).items()
         }
+
+    def matches(self, values: Mapping[str, Any]) -> bool:
+        """Whether `values` are its fields, as `to_dict` gives or once gave them."""
+        return {**_LATER, **values} == self.to_dict()
+
+    def identity(self) -> dict[str, Any]:
+        """The fields that tell it from others, the same in every version.
+
+        Those of `to_dict` without later options that are off, by which a run is found
+        that an earlier version made.
+        """
+        # By way of `from_dict`, for which a learning rate of 1 is 1.0.
+        fields = TrainConfig.from_dict(self.to_dict()).to_dict()
+        off = {name for name, default in _LATER.items() if fields[name] == default}
+        return {name: value for name, value in fields.items() if name not in off}
+
+
+_LATER = {
+    field.name: field.default
+    for field in dataclasses.fields(TrainConfig)
+    if field.metadata["later"]
+}
 
 
 def _require(config: TrainConfig, name: str, holds: bool, allowed: str):

@@ -114,6 +114,16 @@ def check_batch(batch_size: int, mesh: Mesh) -> None:
         )
 
 
+def peak_memory(mesh: Mesh) -> int | None:
+    """Most bytes in use so far on one of this process's devices.
+
+    `None` where the backend does not count them, as on the CPU.
+    """
+    stats = [device.memory_stats() or {} for device in mesh.local_devices]
+    peaks = [each["peak_bytes_in_use"] for each in stats if "peak_bytes_in_use" in each]
+    return max(peaks, default=None)
+
+
 def is_main_process() -> bool:
     """Whether this process writes files and prints."""
     return jax.process_index() == 0

@@ -24,12 +24,17 @@ def cache(monkeypatch, tmp_path):
 
 
 def test_doctor_lists_versions_devices_and_caches(cache, tmp_path):
-    result = run_cli("doctor", "--out", tmp_path, "--json")
+    (cache / "jax").mkdir()
+    (cache / "jax" / "step-cache").write_bytes(bytes(1024))
+    unset = {"JAX_COMPILATION_CACHE_DIR": ""}
+    result = run_cli("doctor", "--out", tmp_path, "--json", **unset)
     found = findings(result)
     assert result.exit_code == 0, found
     assert found["jax"]["found"] == version("jax")
     assert "8 x cpu" in found["devices"]["found"]
     assert found["decoded images"]["found"] == f"{cache} (2.0 KiB in 1 files)"
+    programs = f"{cache / 'jax'} (1.0 KiB in 1 files, at most 2.0 GiB)"
+    assert found["compiled programs"]["found"] == programs
     assert found["results"]["found"] == str(tmp_path)
     assert "caches alone" in found["HF_HUB_OFFLINE"]["found"]
     assert not any(entry["remedy"] for entry in found.values())

@@ -99,10 +99,11 @@ def test_a_step_is_clipped_nesterov_sgd_on_the_loss_with_l2(x64):
 def test_batch_statistics_of_groups_are_those_of_each_group(x64):
     model, state = small_net()
     inputs = jax.random.normal(jax.random.key(1), (12, 3, 8, 8))
-    key = jax.random.key(0)
+    keys = jax.random.split(jax.random.key(0), 12)
     forward = training._forward.forward_train
-    logits, grouped = forward(model, state, inputs, key, 4)
-    alone = [forward(model, state, part, key) for part in inputs.reshape(3, 4, 3, 8, 8)]
+    logits, grouped = forward(model, state, inputs, keys, 4)
+    parts = zip(inputs.reshape(3, 4, 3, 8, 8), keys.reshape(3, 4), strict=True)
+    alone = [forward(model, state, *part) for part in parts]
     np.testing.assert_allclose(
         logits, np.concatenate([part for part, _ in alone]), rtol=1e-13
     )
@@ -179,8 +180,8 @@ def test_dropout_differs_between_examples_and_steps():
     model, state = small_net(dropout=0.5)
     inputs = jnp.ones((2, 3, 8, 8))
     forward = training._forward.forward_train
-    first, _ = forward(model, state, inputs, jax.random.key(0))
-    second, _ = forward(model, state, inputs, jax.random.key(1))
+    first, _ = forward(model, state, inputs, jax.random.split(jax.random.key(0)))
+    second, _ = forward(model, state, inputs, jax.random.split(jax.random.key(1)))
     assert (first[0] != first[1]).any()
     assert (first != second).any()
 

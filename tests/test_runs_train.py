@@ -42,11 +42,16 @@ def compilations(tmp_path_factory):
         jax.config.update(name, value)
 
 
-def train(path, config=CONFIG, dataset=None, **hooks):
+def train(path, config=CONFIG, dataset=None, grad_accum=1, **hooks):
     dataset = small_dataset() if dataset is None else dataset
-    net = small_net(dropout=0.1)
     return train_run_with(
-        path, dataset, *net, config, mesh=make_mesh(1), hooks=Hooks(**hooks)
+        path,
+        dataset,
+        *small_net(dropout=0.1),
+        config,
+        mesh=make_mesh(1),
+        grad_accum=grad_accum,
+        hooks=Hooks(**hooks),
     )
 
 
@@ -343,6 +348,8 @@ def test_a_network_of_ones_own_that_cannot_be_trained_leaves_no_folder(tmp_path)
     config = dataclasses.replace(CONFIG, batch_size=65)
     with pytest.raises(UsageError, match="larger than the training set of 64"):
         train(tmp_path / "run", config)
+    with pytest.raises(UsageError, match="choose --bn-group 4 or a divisor"):
+        train(tmp_path / "run", grad_accum=4)
     assert not list(tmp_path.iterdir())
 
 

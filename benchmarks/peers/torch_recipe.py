@@ -11,16 +11,19 @@ import torch.nn.functional as F
 from eqcifar.config import TrainConfig
 from tests import torch_models
 
+Basic = torch_models.Basic
+VGG11 = [64, "M", 128, "M", 256, 256, "M", 512, 512, "M", 512, 512, "M"]
+VGG13 = [64, 64, "M", 128, 128, "M", 256, 256, "M", 512, 512, "M", 512, 512, "M"]
+
 ARCHITECTURES = {
-    "resnet8": lambda: torch_models.ResNet(
-        torch_models.Basic, 1, False, [1, 1, 1], [16, 32, 64]
-    ),
-    "resnet20": lambda: torch_models.ResNet(
-        torch_models.Basic, 1, False, [3, 3, 3], [16, 32, 64]
-    ),
+    "vgg": lambda: torch_models.VGG(VGG13, [512, 512, 512]),
+    "vgg11": lambda: torch_models.VGG(VGG11, []),
+    "resnet8": lambda: torch_models.ResNet(Basic, 1, False, [1, 1, 1], [16, 32, 64]),
+    "resnet20": lambda: torch_models.ResNet(Basic, 1, False, [3, 3, 3], [16, 32, 64]),
     "resnet18": lambda: torch_models.ResNet(
-        torch_models.Basic, 1, True, [2, 2, 2, 2], [64, 128, 256, 512]
+        Basic, 1, True, [2, 2, 2, 2], [64, 128, 256, 512]
     ),
+    "wrn16-4": lambda: torch_models.WideResNet(16, [64, 128, 256], 2),
     "wrn28-10": lambda: torch_models.WideResNet(16, [160, 320, 640], 4),
 }
 
@@ -80,17 +83,43 @@ def normalise(images: torch.Tensor, config: TrainConfig) -> torch.Tensor:
     return ((images / 255 - mean) / std).permute(0, 3, 1, 2)
 
 
-def augment(inputs: torch.Tensor) -> torch.Tensor:
-    """Reflect-pad by 4, crop and flip, each image on its own, on the device."""
-    n, channels, height, width = inputs.shape
-    padded = F.pad(inputs, (4, 4, 4, 4), mode="reflect")
-    shift = torch.randint(0, 9, (2, n, 1), device=inputs.device)
-    rows = shift[0] + torch.arange(height, device=inputs.device)
-    columns = torch.arange(width, device=inputs.device).expand(n, width)
-    flip = torch.rand(n, 1, device=inputs.device) < 0.5
+def augment(images: torch.Tensor) -> torch.Tensor:
+    """Reflect-pad by 4, crop and flip, each image on its own: uint8 NHWC to the same.
+
+    By gathers of bytes, as here; padding and cropping floats takes longer.
+    """
+    n, height, width, _ = images.shape
+    device = images.device
+    shift = torch.randint(-4, 5, (2, n, 1), device=device)
+    rows = shift[0] + torch.arange(height, device=device)
+    columns = torch.arange(width, device=device).expand(n, width)
+    flip = torch.rand(n, 1, device=device) < 0.5
     columns = shift[1] + torch.where(flip, columns.flip(1), columns)
-    index = torch.arange(n, device=inputs.device)[:, None, None]
-    return padded[index, :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
+    rows, columns = _reflect(rows, height), _reflect(columns, width)
+    index = torch.arange(n, device=device)[:, None, None]
+    return images[index, rows[:, :, None], columns[:, None, :]]
+
+
+def _reflect(index: torch.Tensor, size: int) -> torch.Tensor:
+    return (size - 1) - ((size - 1) - index.abs()).abs()
+
+
+def batch(
+    images: torch.Tensor,
+    labels: torch.Tensor,
+    chosen: torch.Tensor,
+    config: TrainConfig,
+    memory_format: torch.memory_format = torch.channels_last,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Inputs and targets of the examples chosen, all on the device."""
+    pixels = images[chosen]
+    if config.augment:
+        pixels = augment(pixels)
+    inputs = normalise(pixels, config).contiguous(memory_format=memory_format)
+    targets = labels[chosen]
+    if config.loss == "mse":
+        targets = F.one_hot(targets, 10).float()
+    return inputs, targets
 
 
 def train(
@@ -106,7 +135,6 @@ def train(
     labels = torch.from_numpy(dataset.train.labels).long().to(device)
     test_images = torch.from_numpy(dataset.test.images).to(device)
     test_labels = torch.from_numpy(dataset.test.labels).long().to(device)
-    eye = torch.eye(len(dataset.classes), device=device)
     per_epoch = len(labels) // config.batch_size
     recipe = Recipe(model, config, config.epochs * per_epoch, autocast)
     for epoch in range(config.epochs):
@@ -116,12 +144,7 @@ def train(
         order = torch.randperm(len(labels), device=device)
         for i in range(per_epoch):
             chosen = order[i * config.batch_size :][: config.batch_size]
-            inputs = normalise(images[chosen], config)
-            if config.augment:
-                inputs = augment(inputs)
-            targets = labels[chosen] if config.loss == "ce" else eye[labels[chosen]]
-            inputs = inputs.contiguous(memory_format=torch.channels_last)
-            total += recipe.step(inputs, targets)
+            total += recipe.step(*batch(images, labels, chosen, config))
         row = {"epoch": epoch + 1, "loss": float(total) / per_epoch}
         row["seconds"] = time.perf_counter() - start
         if epoch + 1 == config.epochs:
@@ -129,14 +152,25 @@ def train(
         yield row
 
 
-@torch.no_grad()
 def accuracy(model, images, labels, config: TrainConfig, autocast: bool) -> float:
     """Share of images whose largest logit is the label's."""
+    logits = predict(model, images, config, autocast)
+    return float((logits.argmax(1) == labels).float().mean())
+
+
+@torch.no_grad()
+def predict(
+    model,
+    images: torch.Tensor,
+    config: TrainConfig,
+    autocast: bool,
+    memory_format: torch.memory_format = torch.channels_last,
+) -> torch.Tensor:
+    """The logits of all images, 1000 at a time."""
     model.eval()
-    correct = 0
-    for start in range(0, len(labels), 1000):
-        inputs = normalise(images[start : start + 1000], config)
+    parts = []
+    for part in images.split(1000):
+        inputs = normalise(part, config).contiguous(memory_format=memory_format)
         with torch.autocast(images.device.type, torch.bfloat16, enabled=autocast):
-            logits = model(inputs.contiguous(memory_format=torch.channels_last))
-        correct += int((logits.argmax(1) == labels[start : start + 1000]).sum())
-    return correct / len(labels)
+            parts.append(model(inputs).float())
+    return torch.cat(parts)

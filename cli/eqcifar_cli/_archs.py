@@ -1,3 +1,4 @@
+import gc
 from typing import Annotated
 
 import typer
@@ -28,6 +29,8 @@ def archs(
 
     from eqcifar import models
 
+    # Tracing makes millions of objects, none of which is garbage: not to be searched.
+    gc.disable()
     rows = []
     for name in names or models.names():
         # Shapes only: no weight is drawn.

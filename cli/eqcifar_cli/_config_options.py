@@ -10,7 +10,7 @@ import typer
 from eqcifar.config import TrainConfig
 from eqcifar.errors import UsageError
 
-from ._field_options import SHORT, field_options, flag, located
+from ._field_options import SHORT, field_options, flags, located
 
 _ConfigFile = Annotated[
     Path | None,
@@ -26,22 +26,24 @@ _ConfigFile = Annotated[
 
 
 def config_options(command: Callable[..., None]) -> Callable[..., None]:
-    """Give a command an option for each field of `TrainConfig`, and `--config`.
+    """Give a command an option for each field of `TrainConfig`, `--config`, `--recipe`.
 
-    Command line, file, defaults, in that order, make the `TrainConfig` that is the
-    command's first argument; its other parameters stay options.
+    Command line, file, recipe, defaults, in that order, make the `TrainConfig` that is
+    the command's first argument; its other parameters stay options.
     """
     return field_options(command, _option, ("config_file", _ConfigFile), _build)
 
 
-def _build(file: Path | None, given: dict[str, Any]) -> TrainConfig:
+def _build(
+    recipe: dict[str, Any], file: Path | None, given: dict[str, Any]
+) -> TrainConfig:
     from_file = {} if file is None else _read(file)
     given = {
         name: list(value) if isinstance(value, tuple) else value
         for name, value in given.items()
     }
     try:
-        config = TrainConfig.from_dict({**from_file, **given})
+        config = TrainConfig.from_dict({**recipe, **from_file, **given})
     except UsageError as error:
         where = f"with --config {file}: " if file else ""
         raise UsageError(f"{where}{error}") from error
@@ -49,9 +51,9 @@ def _build(file: Path | None, given: dict[str, Any]) -> TrainConfig:
 
 
 def _option(field: dataclasses.Field) -> tuple[Any, Any, Any]:
-    names = [flag(field.name), *([SHORT[field.name]] if field.name in SHORT else [])]
-    if field.type is bool:
-        names = [f"{flag(field.name)}/{flag(f'no_{field.name}')}"]
+    names = ["/".join(flags(field))]
+    if field.name in SHORT:
+        names.append(SHORT[field.name])
     about = typer.Option(
         *names,
         help=field.metadata["help"],

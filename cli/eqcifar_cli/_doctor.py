@@ -11,6 +11,7 @@ from typing import Annotated
 
 import typer
 
+from ._jax import MOST_BYTES, compilation_folder
 from ._output import format_bytes, print_json
 
 _PACKAGES = "eqcifar", "jax", "jaxlib", "equinox", "optax", "datasets"
@@ -20,6 +21,8 @@ _VARIABLES = (
     "HF_HOME",
     "EQCIFAR_CACHE",
     "JAX_COMPILATION_CACHE_DIR",
+    "JAX_COMPILATION_CACHE_MAX_SIZE",
+    "JAX_ENABLE_COMPILATION_CACHE",
     "JAX_PLATFORMS",
     "XLA_FLAGS",
     "CUDA_VISIBLE_DEVICES",
@@ -133,10 +136,8 @@ def _extra(gpus: list[tuple[str, str]]) -> str:
 def _caches() -> Iterator[Finding]:
     from eqcifar.data import cache_folder
 
-    folder = cache_folder()
-    compiled = os.environ.get("JAX_COMPILATION_CACHE_DIR") or str(folder / "jax")
-    yield _cache("decoded images", folder, "EQCIFAR_CACHE", "*.npz")
-    yield _cache("compiled programs", Path(compiled), "JAX_COMPILATION_CACHE_DIR")
+    yield _cache("decoded images", cache_folder(), "EQCIFAR_CACHE", "*.npz")
+    yield _compilations()
     try:
         from datasets import config
     except ImportError as error:
@@ -146,13 +147,30 @@ def _caches() -> Iterator[Finding]:
     yield _cache("datasets cache", hub, "HF_HOME")
 
 
-def _cache(subject: str, folder: Path, variable: str, pattern: str = "*") -> Finding:
+def _compilations() -> Finding:
+    import jax
+
+    if not jax.config.values["jax_enable_compilation_cache"]:
+        return Finding("compiled programs", "not kept (JAX_ENABLE_COMPILATION_CACHE)")
+    if chosen := os.environ.get("JAX_COMPILATION_CACHE_DIR"):
+        folder, most = Path(chosen), -1
+    else:
+        folder, most = compilation_folder(), MOST_BYTES
+    most = int(os.environ.get("JAX_COMPILATION_CACHE_MAX_SIZE", most))
+    limit = f", at most {format_bytes(most)}" if most >= 0 else ""
+    variable = "JAX_COMPILATION_CACHE_DIR" if chosen else "EQCIFAR_CACHE"
+    return _cache("compiled programs", folder, variable, "*-cache", limit=limit)
+
+
+def _cache(
+    subject: str, folder: Path, variable: str, pattern: str = "*", *, limit: str = ""
+) -> Finding:
     try:
         files = [path for path in folder.rglob(pattern) if path.is_file()]
         size = sum(path.stat().st_size for path in files)
     except OSError as error:
         return Finding(subject, str(error), f"set {variable} to another folder")
-    found = f"{folder} ({format_bytes(size)} in {len(files)} files)"
+    found = f"{folder} ({format_bytes(size)} in {len(files)} files{limit})"
     return Finding(subject, found, _write_problem(folder, f"set {variable}"))
 
 

@@ -1,15 +1,52 @@
+import contextlib
 import os
+from pathlib import Path
+
+# Of compiled programs kept: some thousands of small ones, some hundreds of large ones.
+MOST_BYTES = 2 * 2**30
+
+# By JAX's variables; a start compiles dozens of programs too quick for its default.
+_OPTIONS = {
+    "JAX_COMPILATION_CACHE_MAX_SIZE": MOST_BYTES,
+    "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": 0.0,
+}
+
+
+def compilation_folder() -> Path:
+    """Where compiled programs are kept, unless JAX's own variable names a folder."""
+    from eqcifar.data import cache_folder
+
+    return cache_folder() / "jax"
 
 
 def keep_compilations():
-    """Have JAX keep compiled programs, which it does not by default.
+    """Have JAX keep all compiled programs, which it does not by default.
 
-    In the cache folder, unless `JAX_COMPILATION_CACHE_DIR` names another; to be called
-    before anything is computed.
+    In `compilation_folder()`, where what was used least recently makes room. Where
+    `JAX_COMPILATION_CACHE_DIR` names another folder, all is left to JAX and its
+    variables. To be called before anything is computed.
     """
     import jax
 
-    from eqcifar.data import cache_folder
+    if os.environ.get("JAX_COMPILATION_CACHE_DIR"):
+        return
+    folder = compilation_folder()
+    # A folder that cannot be written costs only time.
+    with contextlib.suppress(OSError):
+        _prepare(folder)
+        jax.config.update("jax_compilation_cache_dir", str(folder))
+        for name, value in _OPTIONS.items():
+            if name not in os.environ:
+                jax.config.update(name.lower(), value)
 
-    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
-        jax.config.update("jax_compilation_cache_dir", str(cache_folder() / "jax"))
+
+def _prepare(folder: Path):
+    from filelock import FileLock
+
+    folder.mkdir(parents=True, exist_ok=True)
+    # JAX's own lock. It writes a program, then the time of its last use: one without
+    # was cut short, would never be read nor replaced, and keeps others from leaving.
+    with FileLock(folder / ".lockfile", timeout=10):
+        for program in folder.glob("*-cache"):
+            if not program.with_name(f"{program.name[:-6]}-atime").exists():
+                program.unlink()

@@ -8,7 +8,7 @@ import typer
 from eqcifar.config import TrainConfig
 from eqcifar.errors import UsageError
 
-from ._field_options import FIELDS, SHORT, field_options, flag, located
+from ._field_options import FIELDS, SHORT, field_options, flags, located
 
 _File = Annotated[
     Path | None,
@@ -34,16 +34,20 @@ def grid_options(command: Callable[..., None]) -> Callable[..., None]:
     return field_options(command, _option, ("file", _File), _build)
 
 
-def _build(file: Path | None, given: dict[str, str]) -> list[TrainConfig]:
+def _build(
+    recipe: dict[str, Any], file: Path | None, given: dict[str, str]
+) -> list[TrainConfig]:
     from eqcifar.runs import Grid, parse_values
 
     grid = Grid() if file is None else Grid.read(file)
+    common = {name: [value] for name, value in recipe.items()}
+    grid = Grid({**common, **grid.axes}, grid.entries)
     axes = {name: parse_values(name, text) for name, text in given.items()}
     return [located(config) for config in grid.replace(axes).configs()]
 
 
 def _option(field: dataclasses.Field) -> tuple[Any, Any, Any]:
-    names = [flag(field.name)]
+    names = flags(field)[:1]
     if field.name == "seed":
         names = ["--seeds", *names]
     if field.name in SHORT:
@@ -62,8 +66,8 @@ _METAVARS = {bool: "true,false", tuple: "'R G B,...'"}
 
 def check_passed_on(arguments: list[str]):
     """Refuse what would make `eqcifar train` another run than the sweep expects."""
-    taken = {flag(field.name) for field in FIELDS if field.type is not bool}
-    taken |= {"--augment", "--no-augment", "--out", "--config"}
+    taken = {name for field in FIELDS for name in flags(field)}
+    taken |= {"--seeds", "--out", "--config", "--recipe"}
     if arguments and not arguments[0].startswith("-"):
         raise UsageError(
             f"unexpected {arguments[0]!r}: only options of `eqcifar train` can follow, "

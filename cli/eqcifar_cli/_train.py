@@ -26,6 +26,25 @@ def train(
             rich_help_panel="Run",
         ),
     ] = None,
+    grad_accum: Annotated[
+        int,
+        typer.Option(
+            min=1,
+            metavar="K",
+            help="Compute each batch in K pieces one after another, to save memory; "
+            "the numbers stay the same. Needs a --bn-group that divides a piece.",
+            rich_help_panel="Run",
+        ),
+    ] = 1,
+    remat: Annotated[
+        bool,
+        typer.Option(
+            "--remat",
+            help="Save memory by computing again, in the backward pass, all but "
+            "convolutions.",
+            rich_help_panel="Run",
+        ),
+    ] = False,
     distributed: Annotated[
         bool,
         typer.Option(
@@ -115,6 +134,10 @@ def train(
             if sharpness_log is not None:
                 sharpness_log.on_start(run, dataset, train_state)
 
+        def on_compiled(memory):
+            if memory is not None:
+                reporter.print(f"A step needs {memory / 1e9:.2f} GB on each device")
+
         def start_tracking(run):
             if parallel.is_main_process():
                 tracking.start(run)
@@ -129,7 +152,10 @@ def train(
             config,
             out,
             devices=devices,
+            grad_accum=grad_accum,
+            remat=remat,
             hooks=runs.Hooks(
+                on_compiled=on_compiled,
                 on_start=on_start,
                 on_progress=reporter.on_progress,
                 on_epoch=on_epoch,

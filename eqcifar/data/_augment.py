@@ -3,13 +3,15 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
-from jaxtyping import Array, Float, Int, PRNGKeyArray, UInt8
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, UInt8
 
 _PAD = 4
 
 
 def augment(
-    key: PRNGKeyArray, images: UInt8[Array, "batch h w 3"]
+    key: PRNGKeyArray,
+    images: UInt8[Array, "batch h w 3"],
+    flip: Bool[Array, " batch"] | None = None,
 ) -> UInt8[Array, "batch h w 3"]:
     """Shift and mirror each image at random, as is usual for CIFAR.
 
@@ -20,6 +22,7 @@ def augment(
 
     - `key`: for the positions and the flips.
     - `images`: at least 5 x 5 pixels each.
+    - `flip`: which to flip, in place of a draw.
 
     **Returns:**
 
@@ -28,7 +31,8 @@ def augment(
     batch, height, width, _ = images.shape
     key_shift, key_flip = jax.random.split(key)
     shift = jax.random.randint(key_shift, (batch, 2), -_PAD, _PAD + 1)
-    flip = jax.random.bernoulli(key_flip, shape=(batch,))
+    if flip is None:
+        flip = jax.random.bernoulli(key_flip, shape=(batch,))
 
     def one(image, shift, flip):
         rows = _reflect(jnp.arange(height) + shift[0], height)

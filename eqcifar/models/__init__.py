@@ -22,5 +22,6 @@ from ._registry import create as create
 from ._registry import names as names
 from ._resnet import ResNet as ResNet
 from ._vgg import VGG as VGG
+from ._whiten import whiten as whiten
 from ._wide_resnet import PreActivationBlock as PreActivationBlock
 from ._wide_resnet import WideResNet as WideResNet

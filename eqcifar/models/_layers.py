@@ -1,5 +1,7 @@
 import math
-from typing import TypeVar
+from collections.abc import Callable
+from functools import lru_cache
+from typing import Any, TypeVar
 
 import equinox as eqx
 import jax
@@ -30,8 +32,7 @@ def conv(
     - `kernel_size`: An odd number, 3 or 1 in this package.
     - `stride`: Of both spatial axes.
     """
-    # Only shapes: Equinox's own initial values would be thrown away.
-    layer = eqx.filter_eval_shape(
+    layer = _shapes(
         eqx.nn.Conv2d,
         in_channels,
         out_channels,
@@ -39,7 +40,7 @@ def conv(
         stride=stride,
         padding=kernel_size // 2,
         use_bias=use_bias,
-        key=key,
+        dtype=jnp.result_type(float),
     )
     return _initialise(layer, 2 / (in_channels * kernel_size**2), key)
 
@@ -51,7 +52,9 @@ def hidden_linear(
 
     He et al., 2015, https://arxiv.org/abs/1502.01852
     """
-    layer = eqx.filter_eval_shape(eqx.nn.Linear, in_features, out_features, key=key)
+    layer = _shapes(
+        eqx.nn.Linear, in_features, out_features, dtype=jnp.result_type(float)
+    )
     return _initialise(layer, 2 / in_features, key)
 
 
@@ -59,8 +62,21 @@ def classifier(
     in_features: int, num_classes: int, *, key: PRNGKeyArray
 ) -> eqx.nn.Linear:
     """Make the last linear layer: weight variance 1 / fan-in, bias 0."""
-    layer = eqx.filter_eval_shape(eqx.nn.Linear, in_features, num_classes, key=key)
+    layer = _shapes(
+        eqx.nn.Linear, in_features, num_classes, dtype=jnp.result_type(float)
+    )
     return _initialise(layer, 1 / in_features, key)
+
+
+@lru_cache(maxsize=1024)
+def _shapes(layer: Callable[..., _Layer], *sizes: int, **options: Any) -> _Layer:
+    """A layer without values: Equinox's own would be thrown away.
+
+    Kept, for a deep network has many alike, and tracing each takes a millisecond.
+    """
+    return eqx.filter_eval_shape(
+        lambda: layer(*sizes, **options, key=jax.random.key(0))
+    )
 
 
 def _initialise(layer: _Layer, variance: float, key: PRNGKeyArray) -> _Layer:

@@ -91,6 +91,18 @@ class Claim:
             },
         )
 
+    def describe_memory(self, planned: int | None, peak: int | None):
+        """Add to `env.json` what a step takes on a device; on the main process.
+
+        **Arguments:**
+
+        - `planned`: bytes at the peak of a step, by the compiler.
+        - `peak`: most bytes in use so far, by the device.
+        """
+        memory = {"step_planned_bytes": planned, "peak_bytes": peak}
+        environment = {**self.run.environment(), "memory": memory}
+        write_json(self.run.path / "env.json", environment)
+
     def _environments(self) -> list[dict[str, Any]]:
         last = self.run.environment()
         return [*last.pop("earlier", []), last]
@@ -125,7 +137,7 @@ class Claim:
             raise
 
     def _check_config(self, path: Path):
-        if self.run.config() != self._config.to_dict():
+        if not self._config.matches(self.run.config()):
             raise UsageError(
                 f"{path} is of another configuration: train into another folder, or "
                 "remove this one"

@@ -27,6 +27,8 @@ _SHORT = {
     "label_smoothing": "ls",
     "bn_group": "bn",
     "eval_every": "every",
+    "decay_bias": "biasdecay",
+    "test_flip": "testflip",
 }
 _LONGEST_NAME = 80
 
@@ -36,7 +38,7 @@ class Run:
     """What one training run leaves in a folder.
 
     - `config.json`: the configuration, and what data it met;
-    - `env.json`: versions, devices, flags, git commit;
+    - `env.json`: versions, devices, flags, git commit, memory of a step;
     - `log.tsv`: a row an epoch, see `eqcifar.training.fit` for the columns;
     - `status.json`: whether it is running, done, failed or interrupted;
     - `last.eqx`: the checkpoint from which it is continued;
@@ -124,8 +126,7 @@ def config_name(config: TrainConfig) -> str:
 
 def config_hash(config: TrainConfig) -> str:
     """Eight hexadecimal digits that all seeds of a configuration share."""
-    # By way of `from_dict`, for which a learning rate of 1 is 1.0.
-    fields = TrainConfig.from_dict(config.to_dict()).to_dict()
+    fields = config.identity()
     del fields["seed"]
     text = json.dumps(fields, sort_keys=True, separators=(",", ":"), allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()[:8]

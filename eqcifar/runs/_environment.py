@@ -17,12 +17,15 @@ _OPTIONS = (
 )
 
 
-def environment(devices: int) -> dict[str, Any]:
+def environment(
+    devices: int, *, grad_accum: int = 1, remat: bool = False
+) -> dict[str, Any]:
     """What can change the digits of a run besides its configuration.
 
     **Arguments:**
 
     - `devices`: how many the run uses.
+    - `grad_accum`, `remat`: see `eqcifar.training.fit`.
 
     **Returns:**
 
@@ -35,6 +38,9 @@ def environment(devices: int) -> dict[str, Any]:
     device = jax.devices()[0]
     flags = {name: os.environ.get(name, "") for name in _VARIABLES}
     flags |= {name: getattr(jax.config, name) for name in _OPTIONS}
+    # Not named while they are off, as by versions that had them not.
+    flags |= {"grad_accum": grad_accum} if grad_accum > 1 else {}
+    flags |= {"remat": True} if remat else {}
     return {
         "versions": {
             "python": platform.python_version(),

@@ -17,6 +17,8 @@ from ._directory import Run
 from ._safetensors import open_safetensors
 
 _MODEL = "model."
+# What the steps move, where the network is its moving average.
+_RAW = "raw."
 # Of what a folder can hold, the first that it does.
 _FILES = "model.eqx", "last.eqx", "model.safetensors"
 
@@ -59,10 +61,8 @@ def save_checkpoint(
 
     `RunError` with the path and the reason, such as a full disk.
     """
-    arrays = _model_leaves(train_state.model, train_state.state)
-    arrays |= named_leaves(_rest(train_state))
     header = _header(config, dataset, int(train_state.step), environment)
-    write_checkpoint(Path(path), arrays, header)
+    write_checkpoint(Path(path), _leaves(train_state), header)
 
 
 def load_checkpoint(
@@ -84,14 +84,15 @@ def load_checkpoint(
     `CheckpointError` when the file is damaged or belongs to another model, and
     `UsageError` when there is none.
     """
-    wanted = _model_leaves(like.model, like.state)
-    wanted |= named_leaves(_rest(like))
     with open_checkpoint(Path(path)) as file:
-        arrays = file.read(wanted)
+        arrays = file.read(_leaves(like))
         header = file.header
     model, state = with_arrays(like.model, like.state, _without_prefix(arrays))
     rest = with_leaves(_rest(like), arrays)
-    return TrainState(model=model, state=state, **rest), header
+    raw = like.raw
+    if raw is not None:
+        raw = with_arrays(*raw, _without_prefix(arrays, _RAW))
+    return TrainState(model=model, state=state, raw=raw, **rest), header
 
 
 def save_model(
@@ -154,16 +155,28 @@ def load_model(
     return LoadedModel(model, state, config, tuple(classes), header)
 
 
-def _model_leaves(model: Model, state: eqx.nn.State) -> dict[str, Leaf]:
-    # They come first in a file, so that a model is read without the rest.
-    return {_MODEL + name: leaf for name, leaf in named_arrays(model, state).items()}
+def _leaves(train_state: TrainState) -> dict[str, Leaf]:
+    # The network comes first in a file, so that it is read without the rest.
+    leaves = _model_leaves(train_state.model, train_state.state)
+    leaves |= named_leaves(_rest(train_state))
+    if train_state.raw is not None:
+        leaves |= _model_leaves(*train_state.raw, prefix=_RAW)
+    return leaves
 
 
-def _without_prefix(arrays: dict[str, jax.Array]) -> dict[str, Leaf]:
+def _model_leaves(
+    model: Model, state: eqx.nn.State, prefix: str = _MODEL
+) -> dict[str, Leaf]:
+    return {prefix + name: leaf for name, leaf in named_arrays(model, state).items()}
+
+
+def _without_prefix(
+    arrays: dict[str, jax.Array], prefix: str = _MODEL
+) -> dict[str, Leaf]:
     return {
-        name.removeprefix(_MODEL): leaf
+        name.removeprefix(prefix): leaf
         for name, leaf in arrays.items()
-        if name.startswith(_MODEL)
+        if name.startswith(prefix)
     }
 
 

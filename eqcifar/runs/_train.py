@@ -14,7 +14,7 @@ from .. import data, models
 from ..config import TrainConfig
 from ..data import Dataset
 from ..errors import RunError, UsageError
-from ..parallel import check_batch, everywhere, make_mesh
+from ..parallel import everywhere, make_mesh, peak_memory
 from ..training import (
     Interrupted,
     Loss,
@@ -22,6 +22,7 @@ from ..training import (
     Progress,
     Row,
     TrainState,
+    check_pieces,
     find_loss,
     fit,
     initialise,
@@ -42,12 +43,14 @@ class Hooks:
 
     - `on_start`: with the run, the data and the first state, whose `step` is not 0 when
         a run is resumed.
-    - `on_progress`, `on_epoch`, `should_stop`: as in `eqcifar.training.fit`.
+    - `on_compiled`, `on_progress`, `on_epoch`, `should_stop`: as in
+        `eqcifar.training.fit`.
     - `warn`: with a line about what makes the digits differ from those of an
         uninterrupted run.
     """
 
     on_start: Callable[[Run, Dataset, TrainState], None] = lambda *_: None
+    on_compiled: Callable[[int | None], None] = lambda memory: None
     on_progress: Callable[[Progress], None] = lambda progress: None
     on_epoch: Callable[[TrainState, Row], None] = lambda train_state, row: None
     should_stop: Callable[[], bool] = lambda: False
@@ -59,6 +62,8 @@ def train_run(
     root: str | os.PathLike[str] = "results",
     *,
     devices: int | None = None,
+    grad_accum: int = 1,
+    remat: bool = False,
     hooks: Hooks = Hooks(),
 ) -> Run:
     """Train what a configuration describes, or go on with it, and keep everything.
@@ -69,6 +74,7 @@ def train_run(
     - `root`: the folder of all runs; this one's is `run_path(root, config)`. It is made
         once data and network are found to fit.
     - `devices`: how many share each batch; all by default.
+    - `grad_accum`, `remat`: as in `eqcifar.training.fit`.
     - `hooks`: called meanwhile.
 
     **Returns:**
@@ -95,16 +101,19 @@ def train_run(
         )
 
     dataset = everywhere(load)
-    model, state = models.create(
-        config.arch,
-        len(dataset.classes),
-        width=config.width,
-        dropout=config.dropout,
-        key=random_stream(config.seed, "model"),
+    start = _initialise(
+        *models.create(
+            config.arch,
+            len(dataset.classes),
+            width=config.width,
+            dropout=config.dropout,
+            key=random_stream(config.seed, "model"),
+        ),
+        config,
+        dataset,
     )
-    start = initialise(model, state, config, len(dataset.train))
-    del model, state
-    _train(run, dataset, start, config, find_loss(config.loss), mesh, hooks)
+    loss = find_loss(config.loss)
+    _train(run, dataset, start, config, loss, mesh, grad_accum, remat, hooks)
     return run
 
 
@@ -117,6 +126,8 @@ def train_run_with(
     *,
     loss: Loss | None = None,
     mesh: Mesh | None = None,
+    grad_accum: int = 1,
+    remat: bool = False,
     hooks: Hooks = Hooks(),
 ) -> Run:
     """Train one's own network on one's own data as `train_run` does.
@@ -129,7 +140,7 @@ def train_run_with(
     - `config`: the recipe; what it says of data and network is only written down.
     - `loss`: as in `eqcifar.training.fit`; written down by its module and name, as the
         configuration's.
-    - `mesh`: as in `eqcifar.training.fit`.
+    - `mesh`, `grad_accum`, `remat`: as in `eqcifar.training.fit`.
 
     The others, the result and the errors are those of `train_run`.
     """
@@ -137,14 +148,21 @@ def train_run_with(
         config = dataclasses.replace(config, loss=loss_name(loss))
     run = Run(Path(path))
     if run.is_done():
-        if run.config() != config.to_dict():
+        if not config.matches(run.config()):
             raise UsageError(f"{path} holds another run: train in another folder")
         return run
     mesh = make_mesh() if mesh is None else mesh
-    start = initialise(model, state, config, len(dataset.train))
+    start = _initialise(model, state, config, dataset)
     loss = find_loss(config.loss if loss is None else loss)
-    _train(run, dataset, start, config, loss, mesh, hooks)
+    _train(run, dataset, start, config, loss, mesh, grad_accum, remat, hooks)
     return run
+
+
+def _initialise(
+    model: Model, state: eqx.nn.State, config: TrainConfig, dataset: Dataset
+) -> TrainState:
+    images = dataset.train.images
+    return initialise(model, state, config, len(images), images=images)
 
 
 def _train(
@@ -154,12 +172,16 @@ def _train(
     config: TrainConfig,
     loss: Loss,
     mesh: Mesh,
+    grad_accum: int,
+    remat: bool,
     hooks: Hooks,
 ):
     # What cannot be trained is to leave no folder.
-    check_batch(config.batch_size, mesh)
+    check_pieces(start, dataset, config, mesh, grad_accum)
     with Claim(run, config) as claim:
-        _train_claimed(claim, dataset, start, config, loss, mesh, hooks)
+        _train_claimed(
+            claim, dataset, start, config, loss, mesh, grad_accum, remat, hooks
+        )
 
 
 def _train_claimed(
@@ -169,10 +191,12 @@ def _train_claimed(
     config: TrainConfig,
     loss: Loss,
     mesh: Mesh,
+    grad_accum: int,
+    remat: bool,
     hooks: Hooks,
 ):
     run, path = claim.run, claim.run.path
-    env = environment(mesh.size)
+    env = environment(mesh.size, grad_accum=grad_accum, remat=remat)
     per_epoch = len(dataset.train) // config.batch_size
 
     # The same numbers are to be the same file, whichever commit wrote it.
@@ -203,7 +227,16 @@ def _train_claimed(
         on_main(path, write)
         hooks.on_epoch(train_state, row)
 
+    planned = None
+
+    def compiled(memory):
+        nonlocal planned
+        planned = memory
+        on_main(path, lambda: claim.describe_memory(planned, None))
+        hooks.on_compiled(memory)
+
     def finish():
+        claim.describe_memory(planned, peak_memory(mesh))
         save_model(path / "model.eqx", train_state, config, dataset, written_by)
         # The log's sum, so that tables of many runs need not read all of each log.
         seconds = total_seconds(path / "log.tsv")
@@ -218,6 +251,9 @@ def _train_claimed(
             config,
             loss=loss,
             mesh=mesh,
+            grad_accum=grad_accum,
+            remat=remat,
+            on_compiled=compiled,
             on_progress=hooks.on_progress,
             on_epoch=end_epoch,
             should_stop=hooks.should_stop,
@@ -237,7 +273,8 @@ def _train_claimed(
             raise
         raise RunError(
             f"out of device memory: take a smaller --batch-size than "
-            f"{config.batch_size}, more devices, or --precision bf16"
+            f"{config.batch_size}, more devices, --grad-accum, --remat or "
+            "--precision bf16"
         ) from error
     on_main(path, finish)
 
@@ -251,7 +288,7 @@ def _resume(
     warn: Callable[[str], None],
 ) -> TrainState:
     train_state, header = load_checkpoint(path, like)
-    if header.get("config") != config.to_dict():
+    if not config.matches(header.get("config", {})):
         raise UsageError(f"{path} is of another configuration: train in another folder")
     if header.get("data", {}).get("sha256") != dataset.fingerprint:
         raise UsageError(

@@ -25,12 +25,15 @@ def predict(
 ) -> Float[np.ndarray, "n classes"]:
     """Logits of every image, in inference mode and without augmentation.
 
+    With `config.test_flip`, the mean of those of the image and of its mirror image:
+    Krizhevsky et al., 2012, section 4.1, without their crops.
+
     **Arguments:**
 
     - `model`: maps one example `(x, state)` to `(logits, state)`.
     - `state`: its state, such as running statistics.
     - `images`: pixels in 0 to 255.
-    - `config`: gives the normalisation and the precision.
+    - `config`: gives the normalisation, the precision and `test_flip`.
     - `batch_size`: images at a time; it does not change the result.
     - `mesh`: the devices to use; all by default.
 
@@ -63,8 +66,13 @@ def _predict_batch(model, state, images, start, config, batch_size, mesh):
     inputs = data.normalise(
         images[indices], config.mean, config.std, compute_dtype(model, "f32")
     )
-    logits = forward(cast(model, dtype), state, inputs.astype(dtype))
-    return gather(logits.astype(compute_dtype(model, "f32")), mesh)
+    inputs, wide = inputs.astype(dtype), compute_dtype(model, "f32")
+    network = cast(model, dtype)
+    logits = forward(network, state, inputs).astype(wide)
+    if config.test_flip:
+        mirrored = forward(network, state, inputs[..., ::-1]).astype(wide)
+        logits = (logits + mirrored) / 2
+    return gather(logits, mesh)
 
 
 @dataclasses.dataclass(frozen=True)

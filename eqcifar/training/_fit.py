@@ -14,9 +14,11 @@ from jaxtyping import Array, Float
 from ..config import TrainConfig
 from ..data import Dataset
 from ..errors import RunError
-from ..parallel import any_process, check_batch, make_mesh, replicate
+from ..parallel import any_process, make_mesh, replicate
 from ._evaluate import example_losses, predict
+from ._gradient import check_pieces
 from ._loss import Loss, find_loss
+from ._memory import planned_memory
 from ._state import TrainState, learning_rate, steps_per_epoch
 from ._step import Epoch, epoch_order, make_steps
 
@@ -60,6 +62,9 @@ def fit(
     loss: Loss | None = None,
     mesh: Mesh | None = None,
     steps_per_call: int | None = None,
+    grad_accum: int = 1,
+    remat: bool = False,
+    on_compiled: Callable[[int | None], None] = lambda memory: None,
     on_progress: Callable[[Progress], None] = lambda progress: None,
     on_epoch: Callable[[TrainState, Row], None] = lambda train_state, row: None,
     should_stop: Callable[[], bool] = lambda: False,
@@ -77,6 +82,12 @@ def fit(
     - `mesh`: the devices that share each batch; all by default.
     - `steps_per_call`: steps in one compiled call. By default a whole epoch, and one
         step on the CPU, where convolutions in a loop are slower.
+    - `grad_accum`: pieces of a batch that are computed one after another, to save
+        memory; the numbers are the same up to rounding.
+    - `remat`: compute again in the backward pass what lies between convolutions, to
+        save memory, likewise.
+    - `on_compiled`: called before the first step, with the bytes that it will hold on
+        each device at its peak, as XLA planned it; `None` where that is not known.
     - `on_progress`: called after each compiled call, while the next one runs.
     - `on_epoch`: called with the state and the row of every finished epoch.
     - `should_stop`: asked after each compiled call, on every process.
@@ -106,10 +117,18 @@ def fit(
     mesh = make_mesh() if mesh is None else mesh
     num_train = len(dataset.train.labels)
     per_epoch = steps_per_epoch(config, num_train)
-    check_batch(config.batch_size, mesh)
+    check_pieces(train_state, dataset, config, mesh, grad_accum)
     if steps_per_call is None:
         steps_per_call = 1 if jax.default_backend() == "cpu" else per_epoch
-    steps = make_steps(config, loss, len(dataset.classes), num_train, mesh)
+    steps = make_steps(
+        config,
+        loss,
+        len(dataset.classes),
+        num_train,
+        mesh,
+        grad_accum=grad_accum,
+        remat=remat,
+    )
     schedule = learning_rate(config, num_train)
     splits = {"tr": dataset.train, "te": dataset.test, "va": dataset.val}
     splits = {
@@ -122,6 +141,7 @@ def fit(
     train_state = replicate(train_state, mesh)
 
     rows: list[Row] = []
+    compiled = False
     first_epoch = int(train_state.step) // per_epoch
     for epoch in range(first_epoch, config.epochs):
         order = epoch_order(config.seed, jnp.asarray(epoch, jnp.int32), num_train)
@@ -130,6 +150,9 @@ def fit(
         running = None
         while clock.step < clock.last_step:
             count = min(steps_per_call, clock.last_step - clock.step)
+            if not compiled:
+                on_compiled(planned_memory(steps, inputs, train_state, count))
+                compiled = True
             train_state = steps(inputs, train_state, count)
             # Fetching waits for the device: read the last call while this one runs.
             if running is not None:

@@ -1,9 +1,12 @@
 from collections.abc import Callable
+from functools import partial
+from typing import Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, PRNGKeyArray, PyTree
+from jax.extend.core import Primitive
+from jaxtyping import Array, Float, Key, PyTree
 
 from ..models import BatchNorm
 
@@ -33,8 +36,10 @@ def forward_train(
     model: Model,
     state: eqx.nn.State,
     inputs: Float[Array, "batch channels height width"],
-    key: PRNGKeyArray,
+    keys: Key[Array, " batch"],
     bn_group: int = 0,
+    *,
+    remat: bool = False,
 ) -> tuple[Float[Array, "batch classes"], eqx.nn.State]:
     """Apply a model to a batch in training mode.
 
@@ -43,19 +48,20 @@ def forward_train(
     - `model`: maps one example `(x, state, *, key)` to `(logits, state)`.
     - `state`: the model's state.
     - `inputs`: the batch.
-    - `key`: split over the examples, for dropout.
+    - `keys`: one for each example, for dropout.
     - `bn_group`: examples that share batch statistics; 0 for all. As every device
         had its own in data-parallel training under `pmap`, but independent of where a
         group is computed.
+    - `remat`: keep for the backward pass only what convolutions and matrix products
+        give, and compute the rest once more, block by block; the numbers are the same.
 
     **Returns:**
 
     Logits and new state, a mean of the groups' states.
     """
     batch = inputs.shape[0]
-    keys = jax.random.split(key, batch)
 
-    def one_group(inputs, keys):
+    def one_group(model, state, inputs, keys):
         def one_example(x, state, key):
             return model(x, state, key=key)
 
@@ -64,16 +70,52 @@ def forward_train(
         )
         return apply(inputs, state, keys)
 
+    if remat:
+        model = jax.tree.map(
+            lambda node: _Rematerialised(node) if _is_block(node) else node,
+            model,
+            is_leaf=lambda node: node is not model and _is_block(node),
+        )
+        one_group = eqx.filter_checkpoint(one_group, policy=_is_product)
     if bn_group in (0, batch):
-        return one_group(inputs, keys)
+        return one_group(model, state, inputs, keys)
     inputs, keys = jax.tree.map(
         lambda a: a.reshape(batch // bn_group, bn_group, *a.shape[1:]), (inputs, keys)
     )
-    logits, states = jax.vmap(one_group)(inputs, keys)
-    state = jax.tree.map(
+    groups = jax.vmap(partial(one_group, model, state))
+    logits, states = groups(inputs, keys)
+    return logits.reshape(batch, -1), mean_state(states)
+
+
+class _Rematerialised(eqx.Module):
+    """A block of a network that keeps the results of its products alone."""
+
+    block: Callable
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return eqx.filter_checkpoint(self.block, policy=_is_product)(*args, **kwargs)
+
+
+def _is_block(node: Any) -> bool:
+    """Whether it is a module that normalises within it."""
+    if isinstance(node, BatchNorm) or not isinstance(node, eqx.Module):
+        return False
+    parts = jax.tree.leaves(node, is_leaf=lambda part: isinstance(part, BatchNorm))
+    return any(isinstance(part, BatchNorm) for part in parts)
+
+
+def _is_product(primitive: Primitive, *_: Any, **__: Any) -> bool:
+    return primitive in (jax.lax.conv_general_dilated_p, jax.lax.dot_general_p)
+
+
+def mean_state(states: eqx.nn.State) -> eqx.nn.State:
+    """One state of several, stacked along the first axis: the mean of each number.
+
+    Of what is no floating-point number, such as a count, the first.
+    """
+    return jax.tree.map(
         lambda a: a.mean(0) if jnp.issubdtype(a.dtype, jnp.inexact) else a[0], states
     )
-    return logits.reshape(batch, -1), state
 
 
 def forward(

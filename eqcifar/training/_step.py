@@ -7,30 +7,30 @@ import jax
 import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
-from jaxtyping import Array, Int32, PRNGKeyArray, UInt8
+from jaxtyping import Array, Int32, PRNGKeyArray
 
-from .. import data
 from ..config import TrainConfig
 from ..parallel import split_batch
-from ._forward import cast, compute_dtype, forward_train
+from ._average import move_average
+from ._batch import Epoch, alternating_flip, make_batch
+from ._forward import compute_dtype
+from ._gradient import make_gradient
 from ._loss import Loss
 from ._state import Totals, TrainState, make_optimiser
-
-
-class Epoch(eqx.Module):
-    """The training set on the devices, and the order in which an epoch visits it."""
-
-    images: UInt8[Array, "n height width 3"]
-    labels: Int32[Array, " n"]
-    order: Int32[Array, " n"]
-
 
 Steps = Callable[[Epoch, TrainState, int], TrainState]
 
 
 @lru_cache(maxsize=8)
 def make_steps(
-    config: TrainConfig, loss: Loss, num_classes: int, num_train: int, mesh: Mesh
+    config: TrainConfig,
+    loss: Loss,
+    num_classes: int,
+    num_train: int,
+    mesh: Mesh,
+    *,
+    grad_accum: int = 1,
+    remat: bool = False,
 ) -> Steps:
     """Compile the whole training step: gather, augment, forward, backward, update.
 
@@ -40,6 +40,7 @@ def make_steps(
     - `loss`: of one example, `(logits, target) -> scalar`.
     - `num_classes`, `num_train`: of the training set.
     - `mesh`: the devices that share each batch.
+    - `grad_accum`, `remat`: see `make_gradient`.
 
     **Returns:**
 
@@ -47,64 +48,64 @@ def make_steps(
     in one call, from `train_state.step` on. The buffers of `train_state` are donated.
     """
     optimiser = make_optimiser(config, num_train)
+    gradient = make_gradient(config, loss, mesh, grad_accum, remat)
     per_epoch = num_train // config.batch_size
     root = random_stream(config.seed, "step")
+    flips = random_stream(config.seed, "flip")
 
-    def batch_loss(model, state, inputs, targets, key):
-        dtype = inputs.dtype
-        logits, state = forward_train(
-            cast(model, dtype), state, inputs, key, config.bn_group
-        )
-        logits = logits.astype(targets.dtype)
-        return jnp.mean(jax.vmap(loss)(logits, targets)), (logits, state)
+    def decay(g, p):
+        decays = config.decay_bias or p.ndim > 1
+        return g + config.weight_decay * p if decays else g
 
     def step(epoch: Epoch, train_state: TrainState) -> TrainState:
-        model = train_state.model
+        model, state = train_state.moving
         key = jax.random.fold_in(root, train_state.step)
         key_augment, key_mixup, key_model = jax.random.split(key, 3)
 
-        start = (train_state.step % per_epoch) * config.batch_size
+        number, place = jnp.divmod(train_state.step, per_epoch)
+        start = place * config.batch_size
         chosen = jax.lax.dynamic_slice_in_dim(epoch.order, start, config.batch_size)
         chosen = split_batch(chosen, mesh)
-        images, labels = epoch.images[chosen], epoch.labels[chosen]
-
-        target_dtype = compute_dtype(model, "f32")
-        targets = jax.nn.one_hot(labels, num_classes, dtype=target_dtype)
-        targets = optax.smooth_labels(targets, config.label_smoothing)
-        if config.augment:
-            images = data.augment(key_augment, images)
-        inputs = data.normalise(images, config.mean, config.std, target_dtype)
-        if config.mixup:
-            inputs, targets = data.mixup(key_mixup, inputs, targets, config.mixup)
+        alternate = config.flip == "alternating"
+        inputs, targets = make_batch(
+            epoch,
+            chosen,
+            config,
+            num_classes,
+            compute_dtype(model, "f32"),
+            flip=alternating_flip(flips, chosen, number) if alternate else None,
+            key_augment=key_augment,
+            key_mixup=key_mixup,
+        )
         inputs = inputs.astype(compute_dtype(model, config.precision))
+        keys = jax.random.split(key_model, config.batch_size)
+        outcome = gradient(model, state, inputs, targets, keys)
 
-        grad = eqx.filter_value_and_grad(batch_loss, has_aux=True)
-        (value, (logits, state)), grads = grad(
-            model, train_state.state, inputs, targets, key_model
-        )
         parameters = eqx.filter(model, eqx.is_inexact_array)
-        grads = jax.tree.map(
-            lambda g, p: g + config.weight_decay * p, grads, parameters
-        )
+        grads = jax.tree.map(decay, outcome.gradient, parameters)
         updates, opt_state = optimiser.update(grads, train_state.opt_state, parameters)
-        first = train_state.step % per_epoch == 0
+        network = moving = eqx.apply_updates(model, updates), outcome.state
+        if train_state.raw is not None:
+            average = train_state.model, train_state.state
+            network = move_average(average, moving, config.ema, train_state.step)
+
         totals = jax.tree.map(
-            lambda total: jnp.where(first, jnp.zeros_like(total), total),
+            lambda total: jnp.where(place == 0, jnp.zeros_like(total), total),
             train_state.totals,
         )
-        correct = jnp.argmax(logits, axis=1) == jnp.argmax(targets, axis=1)
+        correct = jnp.argmax(outcome.logits, axis=1) == jnp.argmax(targets, axis=1)
         totals = Totals(
-            totals.loss + value.astype(totals.loss.dtype),
+            totals.loss + outcome.loss.astype(totals.loss.dtype),
             totals.correct + jnp.sum(correct, dtype=jnp.int32),
             totals.gradient_norm
             + optax.tree.norm(grads).astype(totals.gradient_norm.dtype),
         )
         return TrainState(
-            eqx.apply_updates(model, updates),
-            state,
+            *network,
             opt_state,
             train_state.step + 1,
             totals,
+            None if train_state.raw is None else moving,
         )
 
     @eqx.filter_jit(donate="all-except-first")
@@ -122,10 +123,10 @@ def make_steps(
 
 
 def random_stream(
-    seed: int, purpose: Literal["model", "order", "step"]
+    seed: int, purpose: Literal["model", "order", "step", "flip"]
 ) -> PRNGKeyArray:
     """The key that a seed gives to one purpose, independent of the others."""
-    index = ("model", "order", "step").index(purpose)
+    index = ("model", "order", "step", "flip").index(purpose)
     return jax.random.fold_in(jax.random.key(seed), index)
 
 

@@ -1,0 +1,163 @@
+"""Renew the tables of docs/speed.md from the stored results.
+
+python -m benchmarks.speed_tables
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from .compare import OURS
+from .records import RESULTS, read, renew
+
+PAGE = Path(__file__).parent.parent / "docs" / "speed.md"
+
+
+def records(prefix: str) -> Iterator[dict[str, Any]]:
+    for path in sorted(RESULTS.glob(f"{prefix}*.json")):
+        yield read(path.stem)
+
+
+def machine(record: dict[str, Any]) -> str:
+    """Where and with what a result was measured, in a line."""
+    environment = record["environment"]
+    devices, versions = environment["devices"], environment["versions"]
+    name = devices["cpu"] if devices["platform"] == "cpu" else devices["kind"]
+    names = "jax", "equinox", "torch"
+    libraries = ", ".join(f"{n} {versions[n]}" for n in names if versions.get(n))
+    load = f"load {record['load_average']:.1f} after"
+    return f"{name}, {devices['cpus']} CPUs; {libraries}; {load}."
+
+
+def rate(found: dict[str, Any]) -> str:
+    return f"{found['median']:,.1f}"
+
+
+def seconds(found: dict[str, Any]) -> str:
+    low, high = found["low"], found["high"]
+    return f"{found['median']:.2f} ({low:.2f} to {high:.2f})"
+
+
+def comparison() -> list[str]:
+    """Ours beside each peer."""
+    lines = []
+    for record in records("compare_"):
+        rows = record["rows"]
+        count = record["arguments"]["rounds"]
+        lines += [
+            "",
+            f"{machine(record)} Median of {count} rounds each, lowest to highest.",
+            "",
+            "| | batch | eqcifar, images/s | PyTorch | images/s | ratio | |",
+            "|---|---|---|---|---|---|---|",
+        ]
+        for kind, word in (("train", "training"), ("predict", "evaluation")):
+            for row in rows:
+                rates, ratios = row[kind]["images_per_second"], row[kind]["ratio"]
+                for name, ratio in ratios.items():
+                    lines.append(
+                        f"| {row['arch']} {word}, {row['precision']} | {row['batch']} "
+                        f"| {rate(rates[OURS])} | {name} | {rate(rates[name])} "
+                        f"| **{ratio['median']:.2f}** "
+                        f"| {ratio['low']:.2f} to {ratio['high']:.2f} |"
+                    )
+        lines += [
+            "",
+            "First step from the same weights on the same batch, relative difference:",
+            "",
+            "| | PyTorch | loss | gradient |",
+            "|---|---|---|---|",
+            *(
+                f"| {row['arch']} | {name} | {found['loss']:.0e} "
+                f"| {found['gradient']:.0e} |"
+                for row in rows
+                for name, found in row["differences"].items()
+            ),
+        ]
+    return lines[1:]
+
+
+def train_step() -> list[str]:
+    """Speed, share of the peak and memory."""
+    lines = []
+    for record in records("train_step_"):
+        lines += [
+            "",
+            machine(record),
+            "",
+            "| | batch | images/s | share of peak (GFLOP/s) | evaluation, images/s "
+            "| trace + compile, s | temporary memory, GB | most in memory, GB |",
+            "|---|---|---|---|---|---|---|---|",
+        ]
+        for row in record["rows"]:
+            most = row["device_peak_bytes"] or row["peak_bytes"]
+            lines.append(
+                f"| {row['arch']}, {row['precision']} | {row['batch']} "
+                f"| {rate(row['images_per_second'])} | {row['share_of_peak']:.0%} "
+                f"({row['peak_flops'] / 1e9:,.0f}) "
+                f"| {rate(row['predict_images_per_second'])} "
+                f"| {row['trace_seconds']:.1f} + {row['compile_seconds']:.1f} "
+                f"| {row['temporary_bytes'] / 1e9:.2f} | {most / 1e9:.2f} |"
+            )
+    return lines[1:]
+
+
+def inputs(record: dict[str, Any]) -> list[str]:
+    """Decoding, cache and augmentation."""
+    found, path = record["files"], record["pixels"]
+    images = " + ".join(f"{count:,}" for count in found["images"].values())
+    what = f"of a training step of {path['arch']}, batch {path['batch']}"
+    return [
+        f"{machine(record)} n = {found['decode_seconds']['n']}.",
+        "",
+        "| | |",
+        "|---|---|",
+        f"| {images} images decoded and kept, s | {seconds(found['decode_seconds'])} |",
+        f"| read from the cache, s | {seconds(found['cache_seconds'])} |",
+        "| gathered, cropped, flipped and normalised, images/s "
+        f"| {path['augment_images_per_second']['median']:,.0f} |",
+        f"| share {what} | {100 * path['share_of_step']:.1g} % |",
+    ]
+
+
+def startup(record: dict[str, Any]) -> list[str]:
+    """What one waits for."""
+    commands = record["commands"]
+    count = next(iter(commands.values()))["n"]
+    together = record["together"]
+    lines = [
+        f"{machine(record)} n = {count}.",
+        "",
+        "| | s |",
+        "|---|---|",
+        *(f"| `{name}` | {seconds(found)} |" for name, found in commands.items()),
+        "",
+        "| `eqcifar train`, seconds from the start of the process | imported | data "
+        "| network | first step starts | first step done |",
+        "|---|---|---|---|---|---|",
+    ]
+    marks = ("imported", "data loaded", "network made")
+    marks += ("first step starts", "first step done")
+    for arch, starts in record["train"].items():
+        for kind in ("cold", "warm"):
+            cells = " | ".join(seconds(starts[kind][mark]) for mark in marks)
+            lines.append(f"| {arch}, batch {record['batch']}, {kind} | {cells} |")
+    lines += [
+        "",
+        f"{together['processes']} processes started at once on an empty cache: none "
+        f"failed, {together['lines_on_stderr']} warnings; the next found "
+        f"{together['programs_found_after']} of its "
+        f"{together['programs_needed_after']} programs there.",
+    ]
+    return lines
+
+
+def main():
+    single = {"input": inputs, "startup": startup}
+    found = {"comparison": comparison(), "train_step": train_step()}
+    found |= {name: table(read(name)) for name, table in single.items() if read(name)}
+    renew(PAGE, {name: lines for name, lines in found.items() if lines})
+
+
+if __name__ == "__main__":
+    main()

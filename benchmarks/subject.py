@@ -1,0 +1,125 @@
+"""The library's own training step and evaluation, ready to be timed."""
+
+import time
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from eqcifar import models, training
+from eqcifar.config import TrainConfig
+from eqcifar.parallel import make_mesh
+from eqcifar.training._step import Epoch, epoch_order, make_steps
+
+from .speed import Case, peak_memory
+
+CLASSES = 10
+
+
+class Subject:
+    """What `fit` does in an epoch, without its log; `compile` it before training."""
+
+    def __init__(self, case: Case):
+        self.case, self.mesh = case, make_mesh(1)
+        images, labels = case.pixels()
+        self.images, self.labels = jnp.asarray(images), jnp.asarray(labels)
+        key = training.random_stream(0, "model")
+        self.model, self.state = models.create(case.arch, CLASSES, key=key)
+        self.train_state = self.start(case.config())
+        self.compiled: Any
+
+    def weights(self) -> list[np.ndarray]:
+        """The parameters as they are, in the order of the leaves."""
+        return _arrays(self.train_state.model)
+
+    def first_step(self) -> tuple[float, list[np.ndarray]]:
+        """The loss of the first batch, and the parameters after a step on it."""
+        config = self.case.check_config()
+        take = self._steps(config)
+        order = jnp.arange(self.case.images, dtype=jnp.int32)
+        after = take(self._epoch(order), self.start(config), 1)
+        return float(after.totals.loss), _arrays(after.model)
+
+    def compile(self) -> dict[str, float]:
+        """Compile the step; seconds to trace, to compile, and the memory it needs."""
+        begin = time.perf_counter()
+        lowered = self._steps(self.case.config()).lower(*self._arguments())
+        traced = time.perf_counter()
+        self.compiled = lowered.compile()
+        memory = self.compiled.compiled.memory_analysis()
+        return {
+            "trace_seconds": traced - begin,
+            "compile_seconds": time.perf_counter() - traced,
+            "temporary_bytes": memory.temp_size_in_bytes,
+            "argument_bytes": memory.argument_size_in_bytes,
+        }
+
+    def train(self, calls: int) -> float:
+        """Seconds that so many calls take, of `case.steps` steps each."""
+        begin = time.perf_counter()
+        for _ in range(calls):
+            self.train_state = self.compiled(*self._arguments())
+        jax.block_until_ready(self.train_state.step)
+        return time.perf_counter() - begin
+
+    def predict(self, calls: int) -> float:
+        """Seconds to evaluate `case.evaluated` images so many times."""
+        images, config = self.images[: self.case.evaluated], self.case.config()
+        state = self.train_state
+        jax.block_until_ready(images)
+        begin = time.perf_counter()
+        for _ in range(calls):
+            training.predict(state.model, state.state, images, config, mesh=self.mesh)
+        return time.perf_counter() - begin
+
+    def about(self) -> dict[str, Any]:
+        """The most memory used so far, on the device too where it tells."""
+        stats = jax.devices()[0].memory_stats() or {}
+        return {
+            "peak_bytes": peak_memory(),
+            "device_peak_bytes": stats.get("peak_bytes_in_use"),
+        }
+
+    def start(self, config: TrainConfig) -> training.TrainState:
+        return training.initialise(self.model, self.state, config, self.case.images)
+
+    def _steps(self, config: TrainConfig) -> Any:
+        loss = training.LOSSES[config.loss]
+        return make_steps(config, loss, CLASSES, self.case.images, self.mesh)
+
+    def _epoch(self, order: jax.Array) -> Epoch:
+        count = self.case.images
+        return Epoch(self.images[:count], self.labels[:count], order)
+
+    def _arguments(self) -> tuple[Epoch, training.TrainState, int]:
+        order = epoch_order(0, 0, self.case.images)
+        return self._epoch(order), self.train_state, self.case.steps
+
+
+def peak_flops(precision: str) -> float:
+    """Operations a second of a large matrix product, the best of five."""
+    dtype = jnp.bfloat16 if precision == "bf16" else jnp.float32
+    size = 2048 if jax.default_backend() == "cpu" else 8192
+    a = jax.random.normal(jax.random.key(0), (size, size)).astype(dtype)
+    product = jax.jit(jnp.matmul)
+    jax.block_until_ready(product(a, a))
+    seconds = []
+    for _ in range(5):
+        begin = time.perf_counter()
+        jax.block_until_ready(product(a, a))
+        seconds.append(time.perf_counter() - begin)
+    return 2 * size**3 / min(seconds)
+
+
+def flops_per_image(arch: str) -> int:
+    """Operations of a training step for one image: three times the forward pass."""
+    key = jax.random.key(0)
+    shapes = eqx.filter_eval_shape(models.create, arch, CLASSES, key=key)
+    return 3 * 2 * models.count_multiply_adds(*shapes)
+
+
+def _arrays(model: Any) -> list[np.ndarray]:
+    leaves = jax.tree.leaves(eqx.filter(model, eqx.is_inexact_array))
+    return [np.array(leaf) for leaf in leaves]

@@ -1,0 +1,168 @@
+from collections.abc import Callable
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.sharding import Mesh
+from jaxtyping import Array, Float, Key, PyTree
+
+from ..config import TrainConfig
+from ..data import Dataset
+from ..errors import UsageError
+from ..parallel import check_batch, split_batch
+from ._forward import Model, cast, compute_dtype, forward_train, mean_state
+from ._loss import Loss
+from ._state import TrainState
+
+
+class Outcome(eqx.Module):
+    """What a batch gives, before the parameters change.
+
+    - `loss`: mean over the batch, without the L2 term.
+    - `logits`: of every example.
+    - `state`: the model's new state.
+    - `gradient`: of `loss`, in the shape of the model's parameters.
+    """
+
+    loss: Float[Array, ""]
+    logits: Float[Array, "batch classes"]
+    state: eqx.nn.State
+    gradient: PyTree
+
+
+Gradient = Callable[
+    [
+        Model,
+        eqx.nn.State,
+        Float[Array, "batch channels height width"],
+        Float[Array, "batch classes"],
+        Key[Array, " batch"],
+    ],
+    Outcome,
+]
+
+
+def make_gradient(
+    config: TrainConfig,
+    loss: Loss,
+    mesh: Mesh,
+    grad_accum: int = 1,
+    remat: bool = False,
+) -> Gradient:
+    """The gradient of a batch's mean loss, in one piece or in several.
+
+    **Arguments:**
+
+    - `config`: gives `bn_group`.
+    - `loss`: of one example.
+    - `mesh`: the devices that share each piece.
+    - `grad_accum`: in how many pieces, one after another, of which only one's
+        activations are in memory.
+    - `remat`: see `forward_train`.
+
+    **Returns:**
+
+    `(model, state, inputs, targets, keys) -> Outcome`, the same for any number of
+    pieces up to rounding, if `check_pieces` has found nothing wrong. Activations have
+    the dtype of `inputs`, and the loss that of `targets`.
+    """
+
+    def batch_loss(model, state, inputs, targets, keys):
+        logits, state = forward_train(
+            cast(model, inputs.dtype),
+            state,
+            inputs,
+            keys,
+            config.bn_group,
+            remat=remat,
+        )
+        logits = logits.astype(targets.dtype)
+        return jnp.mean(jax.vmap(loss)(logits, targets)), (logits, state)
+
+    def gradient(model, state, *batch):
+        value_and_grad = eqx.filter_value_and_grad(batch_loss, has_aux=True)
+        (value, (logits, state)), grads = value_and_grad(model, state, *batch)
+        return Outcome(value, logits, state, grads)
+
+    def accumulated(model, state, *batch):
+        pieces = jax.tree.map(
+            lambda a: a.reshape(grad_accum, a.shape[0] // grad_accum, *a.shape[1:]),
+            batch,
+        )
+
+        def add(total, piece):
+            # Or pieces would be computed side by side, all in memory at once.
+            total, piece = lax.optimization_barrier((total, piece))
+            piece = gradient(model, state, *split_batch(piece, mesh))
+            total = jax.tree.map(jnp.add, total, piece.gradient)
+            return total, (piece.loss, piece.logits, piece.state)
+
+        zero = jax.tree.map(jnp.zeros_like, eqx.filter(model, eqx.is_inexact_array))
+        # On the CPU, convolutions in a loop are slower.
+        unroll = jax.default_backend() == "cpu"
+        total, (losses, logits, states) = lax.scan(add, zero, pieces, unroll=unroll)
+        return Outcome(
+            jnp.mean(losses),
+            logits.reshape(-1, logits.shape[-1]),
+            mean_state(states),
+            jax.tree.map(lambda g: g / grad_accum, total),
+        )
+
+    return gradient if grad_accum == 1 else accumulated
+
+
+def check_pieces(
+    train_state: TrainState,
+    dataset: Dataset,
+    config: TrainConfig,
+    mesh: Mesh,
+    grad_accum: int,
+):
+    """Refuse pieces of a batch that would change the numbers or cannot be shared.
+
+    **Arguments:**
+
+    - `train_state`: its network tells whether examples share statistics.
+    - `dataset`: its images have the size that the network is asked about.
+    - `config`: gives `batch_size` and `bn_group`.
+    - `mesh`: the devices that share each piece.
+    - `grad_accum`: the number of pieces.
+
+    **Raises:**
+
+    `UsageError` with what would do.
+    """
+    size, rest = divmod(config.batch_size, grad_accum) if grad_accum > 0 else (0, 1)
+    if rest:
+        raise UsageError(
+            f"grad_accum = {grad_accum}: must be a divisor of the batch size, "
+            f"{config.batch_size}"
+        )
+    check_batch(size, mesh)
+    fits = 0 < config.bn_group <= size and size % config.bn_group == 0
+    if grad_accum > 1 and not fits and _uses_batch(train_state, dataset):
+        share = config.bn_group or config.batch_size
+        raise UsageError(
+            f"grad_accum = {grad_accum} takes {size} examples at a time, but {share} "
+            f"share batch statistics: choose --bn-group {size} or a divisor of it"
+        )
+
+
+def _uses_batch(train_state: TrainState, dataset: Dataset) -> bool:
+    """Whether an example's output depends on the others of its batch."""
+    model, state = train_state.moving
+    image_size = dataset.train.images.shape[1:3]
+    image = jax.ShapeDtypeStruct((3, *image_size), compute_dtype(model, "f32"))
+
+    def alone(model, state, image, key):
+        return model(image, state, key=key)
+
+    try:
+        eqx.filter_eval_shape(alone, model, state, image, jax.random.key(0))
+    except (NameError, UsageError) as error:
+        # What is computed over the batch names its axis, which there is not here.
+        if isinstance(error.__cause__ or error, NameError):
+            return True
+        raise
+    return False

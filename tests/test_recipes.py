@@ -1,0 +1,73 @@
+import json
+
+import pytest
+
+from eqcifar.config import TrainConfig
+from eqcifar.errors import UsageError
+from eqcifar.recipes import RECIPES, recipe_options
+from eqcifar.runs import train_arguments
+from eqcifar_cli._config_options import config_options
+from eqcifar_cli._sweep_options import grid_options
+
+from .cli_tools import TINY, run_cli
+from .test_sweep_grid import parse
+
+
+def test_the_original_is_the_default():
+    assert TrainConfig.from_dict(recipe_options("original")) == TrainConfig()
+    assert parse(config_options)[0] == TrainConfig()
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_recipe_is_a_configuration_that_its_own_command_names(name):
+    config = TrainConfig.from_dict(recipe_options(name))
+    assert parse(config_options, "--recipe", name)[0] == config
+    assert parse(config_options, *train_arguments(config))[0] == config
+
+
+def test_options_win_over_a_file_over_a_recipe(tmp_path):
+    file = tmp_path / "run.toml"
+    file.write_text("epochs = 3\nlabel_smoothing = 0.0\n")
+    given = "--recipe", "fast", "--label-smoothing", "0.2", "--no-whiten"
+    config, _ = parse(config_options, "--config", file, *given)
+    own = {"epochs": 3, "label_smoothing": 0.2, "whiten": False}
+    assert config == TrainConfig.from_dict({**recipe_options("fast"), **own})
+
+
+def test_a_sweep_varies_what_a_recipe_leaves_open(tmp_path):
+    file = tmp_path / "sweep.toml"
+    file.write_text("epochs = 3\n[[list]]\narch = 'vgg11'\n[[list]]\nloss = 'mse'\n")
+    found, _ = parse(grid_options, "--recipe", "fast", "-f", file, "--ema", "0,0.9")
+    base = {**recipe_options("fast"), "epochs": 3}
+    assert found == [
+        TrainConfig.from_dict({**base, "ema": ema, **own})
+        for ema in (0.0, 0.9)
+        for own in ({"arch": "vgg11"}, {"loss": "mse"})
+    ]
+
+
+def test_an_unknown_recipe_is_refused():
+    _, result = parse(config_options, "--recipe", "quick")
+    assert result.exit_code == 2
+    assert "no recipe 'quick': there are original, fast" in result.stderr
+    with pytest.raises(UsageError, match="no recipe"):
+        recipe_options("quick")
+
+
+def test_the_fast_recipe_in_pieces_trains_and_eval_agrees_with_the_log(tmp_path):
+    small = "--recipe", "fast", "--epochs", 1, "--bn-group", 10, "--grad-accum", 2
+    result = run_cli(*TINY, *small, "--remat", "--out", tmp_path)
+    assert result.exit_code == 0, result.stderr
+    (path,) = tmp_path.glob("*/*/seed0")
+    fields = json.loads((path / "config.json").read_text())["config"]
+    assert fields["test_flip"]
+    assert fields["ema"] > 0
+    assert "recipe" not in fields
+    flags = json.loads((path / "env.json").read_text())["flags"]
+    assert (flags["grad_accum"], flags["remat"]) == (2, True)
+    result = run_cli("eval", path, "--json")
+    header, row = (path / "log.tsv").read_text().splitlines()
+    logged = dict(zip(header.split("\t"), map(float, row.split("\t")), strict=True))
+    found = json.loads(result.stdout)
+    assert found["accuracy"]["value"] == pytest.approx(logged["acc_te"], rel=1e-12)
+    assert found["loss"]["value"] == pytest.approx(logged["loss_te"], rel=1e-6)

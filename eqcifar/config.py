@@ -157,8 +157,7 @@ class TrainConfig:
             _require(self, name, 0 <= getattr(self, name) < 1, "at least 0, below 1")
         _require(self, "warmup", 0 <= self.warmup <= 1, "between 0 and 1")
         _require(self, "std", min(self.std) > 0, "greater than 0 in each channel")
-        # A function of one's own is recorded as `module.name`.
-        known = self.loss in _LOSSES or "." in self.loss
+        known = not self.has_own_loss or "." in self.loss
         _require(self, "loss", known, " or ".join(_LOSSES))
         _require(
             self,
@@ -166,6 +165,11 @@ class TrainConfig:
             self.bn_group == 0 or self.batch_size % self.bn_group == 0,
             f"0 or a divisor of the batch size, {self.batch_size}",
         )
+
+    @property
+    def has_own_loss(self) -> bool:
+        """Whether `loss` is `module.name` of a function that only Python can give."""
+        return self.loss not in _LOSSES
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "TrainConfig":

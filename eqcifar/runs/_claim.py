@@ -80,27 +80,27 @@ class Claim:
                 earlier.append(last)
             environment["earlier"] = earlier
         write_json(path, environment)
-        self._write_config(
-            synthetic=dataset.synthetic,
-            classes=list(dataset.classes),
-            data={
-                "sha256": dataset.fingerprint,
-                "examples": {
-                    name: len(split) for name, split in dataset.splits.items()
-                },
-            },
-        )
+        examples = {name: len(split) for name, split in dataset.splits.items()}
+        config = {
+            "format": VERSION,
+            "eqcifar": __version__,
+            "synthetic": dataset.synthetic,
+            "classes": list(dataset.classes),
+            "data": {"sha256": dataset.fingerprint, "examples": examples},
+            "config": self._config.to_dict(),
+        }
+        write_json(self.run.path / "config.json", config)
 
-    def describe_memory(self, planned: int | None, peak: int | None):
+    def describe_memory(self, **memory: int | None):
         """Add to `env.json` what a step takes on a device; on the main process.
 
         **Arguments:**
 
-        - `planned`: bytes at the peak of a step, by the compiler.
-        - `peak`: most bytes in use so far, by the device.
+        - `step_planned_bytes`: at the peak of a step, by the compiler.
+        - `peak_bytes`: most in use so far, by the device.
         """
-        memory = {"step_planned_bytes": planned, "peak_bytes": peak}
-        environment = {**self.run.environment(), "memory": memory}
+        environment = self.run.environment()
+        environment["memory"] = {**environment.get("memory", {}), **memory}
         write_json(self.run.path / "env.json", environment)
 
     def _environments(self) -> list[dict[str, Any]]:
@@ -117,10 +117,7 @@ class Claim:
             raise UsageError(self._in_use()) from None
         try:
             remove_temporaries(path)
-            if (path / "config.json").exists():
-                self._check_config(path / "config.json")
-            else:
-                self._write_config()
+            self._check_config(path / "config.json")
             before = self.run.status()
             now = _now()
             self._status |= {
@@ -137,16 +134,11 @@ class Claim:
             raise
 
     def _check_config(self, path: Path):
-        if not self._config.matches(self.run.config()):
+        if path.exists() and not self._config.matches(self.run.config()):
             raise UsageError(
                 f"{path} is of another configuration: train into another folder, or "
                 "remove this one"
             )
-
-    def _write_config(self, **data: Any):
-        fields = {"format": VERSION, "eqcifar": __version__, **data}
-        fields["config"] = self._config.to_dict()
-        write_json(self.run.path / "config.json", fields)
 
     def _in_use(self) -> str:
         try:

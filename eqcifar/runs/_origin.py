@@ -35,7 +35,10 @@ def train_arguments(recipe: TrainConfig) -> list[str]:
 
 
 def train_command(recipe: TrainConfig, seeds: Iterable[int]) -> str:
-    """The command line that trains these seeds of a configuration."""
+    """The command line that trains these seeds of a configuration.
+
+    There is none for a `recipe.has_own_loss`.
+    """
     command = shlex.join(["eqcifar", "train", *train_arguments(recipe)])
     seeds = sorted(set(seeds))
     if len(seeds) == 1:

@@ -162,7 +162,9 @@ def _row(group: Group, metric: str) -> dict[str, Any]:
         "commands": [
             train_command(recipe, [record.seed for record in records])
             for recipe, records in recipes.items()
+            if not recipe.has_own_loss
         ],
+        "losses": sorted({recipe.loss for recipe in recipes if recipe.has_own_loss}),
         "hardware": hardware(group.records),
         "software": software(group.records),
         "missing": show_seeds(group.missing),

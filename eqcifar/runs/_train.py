@@ -168,25 +168,6 @@ def _initialise(
 def _train(
     run: Run,
     dataset: Dataset,
-    start: TrainState,
-    config: TrainConfig,
-    loss: Loss,
-    mesh: Mesh,
-    grad_accum: int,
-    remat: bool,
-    hooks: Hooks,
-):
-    # What cannot be trained is to leave no folder.
-    check_pieces(start, dataset, config, mesh, grad_accum)
-    with Claim(run, config) as claim:
-        _train_claimed(
-            claim, dataset, start, config, loss, mesh, grad_accum, remat, hooks
-        )
-
-
-def _train_claimed(
-    claim: Claim,
-    dataset: Dataset,
     train_state: TrainState,
     config: TrainConfig,
     loss: Loss,
@@ -195,88 +176,84 @@ def _train_claimed(
     remat: bool,
     hooks: Hooks,
 ):
-    run, path = claim.run, claim.run.path
+    # What cannot be trained is to leave no folder.
+    check_pieces(train_state, dataset, config, mesh, grad_accum)
+    claim, path = Claim(run, config), run.path
+    last, log = path / "last.eqx", path / "log.tsv"
     env = environment(mesh.size, grad_accum=grad_accum, remat=remat)
-    per_epoch = len(dataset.train) // config.batch_size
-
     # The same numbers are to be the same file, whichever commit wrote it.
     written_by = {name: value for name, value in env.items() if name != "git"}
+    per_epoch = len(dataset.train) // config.batch_size
+
+    def prepare(epoch):
+        claim.describe(dataset, env)
+        rows = cut_log(log, epoch)
+        if rows < epoch:
+            hooks.warn(f"{log} has lost {epoch - rows} of {epoch} rows")
+        claim.report("running", epoch)
 
     def save(train_state):
         save_checkpoint(last, train_state, config, dataset, written_by)
 
-    last = path / "last.eqx"
-    if last.exists():
-        train_state = _resume(last, train_state, config, dataset, env, hooks.warn)
-    epoch = int(train_state.step) // max(per_epoch, 1)
-
-    def prepare():
-        claim.describe(dataset, env)
-        rows = cut_log(path / "log.tsv", epoch)
-        if rows < epoch:
-            hooks.warn(f"{path / 'log.tsv'} has lost {epoch - rows} of {epoch} rows")
-        claim.report("running", epoch)
-
     def end_epoch(train_state, row):
         def write():
             # The row first: a row too many is cut off again, one too few is lost.
-            append_row(path / "log.tsv", row)
+            append_row(log, row)
             save(train_state)
             claim.report("running", int(row["epoch"]))
 
         on_main(path, write)
         hooks.on_epoch(train_state, row)
 
-    planned = None
-
     def compiled(memory):
-        nonlocal planned
-        planned = memory
-        on_main(path, lambda: claim.describe_memory(planned, None))
+        on_main(path, lambda: claim.describe_memory(step_planned_bytes=memory))
         hooks.on_compiled(memory)
 
-    def finish():
-        claim.describe_memory(planned, peak_memory(mesh))
+    def finish(train_state):
+        claim.describe_memory(peak_bytes=peak_memory(mesh))
         save_model(path / "model.eqx", train_state, config, dataset, written_by)
         # The log's sum, so that tables of many runs need not read all of each log.
-        seconds = total_seconds(path / "log.tsv")
-        claim.report("done", config.epochs, seconds=seconds)
+        claim.report("done", config.epochs, seconds=total_seconds(log))
 
-    on_main(path, prepare)
-    hooks.on_start(run, dataset, train_state)
-    try:
-        train_state, _ = fit(
-            train_state,
-            dataset,
-            config,
-            loss=loss,
-            mesh=mesh,
-            grad_accum=grad_accum,
-            remat=remat,
-            on_compiled=compiled,
-            on_progress=hooks.on_progress,
-            on_epoch=end_epoch,
-            should_stop=hooks.should_stop,
-        )
-    except Interrupted as interrupted:
-        train_state = interrupted.train_state
-        message = f"stopped after step {int(train_state.step)}"
-        if _is_finite(train_state):
-            on_main(path, lambda: save(train_state))
-        else:
-            message += ", at which it had diverged: the last epoch's state is kept"
+    with claim:
+        if last.exists():
+            train_state = _resume(last, train_state, config, dataset, env, hooks.warn)
         epoch = int(train_state.step) // per_epoch
-        on_main(path, lambda: claim.report("interrupted", epoch, message))
-        return
-    except jax.errors.JaxRuntimeError as error:
-        if "RESOURCE_EXHAUSTED" not in str(error):
-            raise
-        raise RunError(
-            f"out of device memory: take a smaller --batch-size than "
-            f"{config.batch_size}, more devices, --grad-accum, --remat or "
-            "--precision bf16"
-        ) from error
-    on_main(path, finish)
+        on_main(path, lambda: prepare(epoch))
+        hooks.on_start(run, dataset, train_state)
+        try:
+            train_state, _ = fit(
+                train_state,
+                dataset,
+                config,
+                loss=loss,
+                mesh=mesh,
+                grad_accum=grad_accum,
+                remat=remat,
+                on_compiled=compiled,
+                on_progress=hooks.on_progress,
+                on_epoch=end_epoch,
+                should_stop=hooks.should_stop,
+            )
+        except Interrupted as interrupted:
+            stopped = interrupted.train_state
+            message = f"stopped after step {int(stopped.step)}"
+            if _is_finite(stopped):
+                on_main(path, lambda: save(stopped))
+            else:
+                message += ", at which it had diverged: the last epoch's state is kept"
+            epoch = int(stopped.step) // per_epoch
+            on_main(path, lambda: claim.report("interrupted", epoch, message))
+            return
+        except jax.errors.JaxRuntimeError as error:
+            if "RESOURCE_EXHAUSTED" not in str(error):
+                raise
+            raise RunError(
+                f"out of device memory: take a smaller --batch-size than "
+                f"{config.batch_size}, more devices, --grad-accum, --remat or "
+                "--precision bf16"
+            ) from error
+        on_main(path, lambda: finish(train_state))
 
 
 def _resume(

@@ -80,8 +80,10 @@ def train(dataset, given, out, deadline, grad_accum):
         config,
         out,
         grad_accum=grad_accum,
-        on_epoch=lambda _, row: print(row, flush=True),
-        should_stop=lambda: time.monotonic() > deadline,
+        hooks=runs.Hooks(
+            on_epoch=lambda _, row: print(row, flush=True),
+            should_stop=lambda: time.monotonic() > deadline,
+        ),
     )
     if not run.is_done():
         print("not done yet: call it again to go on")

@@ -120,7 +120,7 @@ def work(run: Path, epochs: int):
     from eqcifar.data import Dataset, Split
     from eqcifar.models import BatchNorm
     from eqcifar.parallel import make_mesh
-    from eqcifar.runs import train_run_with
+    from eqcifar.runs import Hooks, train_run_with
 
     class Net(eqx.Module):
         conv: eqx.nn.Conv2d
@@ -158,7 +158,8 @@ def work(run: Path, epochs: int):
         said = True
 
     mesh = make_mesh(1)
-    train_run_with(run, dataset, model, state, config, mesh=mesh, on_progress=say)
+    hooks = Hooks(on_progress=say)
+    train_run_with(run, dataset, model, state, config, mesh=mesh, hooks=hooks)
 
 
 def digest(path: Path) -> str:

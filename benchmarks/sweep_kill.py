@@ -2,11 +2,15 @@
 
 Twelve runs on procedural images: two small architectures, with and without MixUp, three
 seeds. Each must be computed once: every epoch in its log once, and started anew never.
+Their table is then printed in all formats and compared with what pandas makes of the
+logs, and their report is written.
 
     python -m benchmarks.sweep_kill
 """
 
 import argparse
+import io
+import json
 import signal
 import subprocess
 import sys
@@ -14,6 +18,8 @@ import tempfile
 import time
 from collections import Counter
 from pathlib import Path
+
+import pandas as pd
 
 from eqcifar.runs import Run, find_runs
 
@@ -26,6 +32,9 @@ OPTIONS = (
     *("--width", "0.5", "--epochs", str(EPOCHS), "--batch-size", "50", "--lr", "0.1"),
 )
 RUNS = 12
+METRICS = "loss", "acc_tr", "acc_te", "weight_norm"
+TOLERANCE = 1e-12
+PROGRAM = sys.executable, "-m", "eqcifar_cli"
 
 
 def main():
@@ -34,13 +43,15 @@ def main():
     parser.add_argument("--jobs", type=int, default=2)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        result = measure(options.out or Path(folder) / "results", options.jobs)
+        out = options.out or Path(folder) / "results"
+        result = measure(out, options.jobs) | {"table": tabulate(out)}
+        result["report_bytes"] = report(out, Path(folder) / "report.html")
     store("sweep_kill", result)
-    return int(not result["each_run_computed_once"])
+    return int(not (result["each_run_computed_once"] and result["table"]["agrees"]))
 
 
 def measure(out: Path, jobs: int) -> dict:
-    command = [sys.executable, "-m", "eqcifar_cli", "sweep", *OPTIONS]
+    command = [*PROGRAM, "sweep", *OPTIONS]
     command += ["--jobs", str(jobs), "--out", str(out)]
     began = time.perf_counter()
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
@@ -107,6 +118,57 @@ def measure(out: Path, jobs: int) -> dict:
             str(out), "results"
         ).splitlines(),
     }
+
+
+def tabulate(out: Path) -> dict:
+    """Print the table in all formats; compare those in full precision with the logs."""
+    printed = {}
+    for form in ("table", "markdown", "latex", "tsv", "csv", "json"):
+        command = [*PROGRAM, "tabulate", str(out), "--metric", ",".join(METRICS)]
+        command += ["--format", form]
+        done = subprocess.run(command, capture_output=True, check=True, text=True)
+        printed[form] = done.stdout
+    expected = from_logs(out)
+    frames = {
+        "tsv": pd.read_csv(io.StringIO(printed["tsv"]), sep="\t"),
+        "csv": pd.read_csv(io.StringIO(printed["csv"])),
+        "json": pd.DataFrame(json.loads(printed["json"])["rows"]),
+    }
+    differences = {}
+    for form, frame in frames.items():
+        found = frame.set_index(["arch", "mixup", "metric"]).sort_index()
+        assert set(found["count"]) == {3}
+        assert found.index.equals(expected.index), form
+        columns = ["mean", "std"]
+        difference = (found[columns] - expected[columns]).abs()
+        relative = difference.div(expected["mean"].abs(), axis=0)
+        differences[form] = float(relative.to_numpy().max())
+    return {
+        "metrics": METRICS,
+        "lines": {form: text.count("\n") for form, text in printed.items()},
+        "rows_compared_with_pandas": len(expected),
+        "largest_difference_of_mean_and_std_over_mean": differences,
+        "agrees": max(differences.values()) <= TOLERANCE,
+    }
+
+
+def from_logs(out: Path) -> pd.DataFrame:
+    """Mean and sample standard deviation of the last epochs, by pandas alone."""
+    rows = []
+    for path in out.glob("**/log.tsv"):
+        config = json.loads((path.parent / "config.json").read_text())["config"]
+        last = pd.read_csv(path, sep="\t").iloc[-1]
+        fields = {"arch": config["arch"], "mixup": config["mixup"]}
+        rows += [{**fields, "metric": name, "value": last[name]} for name in METRICS]
+    grouped = pd.DataFrame(rows).groupby(["arch", "mixup", "metric"])["value"]
+    return pd.DataFrame(grouped.agg(["mean", "std"])).sort_index()
+
+
+def report(out: Path, page: Path) -> int:
+    """Write the report; how long it is, in bytes."""
+    command = [*PROGRAM, "report", str(out), "--out", str(page)]
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    return page.stat().st_size
 
 
 def runs(out: Path) -> list[Run]:

@@ -6,10 +6,14 @@ from typing import Any, Literal, get_args, get_origin
 
 from .errors import UsageError
 
+_LOSSES = "mse", "ce"
 
-def _option(default: Any, panel: str, help: str, *, later: bool = False) -> Any:
+
+def _option(
+    default: Any, panel: str, help: str, *, later: bool = False, **more: Any
+) -> Any:
     # An option that came later leaves the hashes of earlier runs alone while it is off.
-    metadata = {"panel": panel, "help": help, "later": later}
+    metadata = {"panel": panel, "help": help, "later": later, **more}
     return dataclasses.field(default=default, metadata=metadata)
 
 
@@ -95,8 +99,11 @@ class TrainConfig:
     clip_norm: float = _option(
         5.0, "Optimisation", "Global norm at which gradients are clipped; 0: never."
     )
-    loss: Literal["mse", "ce"] = _option(
-        "mse", "Optimisation", "0.5 ||f - onehot||^2, or softmax cross-entropy."
+    loss: str = _option(
+        "mse",
+        "Optimisation",
+        "0.5 ||f - onehot||^2, or softmax cross-entropy.",
+        choices=_LOSSES,
     )
     label_smoothing: float = _option(
         0.0, "Optimisation", "Probability moved from the label to all classes."
@@ -150,12 +157,19 @@ class TrainConfig:
             _require(self, name, 0 <= getattr(self, name) < 1, "at least 0, below 1")
         _require(self, "warmup", 0 <= self.warmup <= 1, "between 0 and 1")
         _require(self, "std", min(self.std) > 0, "greater than 0 in each channel")
+        known = not self.has_own_loss or "." in self.loss
+        _require(self, "loss", known, " or ".join(_LOSSES))
         _require(
             self,
             "bn_group",
             self.bn_group == 0 or self.batch_size % self.bn_group == 0,
             f"0 or a divisor of the batch size, {self.batch_size}",
         )
+
+    @property
+    def has_own_loss(self) -> bool:
+        """Whether `loss` is `module.name` of a function that only Python can give."""
+        return self.loss not in _LOSSES
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "TrainConfig":

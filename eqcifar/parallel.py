@@ -17,7 +17,7 @@ from jax.core import Tracer
 from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from .errors import UsageError
+from .errors import RunError, UsageError
 
 _Tree = TypeVar("_Tree")
 _Arguments = ParamSpec("_Arguments")
@@ -180,3 +180,24 @@ def any_process(flag: bool) -> bool:
     if jax.process_count() == 1:
         return flag
     return bool(multihost_utils.process_allgather(jnp.asarray(flag)).any())
+
+
+def everywhere(action: Callable[[], _Result]) -> _Result:
+    """Do something on every process; where one fails, none goes on alone.
+
+    **Returns:**
+
+    What `action` returns here.
+
+    **Raises:**
+
+    What `action` raises here, or `RunError` when it has failed on another process.
+    """
+    result = error = None
+    try:
+        result = action()
+    except Exception as raised:
+        error = raised
+    if any_process(error is not None):
+        raise error or RunError("another process failed: its own line says why")
+    return result  # pyright: ignore

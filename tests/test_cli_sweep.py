@@ -179,6 +179,8 @@ def test_a_run_stops_when_its_sweep_is_gone_and_ends_when_it_was_stopping():
         ("--slurm", "there is no sbatch here"),
         ("vgg", "unexpected 'vgg'"),
         ("-- --lr 3", "--lr after --: give it before"),
+        ("-- --no-whiten", "--no-whiten after --: give it before"),
+        ("-- --recipe=fast", "--recipe=fast after --: give it before"),
         ("-- --devices 1 -oelse", "-oelse after --: give it before"),
         ("--file nowhere.toml", "cannot read nowhere.toml: No such file"),
     ],

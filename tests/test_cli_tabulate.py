@@ -65,6 +65,8 @@ def test_sharpness_filters_and_baseline(results):
         ("--filter archs=vgg", "no option 'archs'; did you mean 'arch'?"),
         ("--by archs", "no option 'archs'"),
         ("--baseline lr=1", "no baseline lr"),
+        ("--baseline mixup=0.3", "no row of the table has mixup=0.3"),
+        ("--sort acc_tee", "cannot sort by acc_tee"),
         ("--baseline mixup=0,0.4", "has several values of mixup"),
         ("--seeds 0-x", "seed = '0-x'"),
         ("--ddof 2", "--ddof"),

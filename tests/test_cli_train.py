@@ -1,3 +1,4 @@
+import dataclasses
 import io
 import json
 import math
@@ -114,6 +115,19 @@ def test_eval_refuses_other_classes(trained, monkeypatch):
     assert result.exit_code == 2
 
 
+def test_eval_wants_a_loss_where_it_has_none_of_that_name(trained, monkeypatch):
+    out, _ = trained
+    loaded = runs.load_model(runs.latest_run(out))
+    config = dataclasses.replace(loaded.config, loss="mine.loss")
+    other = dataclasses.replace(loaded, config=config)
+    monkeypatch.setattr(runs, "load_model", lambda path: other, raising=False)
+    result = run_cli("eval", "--out", out)
+    assert result.exit_code == 2
+    assert "no loss 'mine.loss' here: choose mse or ce" in result.stderr
+    result = run_cli("eval", "--out", out, "--loss", "ce", "--json")
+    assert json.loads(result.stdout)["loss_name"] == "ce"
+
+
 def test_eval_refuses_damaged_files(trained, tmp_path):
     out, _ = trained
     damaged = tmp_path / "model.eqx"
@@ -135,6 +149,7 @@ def test_train_refuses_before_it_makes_a_folder(tmp_path):
         assert result.exit_code == 2
         assert message in result.stderr
         assert result.stderr.count("\n") == 1
+        assert not (tmp_path / "results").exists()
 
 
 def test_a_results_folder_that_cannot_be_written(tmp_path):

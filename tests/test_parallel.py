@@ -25,18 +25,31 @@ if int(processes) > 1:
 import equinox as eqx
 import numpy as np
 from eqcifar.config import TrainConfig
-from eqcifar.runs import train_run_with
+from eqcifar.errors import EqcifarError, UsageError
+from eqcifar.parallel import everywhere
+from eqcifar.runs import Hooks, train_run_with
 from tests.helpers import small_dataset, small_net
 config = TrainConfig(epochs=1, batch_size=64, warmup=0.0, bn_group=16, eval_every=1)
+
+
+def fail_on_the_second():
+    if process == "1":
+        raise UsageError("no such data here")
+
+
+try:
+    said = everywhere(fail_on_the_second)
+except EqcifarError as error:
+    said = str(error)
 last = []
 run = train_run_with(
     folder, small_dataset(), *small_net(), config,
-    on_epoch=lambda train_state, row: last.append(train_state),
+    hooks=Hooks(on_epoch=lambda train_state, row: last.append(train_state)),
 )
 leaves = [np.asarray(x) for x in jax.tree.leaves(eqx.filter(last[0], eqx.is_array))]
 digest = hashlib.sha256(b"".join(leaf.tobytes() for leaf in leaves)).hexdigest()
 np.savez(f"{folder}-{process}.npz", *leaves)
-print(json.dumps({"digest": digest, "state": run.status()["state"]}))
+print(json.dumps({"digest": digest, "state": run.status()["state"], "said": said}))
 """
 
 
@@ -64,6 +77,9 @@ def test_two_processes_hold_the_numbers_of_one(tmp_path):
     results = start(2, 2, two)
     assert results[0]["digest"] == results[1]["digest"]
     assert {result["state"] for result in results} == {"done"}
+    # What fails on one fails on both, each with its own words.
+    assert "another process failed" in results[0]["said"]
+    assert results[1]["said"] == "no such data here"
     with np.load(f"{one}-0.npz") as alone, np.load(f"{two}-0.npz") as together:
         for name in alone:
             scale = max(np.abs(alone[name]).max(), 1e-3)

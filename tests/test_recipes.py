@@ -5,8 +5,9 @@ import pytest
 from eqcifar.config import TrainConfig
 from eqcifar.errors import UsageError
 from eqcifar.recipes import RECIPES, recipe_options
+from eqcifar.runs import train_arguments
 from eqcifar_cli._config_options import config_options
-from eqcifar_cli._sweep_options import grid_options, train_arguments
+from eqcifar_cli._sweep_options import grid_options
 
 from .cli_tools import TINY, run_cli
 from .test_sweep_grid import parse

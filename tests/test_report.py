@@ -162,6 +162,18 @@ def test_a_command_for_several_seeds_is_shell(tmp_path):
     assert printed == f"{words}0|\n{words}2|\n"
 
 
+def test_a_loss_of_ones_own_has_no_command(tmp_path):
+    write_run(tmp_path, TrainConfig(epochs=2), 0.8)
+    write_run(tmp_path, TrainConfig(epochs=2, loss="mine.absolute<b>"), 0.9)
+    page = tmp_path / "report.html"
+    assert run_cli("report", tmp_path, "-o", page).exit_code == 0
+    text = page.read_text(encoding="utf-8")
+    assert text.count("eqcifar train --arch") == 1
+    assert "--loss" not in text
+    said = "Trained in Python: no command gives the loss mine.absolute<b> ."
+    assert said in " ".join(Page(text).text.split())
+
+
 def test_a_page_that_cannot_be_written_is_one_line(tmp_path):
     write_run(tmp_path, TrainConfig(epochs=2), 0.9)
     result = run_cli("report", tmp_path, "-o", tmp_path / "none" / "report.html")

@@ -3,6 +3,7 @@ import json
 import math
 import subprocess
 import sys
+from pathlib import Path
 from typing import get_args
 
 import pytest
@@ -18,6 +19,7 @@ from eqcifar.runs import (
     latest_run,
     run_path,
 )
+from eqcifar.runs._files import write_json
 from eqcifar.runs._log import append_row, cut_log
 
 ROW = {column: 1 / (i + 3) for i, column in enumerate(COLUMNS)}
@@ -75,7 +77,8 @@ def test_a_hash_depends_on_every_field_but_the_seed():
         value = field.default
         if isinstance(value, bool):
             return not value
-        if choices := get_args(field.type) if isinstance(value, str) else ():
+        choices = get_args(field.type) or field.metadata.get("choices")
+        if isinstance(value, str) and choices:
             return choices[choices.index(value) - 1]
         if isinstance(value, str):
             return value + "x"
@@ -198,12 +201,11 @@ def test_a_folder_of_images_gives_its_last_name(tmp_path):
     assert path.relative_to(tmp_path).parts[0] == "org_name"
 
 
-def test_the_latest_run_has_a_network(tmp_path):
-    for name, updated, saved in (("old", "1", True), ("refused", "2", False)):
-        folder = tmp_path / name
-        folder.mkdir()
-        (folder / "config.json").write_text("{}")
-        (folder / "status.json").write_text(json.dumps({"updated": updated}))
-        if saved:
-            (folder / "model.eqx").touch()
-    assert latest_run(tmp_path).path.name == "old"
+def test_a_file_system_that_is_read_only_is_one_line(tmp_path, monkeypatch):
+    def refuse(*_, **__):
+        raise OSError(30, "Read-only file system", "temporary")
+
+    monkeypatch.setattr("builtins.open", refuse)
+    monkeypatch.setattr(Path, "unlink", refuse)
+    with pytest.raises(RunError, match=r"cannot write .*a\.json: Read-only"):
+        write_json(tmp_path / "a.json", {})

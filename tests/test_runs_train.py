@@ -16,9 +16,9 @@ from eqcifar import data, models, runs
 from eqcifar.config import TrainConfig
 from eqcifar.errors import RunError, UsageError
 from eqcifar.parallel import make_mesh
-from eqcifar.runs import Run, train_run, train_run_with
+from eqcifar.runs import Hooks, Run, train_run, train_run_with
 from eqcifar.runs._claim import Claim
-from eqcifar.training import Diverged
+from eqcifar.training import Diverged, evaluate, predict, squared_error
 
 from .helpers import SmallNet, small_dataset, small_net
 
@@ -42,10 +42,17 @@ def compilations(tmp_path_factory):
         jax.config.update(name, value)
 
 
-def train(path, config=CONFIG, dataset=None, **hooks):
+def train(path, config=CONFIG, dataset=None, grad_accum=1, **hooks):
     dataset = small_dataset() if dataset is None else dataset
-    net = small_net(dropout=0.1)
-    return train_run_with(path, dataset, *net, config, mesh=make_mesh(1), **hooks)
+    return train_run_with(
+        path,
+        dataset,
+        *small_net(dropout=0.1),
+        config,
+        mesh=make_mesh(1),
+        grad_accum=grad_accum,
+        hooks=Hooks(**hooks),
+    )
 
 
 def content(run):
@@ -97,12 +104,11 @@ def test_what_a_run_leaves(uninterrupted):
     assert math.isnan(rows[0]["acc_te"])
     assert not math.isnan(rows[1]["acc_te"])
     assert math.isnan(rows[1]["acc_va"])
+    assert status["seconds"] == math.fsum(row["seconds"] for row in rows)
     assert uninterrupted.environment()["versions"]["jax"] == jax.__version__
 
 
 def test_the_model_of_a_run_is_the_one_that_was_logged(uninterrupted):
-    from eqcifar.training import evaluate, predict
-
     loaded = runs.load_model(uninterrupted, like=small_net(5, dropout=0.1))
     test = small_dataset().test
     logits = predict(loaded.model, loaded.state, test.images, CONFIG, mesh=make_mesh(1))
@@ -227,7 +233,7 @@ def test_a_second_process_is_told_of_the_first(tmp_path):
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == "claimed\n"
-        for _ in range(20):
+        for _ in range(3):
             with pytest.raises(UsageError, match=f"in use by pid {process.pid} on"):
                 train(path)
         assert Run(path).status()["pid"] == process.pid
@@ -301,7 +307,8 @@ def test_train_run_makes_everything_from_its_configuration(tmp_path, monkeypatch
     config = dataclasses.replace(
         CONFIG, arch="resnet8", width=0.25, dropout=0.1, dataset="synthetic", seed=1
     )
-    run = train_run(config, tmp_path, devices=1, should_stop=stop_after(2))
+    hooks = Hooks(should_stop=stop_after(2))
+    run = train_run(config, tmp_path, devices=1, hooks=hooks)
     assert run.path == runs.run_path(tmp_path, config)
     assert run.status()["state"] == "interrupted"
     assert asked == [
@@ -318,19 +325,42 @@ def test_train_run_makes_everything_from_its_configuration(tmp_path, monkeypatch
     assert runs.latest_run(tmp_path) == run
 
 
-def test_an_unknown_architecture_makes_no_folder(tmp_path):
-    with pytest.raises(UsageError, match="unknown architecture 'resnet'"):
-        train_run(TrainConfig(arch="resnet"), tmp_path)
+@pytest.mark.parametrize(
+    ("fields", "devices", "message"),
+    [
+        ({"arch": "resnet"}, 1, "unknown architecture 'resnet'"),
+        ({"dataset": "./none"}, 1, "Unknown dataset './none'"),
+        ({"batch_size": 1000}, 1, "larger than the training set of 40"),
+        ({"batch_size": 30}, 4, "a batch of 30 does not divide over 4 devices"),
+        ({"val_size": 10**6}, 1, "val_size"),
+    ],
+)
+def test_what_cannot_be_trained_leaves_no_folder(tmp_path, fields, devices, message):
+    possible = TrainConfig(
+        arch="resnet8", width=0.25, dataset="synthetic", limit_train=40, batch_size=20
+    )
+    with pytest.raises(UsageError, match=message):
+        train_run(dataclasses.replace(possible, **fields), tmp_path, devices=devices)
     assert not list(tmp_path.iterdir())
 
 
-def test_what_cannot_be_trained_is_recorded(tmp_path, monkeypatch):
-    monkeypatch.setattr(data, "load", lambda name, **_: small_dataset())
-    config = TrainConfig(arch="resnet8", width=0.25, batch_size=1000)
-    with pytest.raises(UsageError, match="larger than the training set"):
-        train_run(config, tmp_path, devices=1)
-    (run,) = runs.find_runs(tmp_path)
-    assert run.status()["state"] == "failed"
+def test_a_network_of_ones_own_that_cannot_be_trained_leaves_no_folder(tmp_path):
+    config = dataclasses.replace(CONFIG, batch_size=65)
+    with pytest.raises(UsageError, match="larger than the training set of 64"):
+        train(tmp_path / "run", config)
+    with pytest.raises(UsageError, match="choose --bn-group 4 or a divisor"):
+        train(tmp_path / "run", grad_accum=4)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_finished_run_needs_no_data(tmp_path, monkeypatch):
+    monkeypatch.setattr(data, "load", lambda *_, **__: pytest.fail("loaded"))
+    config = TrainConfig(dataset="gone")
+    path = runs.run_path(tmp_path, config)
+    path.mkdir(parents=True)
+    (path / "model.eqx").touch()
+    (path / "status.json").write_text('{"state": "done"}')
+    assert train_run(config, tmp_path, devices=1) == Run(path)
 
 
 def test_killed_at_random_moments_is_the_same(tmp_path):
@@ -352,3 +382,34 @@ def test_a_finished_run_is_not_taken_for_another(tmp_path):
     other = TrainConfig(epochs=1, batch_size=64, warmup=0.0, seed=5)
     with pytest.raises(UsageError, match="holds another run: train in another folder"):
         train_run_with(tmp_path / "run", small_dataset(), *small_net(), other)
+
+
+def absolute_error(logits, target):
+    return jax.numpy.abs(logits - target).sum()
+
+
+def test_a_loss_of_ones_own_is_written_down(tmp_path):
+    config = TrainConfig(epochs=1, batch_size=64, warmup=0.0)
+    name = f"{__name__}.absolute_error"
+
+    def train_with(loss, path):
+        return train_run_with(path, small_dataset(), *small_net(), config, loss=loss)
+
+    run = train_with(absolute_error, tmp_path / "run")
+    assert run.config() == {**config.to_dict(), "loss": name}
+    assert train_with(absolute_error, run.path) == run
+    with pytest.raises(UsageError, match="holds another run"):
+        train_with(None, run.path)
+    loaded = runs.load_model(run, like=small_net())
+    test = small_dataset().test
+    logits = predict(loaded.model, loaded.state, test.images, config)
+    with pytest.raises(UsageError, match=f"no loss '{name}' here: choose mse or ce"):
+        evaluate(logits, test.labels, loaded.config.loss)
+    evaluation = evaluate(logits, test.labels, absolute_error)
+    assert evaluation.loss.value == pytest.approx(run.log()[-1]["loss_te"])
+    # Ours by its name, which alone does not find one of another's.
+    assert train_with(squared_error, tmp_path / "ours").config() == config.to_dict()
+    config = dataclasses.replace(config, loss="a.b")
+    with pytest.raises(UsageError, match="no loss 'a.b' here"):
+        train_with(None, tmp_path / "none")
+    assert not (tmp_path / "none").exists()

@@ -1,13 +1,15 @@
+import shlex
+
 import pytest
 import typer
 from typer.testing import CliRunner
 
 from eqcifar.config import TrainConfig
 from eqcifar.errors import UsageError
-from eqcifar.runs import Grid, parse_values, take_shard
+from eqcifar.runs import Grid, config_hash, parse_values, take_shard, train_command
 from eqcifar_cli._config_options import config_options
 from eqcifar_cli._program import Program
-from eqcifar_cli._sweep_options import grid_options, train_arguments
+from eqcifar_cli._sweep_options import grid_options
 
 
 def parse(decorate, *arguments):
@@ -158,4 +160,31 @@ def test_bad_files_are_refused(tmp_path, text, message):
     ],
 )
 def test_the_command_of_a_run_trains_that_run(config):
-    assert parse(config_options, *train_arguments(config))[0] == config
+    _, _, *arguments = shlex.split(train_command(config, [config.seed]))
+    assert parse(config_options, *arguments)[0] == config
+
+
+@pytest.mark.parametrize("decorate", [config_options, grid_options])
+def test_a_folder_of_images_is_one_run_from_everywhere(tmp_path, monkeypatch, decorate):
+    images = tmp_path / "images"
+    for folder in (images, tmp_path / "cifar10", tmp_path / "elsewhere"):
+        folder.mkdir()
+    file = tmp_path / "file.toml"
+    file.write_text('dataset = "images"\n')
+    from_file = "--config" if decorate is config_options else "--file", file
+
+    def given(*arguments) -> TrainConfig:
+        found, result = parse(decorate, *arguments)
+        assert found is not None, result.stderr
+        return found[0] if isinstance(found, list) else found
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    configs = [given("-d", name) for name in ("images/", "./images", "~/images")]
+    configs += [given("-d", images), given(*from_file)]
+    # A hub id is never the folder of that name.
+    assert given("-d", "cifar10").dataset == "cifar10"
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    configs.append(given("-d", "../images"))
+    assert {config.dataset for config in configs} == {str(images)}
+    assert len(set(map(config_hash, configs))) == 1

@@ -10,6 +10,7 @@ import scipy.stats
 from eqcifar.config import TrainConfig
 from eqcifar.errors import UsageError
 from eqcifar.runs import (
+    check_baseline,
     find_runs,
     keep,
     long_rows,
@@ -26,6 +27,7 @@ from eqcifar.runs import (
     to_markdown,
     welch,
 )
+from eqcifar.runs._pivot import TextTable
 
 from .results_tools import write_grid, write_run
 
@@ -196,6 +198,17 @@ def test_filters_and_fields(tmp_path):
     assert parse_conditions(["mean=0.5 0.5 0.5"]) == {"mean": [(0.5, 0.5, 0.5)]}
 
 
+def test_a_folder_of_images_is_shown_by_the_end_of_its_path(tmp_path):
+    for dataset in ("/data/a/cats", "/data/b/cats", "/data/dogs", "cifar10"):
+        write_run(tmp_path, TrainConfig(dataset=dataset))
+    grid = pivot(table_of(tmp_path), ["acc_te"])
+    assert grid.columns[1:-1] == ["a/cats", "b/cats", "cifar10", "dogs"]
+    records = read_records(tmp_path)
+    for text in ("dataset=dogs", "dataset=/data/dogs"):
+        (record,) = keep(records, parse_conditions([text]))
+        assert record.recipe.dataset == "/data/dogs"
+
+
 def test_pooling_is_said(tmp_path):
     write_grid(tmp_path)
     table = table_of(tmp_path, by=["arch"])
@@ -216,8 +229,9 @@ def test_sorting(tmp_path):
     assert means == sorted(means, reverse=True)
     (table,) = tabulate(records, sort="-mixup")
     assert [group.fields["mixup"] for group in table.groups] == [0.4] * 6 + [0.0] * 6
-    with pytest.raises(UsageError, match="cannot sort by lr"):
-        tabulate(records, sort="lr")
+    for name in ("lr", "acc_tee"):
+        with pytest.raises(UsageError, match=f"cannot sort by {name}"):
+            tabulate(records, sort=name)
 
 
 def test_a_baseline_is_otherwise_the_same(tmp_path):
@@ -242,8 +256,11 @@ def test_a_baseline_is_otherwise_the_same(tmp_path):
     assert text.columns[3] == "cifar10 against mixup=0"
     assert [row[3] for row in text.rows[::2]] == ["baseline"] * 3
     assert "t = " in text.rows[1][3]
+    check_baseline([table], baseline)
     with pytest.raises(UsageError, match="no baseline lr"):
-        pivot(table, ["acc_te"], baseline={"lr": 0.1})
+        check_baseline([table], {"lr": 0.1})
+    with pytest.raises(UsageError, match=r"no row of the table has mixup=0\.3"):
+        check_baseline([table], {"mixup": 0.3})
 
 
 def test_sharpness_has_standard_errors(tmp_path):
@@ -291,6 +308,10 @@ def test_markdown_and_latex_escape(tmp_path):
     escaped = r"a|b\_c\%\&\$\#\{x\}\textasciitilde{}\textasciicircum{}"
     assert escaped + r"\textbackslash{}" in latex
     assert latex.count("{tabular}") == 2
+    rows = [["wrn28-10", "-0.10 [-0.12, -0.09], t = -3", "-1.2e-05 (1)"]]
+    latex = to_latex(TextTable("title", list("abc"), rows, ["seeds 0-3 missing"]))
+    assert "wrn28-10 & $-$0.10 [$-$0.12, $-$0.09], t = $-$3 & $-$1.2e-05 (1)" in latex
+    assert "seeds 0-3 missing" in latex
 
 
 def test_large_and_small_numbers_keep_two_digits_of_their_spread(tmp_path):

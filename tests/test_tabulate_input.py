@@ -9,7 +9,7 @@ import pytest
 
 from eqcifar.config import TrainConfig
 from eqcifar.errors import UsageError
-from eqcifar.runs import current_state, read_original, read_records, tabulate
+from eqcifar.runs import _records, current_state, read_original, read_records, tabulate
 
 from .cli_tools import run_cli
 from .results_tools import write_run, write_tsv
@@ -85,6 +85,33 @@ def test_a_folder_that_cannot_be_read_is_named(tmp_path, monkeypatch):
     records, lines = read(tmp_path)
     assert len(records) == 1
     assert lines == [f"left out {locked}: Permission denied"]
+
+
+@pytest.mark.parametrize("tail", [1, 100, 400, 4096])
+def test_the_last_row_is_found_from_the_end(tmp_path, monkeypatch, tail):
+    monkeypatch.setattr(_records, "_TAIL", tail)
+    config = TrainConfig(epochs=3)
+    run = write_run(tmp_path, config)
+    row = run.log()[-1]
+    log = run.path / "log.tsv"
+    for torn in (b"", b"4\t0.5", b"4\t0.5\t" + b"0" * 500):
+        log.write_bytes(log.read_bytes() + torn)
+        (record,), lines = read(tmp_path)
+        assert not lines
+        assert repr(dict(record.values)) == repr(
+            {name: float(value) for name, value in row.items()}
+        )
+
+
+def test_the_time_of_training_is_the_sum_of_its_log(tmp_path):
+    config = TrainConfig(epochs=3)
+    run = write_run(tmp_path, config)
+    (record,), _ = read(tmp_path)
+    assert record.seconds == math.fsum(row["seconds"] for row in run.log())
+    # What a finished run has summed need not be summed again.
+    write_run(tmp_path, config, seconds=7.5)
+    (record,), _ = read(tmp_path)
+    assert record.seconds == 7.5
 
 
 def test_a_copy_is_counted_once(tmp_path):

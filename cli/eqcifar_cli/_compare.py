@@ -1,13 +1,19 @@
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 
 from ._measuring import (
+    BatchSize,
+    Devices,
     Json,
+    LossName,
+    Memory,
     Meter,
     Out,
     RunPath,
+    Samples,
+    Seed,
     Stopped,
     format_estimate,
     interrupted,
@@ -19,31 +25,18 @@ from ._output import print_json, print_table, print_warning
 
 def compare(
     run: RunPath = None,
-    samples: Annotated[
-        int | None,
-        typer.Option(
-            help="Images drawn at random from each split; 0: all; 1000 by default.",
-            show_default=False,
-        ),
-    ] = None,
+    samples: Samples = None,
     probes: Annotated[
         int, typer.Option(help="Random vectors that all matrices share; 3 at least.")
     ] = 10,
     eigenvectors: Annotated[
         int, typer.Option(help="Compare the spaces of so many; 0: none.")
     ] = 10,
-    loss: Annotated[
-        Literal["mse", "ce"] | None,
-        typer.Option(help="The run's own by default.", show_default=False),
-    ] = None,
-    batch_size: Annotated[int, typer.Option(help="Images at a time.")] = 128,
-    memory: Annotated[
-        float, typer.Option(help="GB for per-image gradients, on each device.")
-    ] = 1.0,
-    devices: Annotated[
-        int | None, typer.Option(help="Devices; all by default.", show_default=False)
-    ] = None,
-    seed: Annotated[int, typer.Option(help="Of images and random vectors.")] = 0,
+    loss: LossName = None,
+    batch_size: BatchSize = 128,
+    memory: Memory = 1.0,
+    devices: Devices = None,
+    seed: Seed = 0,
     as_json: Json = False,
     out: Out = Path("results"),
 ):

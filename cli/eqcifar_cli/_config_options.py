@@ -1,28 +1,16 @@
 import dataclasses
-import inspect
 import json
 import tomllib
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
 from eqcifar.config import TrainConfig
 from eqcifar.errors import UsageError
-from eqcifar.recipes import RECIPES, recipe_options
 
-Recipe = Annotated[
-    str,
-    typer.Option(
-        metavar="|".join(RECIPES),
-        help="Named values for the options above; `fast` trains a good small network "
-        "soon. A --config file and options given here win over it.",
-        rich_help_panel="Run",
-    ),
-]
-
-SHORT = {"arch": "-a", "dataset": "-d", "batch_size": "-b"}
+from ._field_options import SHORT, field_options, flags, located
 
 _ConfigFile = Annotated[
     Path | None,
@@ -43,62 +31,38 @@ def config_options(command: Callable[..., None]) -> Callable[..., None]:
     Command line, file, recipe, defaults, in that order, make the `TrainConfig` that is
     the command's first argument; its other parameters stay options.
     """
-    fields = dataclasses.fields(TrainConfig)
-    _, *own = inspect.signature(command).parameters.values()
-    parameter = inspect.Parameter
-    keyword = parameter.KEYWORD_ONLY
-    parameters = [
-        parameter("context", keyword, annotation=typer.Context),
-        *(
-            parameter(
-                field.name,
-                keyword,
-                default=field.default,
-                annotation=Annotated[field.type, _option(field)],  # pyright: ignore
-            )
-            for field in fields
-        ),
-        parameter("recipe", keyword, default="original", annotation=Recipe),
-        parameter("config_file", keyword, default=None, annotation=_ConfigFile),
-        *own,
-    ]
-
-    def with_config(
-        *, context: typer.Context, recipe: str, config_file: Path | None, **values: Any
-    ):
-        from_recipe = recipe_options(recipe)
-        from_file = {} if config_file is None else _read(config_file)
-        given = {}
-        for field in fields:
-            value = values.pop(field.name)
-            source = context.get_parameter_source(field.name)
-            if source is not None and source.name == "COMMANDLINE":
-                given[field.name] = list(value) if isinstance(value, tuple) else value
-        try:
-            config = TrainConfig.from_dict({**from_recipe, **from_file, **given})
-        except UsageError as error:
-            where = f"with --config {config_file}: " if config_file else ""
-            raise UsageError(f"{where}{error}") from error
-        command(config, **values)
-
-    with_config.__signature__ = inspect.Signature(parameters)
-    with_config.__doc__ = command.__doc__
-    with_config.__name__ = command.__name__
-    return with_config
+    return field_options(command, _option, ("config_file", _ConfigFile), _build)
 
 
-def _option(field: dataclasses.Field) -> Any:
-    flag = f"--{field.name.replace('_', '-')}"
-    names = [flag, SHORT[field.name]] if field.name in SHORT else [flag]
-    if field.type is bool:
-        names = [f"{flag}/--no-{flag.removeprefix('--')}"]
-    return typer.Option(
+def _build(
+    recipe: dict[str, Any], file: Path | None, given: dict[str, Any]
+) -> TrainConfig:
+    from_file = {} if file is None else _read(file)
+    given = {
+        name: list(value) if isinstance(value, tuple) else value
+        for name, value in given.items()
+    }
+    try:
+        config = TrainConfig.from_dict({**recipe, **from_file, **given})
+    except UsageError as error:
+        where = f"with --config {file}: " if file else ""
+        raise UsageError(f"{where}{error}") from error
+    return located(config)
+
+
+def _option(field: dataclasses.Field) -> tuple[Any, Any, Any]:
+    names = ["/".join(flags(field))]
+    if field.name in SHORT:
+        names.append(SHORT[field.name])
+    about = typer.Option(
         *names,
         help=field.metadata["help"],
         metavar="R G B" if field.name in ("mean", "std") else None,
         rich_help_panel=field.metadata["panel"],
         autocompletion=_COMPLETIONS.get(field.name),
     )
+    choices = field.metadata.get("choices")
+    return Literal[choices] if choices else field.type, field.default, about
 
 
 def _complete_arch(incomplete: str) -> list[str]:

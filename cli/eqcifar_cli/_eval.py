@@ -4,18 +4,12 @@ from typing import Annotated, Any, Literal
 
 import typer
 
+from ._measuring import Json, LossName, Out, RunPath
 from ._output import print_json, print_table, print_warning
 
 
 def evaluate(
-    run: Annotated[
-        Path | None,
-        typer.Argument(
-            metavar="[RUN]",
-            help="Folder of a run, or a model file; by default the latest in --out.",
-            show_default=False,
-        ),
-    ] = None,
+    run: RunPath = None,
     split: Annotated[
         Literal["test", "train", "val"],
         typer.Option(help="Which images; val needs a run with --val-size."),
@@ -30,13 +24,9 @@ def evaluate(
             show_default=False,
         ),
     ] = None,
-    out: Annotated[
-        Path, typer.Option("--out", "-o", help="Where to look for the latest run.")
-    ] = Path("results"),
-    as_json: Annotated[
-        bool,
-        typer.Option("--json", help="Print JSON at full precision, and nothing else."),
-    ] = False,
+    loss: LossName = None,
+    out: Out = Path("results"),
+    as_json: Json = False,
 ):
     """Measure a trained network: accuracy, loss, calibration, with 95 % intervals."""
     from eqcifar import data, runs
@@ -73,7 +63,8 @@ def evaluate(
         )
     part = chosen.splits[split]
     logits = predict(loaded.model, loaded.state, part.images, config)
-    evaluation = measure(logits, part.labels, config.loss)
+    loss_name = loss or config.loss
+    evaluation = measure(logits, part.labels, loss_name)
 
     if as_json:
         values = dataclasses.asdict(evaluation)
@@ -89,7 +80,7 @@ def evaluate(
                 "dataset": chosen.name,
                 "synthetic": chosen.synthetic,
                 "split": split,
-                "loss_name": config.loss,
+                "loss_name": loss_name,
                 **values,
             }
         )
@@ -102,7 +93,7 @@ def evaluate(
         [
             ("top-1 accuracy", *_percent(evaluation.accuracy)),
             ("top-5 accuracy", *_percent(evaluation.accuracy_top5)),
-            (f"loss ({config.loss}, per image)", *_plain(evaluation.loss)),
+            (f"loss ({loss_name}, per image)", *_plain(evaluation.loss)),
             ("expected calibration error", *_percent(evaluation.calibration_error)),
             *(
                 (f"accuracy on {name}", *_percent(interval))

@@ -5,7 +5,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from rich.console import Console
@@ -30,6 +30,26 @@ Out = Annotated[Path, typer.Option("--out", "-o", help="Where to look for the la
 Json = Annotated[
     bool, typer.Option("--json", help="Print JSON at full precision, and nothing else.")
 ]
+
+Samples = Annotated[
+    int | None,
+    typer.Option(
+        help="Images drawn at random from each split; 0: all; 1000 by default.",
+        show_default=False,
+    ),
+]
+LossName = Annotated[
+    Literal["mse", "ce"] | None,
+    typer.Option(help="The run's own by default.", show_default=False),
+]
+BatchSize = Annotated[int, typer.Option(help="Images at a time.")]
+Memory = Annotated[
+    float, typer.Option(help="GB for per-image gradients, on each device.")
+]
+Devices = Annotated[
+    int | None, typer.Option(help="Devices; all by default.", show_default=False)
+]
+Seed = Annotated[int, typer.Option(help="Of images and random vectors.")]
 
 _SECONDS_BETWEEN_LINES = 15.0
 _SECONDS_BETWEEN_ESTIMATES = 0.5

@@ -1,5 +1,3 @@
-import json
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -44,17 +42,9 @@ def print_warning(message: str):
 
 def print_json(values: Any):
     """Print JSON at full precision; what is not a finite number becomes null."""
-    typer.echo(json.dumps(_finite(values), indent=2))
+    from eqcifar.runs import to_json
 
-
-def _finite(values: Any) -> Any:
-    if isinstance(values, dict):
-        return {key: _finite(value) for key, value in values.items()}
-    if isinstance(values, list | tuple):
-        return [_finite(value) for value in values]
-    if isinstance(values, float) and not math.isfinite(values):
-        return None
-    return values
+    typer.echo(to_json(values))
 
 
 def format_bytes(count: int) -> str:

@@ -3,6 +3,7 @@ from typing import Annotated
 
 import typer
 
+from ._measuring import Json
 from ._output import print_json, print_table, print_warning
 
 
@@ -22,10 +23,7 @@ def predict(
         ),
     ],
     top: Annotated[int, typer.Option(help="Classes to show an image.", min=1)] = 5,
-    as_json: Annotated[
-        bool,
-        typer.Option("--json", help="Print JSON at full precision, and nothing else."),
-    ] = False,
+    as_json: Json = False,
 ):
     """Say what a trained network sees in images.
 

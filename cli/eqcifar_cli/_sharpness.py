@@ -3,7 +3,21 @@ from typing import Annotated, Literal
 
 import typer
 
-from ._measuring import Json, Meter, Out, RunPath, Stopped, interrupted, open_run
+from ._measuring import (
+    BatchSize,
+    Devices,
+    Json,
+    LossName,
+    Memory,
+    Meter,
+    Out,
+    RunPath,
+    Samples,
+    Seed,
+    Stopped,
+    interrupted,
+    open_run,
+)
 from ._output import print_json, print_warning
 
 _USUAL = "trace,ntk,unit,lmax,radius"
@@ -22,13 +36,7 @@ def sharpness(
             show_default=False,
         ),
     ] = None,
-    samples: Annotated[
-        int | None,
-        typer.Option(
-            help="Images drawn at random from each split; 0: all; 1000 by default.",
-            show_default=False,
-        ),
-    ] = None,
+    samples: Samples = None,
     probes: Annotated[
         int, typer.Option(help="Random vectors an image; 0: none, exact and dearer.")
     ] = 2,
@@ -47,10 +55,7 @@ def sharpness(
             show_default=False,
         ),
     ] = None,
-    loss: Annotated[
-        Literal["mse", "ce"] | None,
-        typer.Option(help="The run's own by default.", show_default=False),
-    ] = None,
+    loss: LossName = None,
     target: Annotated[
         Literal["split", "population"],
         typer.Option(help="Whose mean is meant: the split's, or of where it is from."),
@@ -84,14 +89,10 @@ def sharpness(
             help="Normalise by the batch, as in training; trace, lmax, spectrum only.",
         ),
     ] = False,
-    batch_size: Annotated[int, typer.Option(help="Images at a time.")] = 128,
-    memory: Annotated[
-        float, typer.Option(help="GB for per-image gradients, on each device.")
-    ] = 1.0,
-    devices: Annotated[
-        int | None, typer.Option(help="Devices; all by default.", show_default=False)
-    ] = None,
-    seed: Annotated[int, typer.Option(help="Of images and random vectors.")] = 0,
+    batch_size: BatchSize = 128,
+    memory: Memory = 1.0,
+    devices: Devices = None,
+    seed: Seed = 0,
     as_json: Json = False,
     out: Out = Path("results"),
 ):

@@ -8,7 +8,7 @@ import typer
 from eqcifar.config import TrainConfig
 from eqcifar.errors import UsageError
 
-from ._sweep_options import check_passed_on, grid_options, train_arguments
+from ._sweep_options import check_passed_on, grid_options
 
 _PANEL = "Sweep"
 
@@ -103,7 +103,7 @@ def sweep(
         configs = runs.take_shard(configs, shard)
 
     def arguments(config: TrainConfig) -> list[str]:
-        options = train_arguments(config)
+        options = [*runs.train_arguments(config), "--seed", str(config.seed)]
         return ["train", *options, "--out", str(out), *(passed_on or [])]
 
     def command(config: TrainConfig) -> list[str]:

@@ -3,7 +3,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from ._output import print_table
+from ._output import print_json, print_table
 from ._results import (
     By,
     Filters,
@@ -96,15 +96,18 @@ def tabulate(
     if sharpness:
         metrics += runs.sharpness_measured(tables)
     against = None if baseline is None else runs.parse_baseline(baseline)
+    if against is not None:
+        runs.check_baseline(tables, against)
     options = {"ddof": ddof, "baseline": against, "select": select}
     if form in ("tsv", "csv", "json"):
         rows = runs.long_rows(tables, metrics, **options)
         if form == "json":
-            about = [
+            shared = [
                 {"synthetic": t.synthetic, "common": t.common, "pooled": t.pooled}
                 for t in tables
             ]
-            typer.echo(runs.to_json(rows, ddof=ddof, select=select, tables=about))
+            options = {"ddof": ddof, "select": select}
+            print_json({**options, "tables": shared, "rows": rows})
         else:
             delimiter = "," if form == "csv" else "\t"
             typer.echo(runs.to_delimited(rows, delimiter), nl=False)

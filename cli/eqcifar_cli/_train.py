@@ -154,12 +154,14 @@ def train(
             devices=devices,
             grad_accum=grad_accum,
             remat=remat,
-            on_compiled=on_compiled,
-            on_start=on_start,
-            on_progress=reporter.on_progress,
-            on_epoch=on_epoch,
-            should_stop=stop,
-            warn=print_warning,
+            hooks=runs.Hooks(
+                on_compiled=on_compiled,
+                on_start=on_start,
+                on_progress=reporter.on_progress,
+                on_epoch=on_epoch,
+                should_stop=stop,
+                warn=print_warning,
+            ),
         )
         if not started:
             start_tracking(run)

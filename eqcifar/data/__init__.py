@@ -19,5 +19,6 @@ from ._dataset import (
 )
 from ._export import export as export
 from ._load import load as load
+from ._load import locate as locate
 from ._read_image import read_image as read_image
 from ._synthetic import synthetic as synthetic

@@ -68,6 +68,17 @@ def load(
     return check(limit(dataset, train=limit_train, test=limit_test, seed=seed))
 
 
+def locate(name: str) -> str:
+    """A name under which `load` finds the same data from any working folder.
+
+    That is the absolute path of a local folder, and any other name as it is.
+    """
+    if name in _SYNTHETIC or name in _HUB_IDS or name in _HUB_IDS.values():
+        return name
+    folder = Path(name).expanduser()
+    return str(folder.resolve()) if folder.is_dir() else name
+
+
 def _find(name: str) -> Dataset:
     if name in _SYNTHETIC:
         return synthetic(_SYNTHETIC[name])

@@ -39,6 +39,7 @@ from ._grid import take_shard as take_shard
 from ._log import COLUMNS as COLUMNS
 from ._origin import hardware as hardware
 from ._origin import software as software
+from ._origin import train_arguments as train_arguments
 from ._origin import train_command as train_command
 from ._original import read_original as read_original
 from ._pivot import pivot as pivot
@@ -57,6 +58,7 @@ from ._sweep import Job as Job
 from ._sweep import Sweep as Sweep
 from ._table import Group as Group
 from ._table import Table as Table
+from ._table import check_baseline as check_baseline
 from ._table import measured as measured
 from ._table import sharpness_measured as sharpness_measured
 from ._table import tabulate as tabulate
@@ -102,6 +104,7 @@ if TYPE_CHECKING:
     from ._subject import SharpnessOptions as SharpnessOptions
     from ._subject import Subject as Subject
     from ._subject import open_subject as open_subject
+    from ._train import Hooks as Hooks
     from ._train import train_run as train_run
     from ._train import train_run_with as train_run_with
     from ._wide_table import append_wide as append_wide
@@ -135,6 +138,7 @@ _LAZY = {
     "LoadedModel": "_states",
     "save_checkpoint": "_states",
     "save_model": "_states",
+    "Hooks": "_train",
     "train_run": "_train",
     "train_run_with": "_train",
     "append_wide": "_wide_table",

@@ -11,7 +11,7 @@ from .. import __version__
 from ..config import TrainConfig
 from ..data import Dataset
 from ..errors import EqcifarError, RunError, UsageError
-from ..parallel import any_process, is_main_process
+from ..parallel import everywhere, is_main_process
 from ._directory import Run
 from ._environment import differences
 from ._files import cannot_write, read_json, remove_temporaries, write_json
@@ -57,13 +57,16 @@ class Claim:
         finally:
             self._lock.release()
 
-    def report(self, state: str, epoch: int | None = None, message: str = ""):
-        """Say in `status.json` how the run is; on the main process."""
+    def report(
+        self, state: str, epoch: int | None = None, message: str = "", **more: Any
+    ):
+        """Say in `status.json` how the run is, and `more`; on the main process."""
         if not is_main_process():
             return
         if epoch is not None:
             self._status["epoch"] = epoch
         self._status |= {"state": state, "message": message, "updated": _now()}
+        self._status |= more
         write_json(self.run.path / "status.json", self._status)
 
     def describe(self, dataset: Dataset, environment: dict[str, Any]):
@@ -77,27 +80,27 @@ class Claim:
                 earlier.append(last)
             environment["earlier"] = earlier
         write_json(path, environment)
-        self._write_config(
-            synthetic=dataset.synthetic,
-            classes=list(dataset.classes),
-            data={
-                "sha256": dataset.fingerprint,
-                "examples": {
-                    name: len(split) for name, split in dataset.splits.items()
-                },
-            },
-        )
+        examples = {name: len(split) for name, split in dataset.splits.items()}
+        config = {
+            "format": VERSION,
+            "eqcifar": __version__,
+            "synthetic": dataset.synthetic,
+            "classes": list(dataset.classes),
+            "data": {"sha256": dataset.fingerprint, "examples": examples},
+            "config": self._config.to_dict(),
+        }
+        write_json(self.run.path / "config.json", config)
 
-    def describe_memory(self, planned: int | None, peak: int | None):
+    def describe_memory(self, **memory: int | None):
         """Add to `env.json` what a step takes on a device; on the main process.
 
         **Arguments:**
 
-        - `planned`: bytes at the peak of a step, by the compiler.
-        - `peak`: most bytes in use so far, by the device.
+        - `step_planned_bytes`: at the peak of a step, by the compiler.
+        - `peak_bytes`: most in use so far, by the device.
         """
-        memory = {"step_planned_bytes": planned, "peak_bytes": peak}
-        environment = {**self.run.environment(), "memory": memory}
+        environment = self.run.environment()
+        environment["memory"] = {**environment.get("memory", {}), **memory}
         write_json(self.run.path / "env.json", environment)
 
     def _environments(self) -> list[dict[str, Any]]:
@@ -108,15 +111,13 @@ class Claim:
         path = self.run.path
         path.mkdir(parents=True, exist_ok=True)
         try:
-            self._lock.acquire(timeout=0)
+            # Some patience, for `Run.is_claimed` holds it while it looks.
+            self._lock.acquire(timeout=0.2, poll_interval=0.02)
         except filelock.Timeout:
             raise UsageError(self._in_use()) from None
         try:
             remove_temporaries(path)
-            if (path / "config.json").exists():
-                self._check_config(path / "config.json")
-            else:
-                self._write_config()
+            self._check_config(path / "config.json")
             before = self.run.status()
             now = _now()
             self._status |= {
@@ -133,16 +134,11 @@ class Claim:
             raise
 
     def _check_config(self, path: Path):
-        if not self._config.matches(self.run.config()):
+        if path.exists() and not self._config.matches(self.run.config()):
             raise UsageError(
                 f"{path} is of another configuration: train into another folder, or "
                 "remove this one"
             )
-
-    def _write_config(self, **data: Any):
-        fields = {"format": VERSION, "eqcifar": __version__, **data}
-        fields["config"] = self._config.to_dict()
-        write_json(self.run.path / "config.json", fields)
 
     def _in_use(self) -> str:
         try:
@@ -162,17 +158,16 @@ def on_main(path: Path, action: Callable[[], object]):
 
     What `action` raises, `RunError` in place of an `OSError`.
     """
-    error = None
-    if is_main_process():
+
+    def write():
+        if not is_main_process():
+            return
         try:
             action()
-        except OSError as os_error:
-            where = os_error.filename or path
-            error = cannot_write(Path(where), os_error)
-        except Exception as other:
-            error = other
-    if any_process(error is not None):
-        raise error or RunError(f"the main process could not write to {path}")
+        except OSError as error:
+            raise cannot_write(Path(error.filename or path), error) from error
+
+    everywhere(write)
 
 
 def _now() -> str:

@@ -64,6 +64,7 @@ class Run:
 
         `state` is "running", "done", "failed", "interrupted", or "unknown" without a
         `status.json`. A killed run stays "running", with the `pid` and `host` it had.
+        When it is done, `seconds` is the sum of its log's.
         """
         path = self.path / "status.json"
         return read_json(path) if path.exists() else {"state": "unknown"}
@@ -153,7 +154,7 @@ def find_runs(
 
 
 def latest_run(root: str | os.PathLike[str] = "results") -> Run:
-    """The run whose status changed last, of those that have saved a network if any.
+    """The run whose status changed last.
 
     **Raises:**
 
@@ -162,10 +163,7 @@ def latest_run(root: str | os.PathLike[str] = "results") -> Run:
     runs = find_runs(root)
     if not runs:
         raise UsageError(f"no runs in {os.fspath(root)}: nothing was trained there")
-    # Training that was refused leaves a folder too, with nothing to look at.
-    files = "model.eqx", "last.eqx"
-    saved = [run for run in runs if any((run.path / file).exists() for file in files)]
-    return max(saved or runs, key=lambda run: str(run.status().get("updated", "")))
+    return max(runs, key=lambda run: str(run.status().get("updated", "")))
 
 
 def _walk(root: str, warn: Callable[[str], None]) -> Iterator[str]:

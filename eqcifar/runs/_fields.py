@@ -1,5 +1,6 @@
 import dataclasses
 import difflib
+import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -70,7 +71,7 @@ def parse_baseline(text: str) -> dict[str, Any]:
 
 
 def keep(records: Iterable[Record], conditions: Conditions) -> list[Record]:
-    """The records that meet all conditions.
+    """The records that meet all conditions; of a dataset's, the last part is enough.
 
     **Raises:**
 
@@ -78,7 +79,14 @@ def keep(records: Iterable[Record], conditions: Conditions) -> list[Record]:
     """
     records = list(records)
     for name, allowed in conditions.items():
-        kept = [record for record in records if field_of(record, name) in allowed]
+        kept = [
+            record
+            for record in records
+            if field_of(record, name) in allowed
+            or (
+                name == "dataset" and os.path.basename(record.recipe.dataset) in allowed
+            )
+        ]
         if not kept:
             present = sorted({show_field(field_of(record, name)) for record in records})
             wanted = ",".join(map(show_field, allowed))

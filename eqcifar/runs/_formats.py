@@ -2,6 +2,7 @@ import csv
 import io
 import json
 import math
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -79,9 +80,9 @@ def to_delimited(rows: Sequence[Mapping[str, Any]], delimiter: str) -> str:
     return file.getvalue()
 
 
-def to_json(rows: Sequence[Mapping[str, Any]], **more: Any) -> str:
-    """Rows as JSON, in which what is not a finite number is null."""
-    return json.dumps(_finite({**more, "rows": rows}), indent=2)
+def to_json(value: Any) -> str:
+    """A value as JSON, in which what is not a finite number is null."""
+    return json.dumps(_finite(value), indent=2)
 
 
 def to_markdown(grid: TextTable) -> str:
@@ -106,9 +107,9 @@ def to_latex(grid: TextTable) -> str:
     """A grid as a LaTeX table, for which the document needs the package booktabs."""
 
     def line(cells):
-        return " & ".join(cell.translate(_LATEX) for cell in cells) + r" \\"
+        return " & ".join(map(_latex, cells)) + r" \\"
 
-    caption = " ".join([f"{grid.title}.", *grid.notes]).translate(_LATEX)
+    caption = _latex(" ".join([f"{grid.title}.", *grid.notes]))
     return "\n".join(
         [
             r"\begin{table}",
@@ -124,6 +125,11 @@ def to_latex(grid: TextTable) -> str:
             r"\end{table}",
         ]
     )
+
+
+def _latex(text: str) -> str:
+    # The hyphen before a number is a minus, unless it stands in a name or a range.
+    return re.sub(r"(?<![\w)-])-(?=\d)", "$-$", text.translate(_LATEX))
 
 
 def _plain(value: Any) -> Any:

@@ -14,27 +14,33 @@ from ._records import Record
 _SHOWN = "python", "eqcifar", "jax", "equinox", "optax"
 
 
-def train_command(recipe: TrainConfig, seeds: Iterable[int]) -> str:
-    """The command line that trains these seeds of a configuration.
+def train_arguments(recipe: TrainConfig) -> list[str]:
+    """The options of `eqcifar train` for a configuration, without the seed.
 
-    It names what is not the default, so that it holds for the version of the package
-    that the run was made with.
+    They name what is not the default, so that they hold for the version of the package
+    that the run is made with.
     """
-    words = ["eqcifar", "train", "--arch", recipe.arch, "--dataset", recipe.dataset]
-    for name, value in recipe.to_dict().items():
-        if (
-            name in ("arch", "dataset", "seed")
-            or getattr(recipe, name) == DEFAULTS[name]
-        ):
+    words = ["--arch", recipe.arch, "--dataset", recipe.dataset]
+    for name, default in DEFAULTS.items():
+        value = getattr(recipe, name)
+        if name in ("arch", "dataset", "seed") or value == default:
             continue
         option = name.replace("_", "-")
         if isinstance(value, bool):
             words.append(f"--{option}" if value else f"--no-{option}")
         else:
-            values = value if isinstance(value, list) else [value]
+            values = value if isinstance(value, tuple) else [value]
             words += [f"--{option}", *map(str, values)]
+    return words
+
+
+def train_command(recipe: TrainConfig, seeds: Iterable[int]) -> str:
+    """The command line that trains these seeds of a configuration.
+
+    There is none for a `recipe.has_own_loss`.
+    """
+    command = shlex.join(["eqcifar", "train", *train_arguments(recipe)])
     seeds = sorted(set(seeds))
-    command = shlex.join(words)
     if len(seeds) == 1:
         return f"{command} --seed {seeds[0]}"
     each = " ".join(map(str, seeds))

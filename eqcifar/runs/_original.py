@@ -106,7 +106,7 @@ def _read(path: Path, column: str | None) -> tuple[Record, int]:
         raise RunError(str(error)) from error
     values, epoch = {}, 0
     if (path / "log.tsv").exists():
-        values, _, epoch = last_values(path / "log.tsv", column)
+        values, epoch = last_values(path / "log.tsv", column)
     if "wd" in values:
         values["weight_norm"] = math.sqrt(2 * values.pop("wd"))
     if "grad_norm" in values:

@@ -3,7 +3,6 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ..errors import UsageError
 from ._fields import show_field
 from ._log import COLUMNS
 from ._show import (
@@ -53,26 +52,17 @@ def pivot(
     - `metrics`: what to show; if there are several, each has a row.
     - `across`: a field of the table, or `None` to show all of them down.
     - `ddof`: as in `summarise`.
-    - `baseline`: fields of the groups to compare the others with.
+    - `baseline`: fields of the groups to compare the others with, see
+        `check_baseline`.
     - `select`: how the epoch was selected, as in `read_records`.
 
     **Returns:**
 
     A `TextTable`. Cells give the number of runs in parentheses, and of how many when
     some are not done; the notes say which.
-
-    **Raises:**
-
-    `UsageError` when a baseline's field is not one of the table's.
     """
     if across not in table.fields:
         across = None
-    for name in baseline or ():
-        if name not in table.fields:
-            raise UsageError(
-                f"no baseline {name}: what the table tells apart is "
-                f"{', '.join(table.fields)}"
-            )
     down = [name for name in table.fields if name != across]
     rows: dict[Any, dict[Any, Group]] = {}
     for group in table.groups:

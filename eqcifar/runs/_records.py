@@ -1,9 +1,10 @@
+import contextlib
 import dataclasses
 import math
 import os
 import socket
 import warnings
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,8 @@ SELECTIONS = {"last": None, "train": "acc_tr", "val": "acc_va", "test": "acc_te"
 STATES = "done", "running", "interrupted", "failed", "unreadable"
 _FORMAT = 1
 _SUFFIXES = {"test": "_te", "val": "_va"}
+# Bytes at the end of a log in which its last line is looked for.
+_TAIL = 4096
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,9 +106,7 @@ def drop_copies(records: Iterable[Record], warn: Callable[[str], None]) -> list[
     return list(first.values())
 
 
-def last_values(
-    path: Path, column: str | None = None
-) -> tuple[dict[str, float], float, int]:
+def last_values(path: Path, column: str | None = None) -> tuple[dict[str, float], int]:
     """The numbers of one row of a log, without reading all the others.
 
     **Arguments:**
@@ -115,29 +116,39 @@ def last_values(
 
     **Returns:**
 
-    The row by column, the sum of the column `seconds` (nan without one), and the
-    number of the last epoch. The row is empty when `column` was never measured.
+    The row by column, empty when `column` was never measured, and the number of the
+    last epoch.
 
     **Raises:**
 
     `RunError` when there is no whole row, or one that is not of numbers.
     """
-    columns, lines = table_lines(path)
+    columns, lines = table_lines(path, only_last=column is None)
     if not lines:
         raise RunError(f"{path} has no whole row")
-    try:
+    with _naming(path):
         values = _row(columns, lines[-1])
         epoch = int(values["epoch"])
-        seconds = math.fsum(_cells(columns, lines, "seconds"))
         if column is not None:
             on_split = _cells(columns, lines, column)
             best = max((x for x in on_split if not math.isnan(x)), default=None)
             values = {}
             if best is not None:
                 values = _row(columns, lines[on_split.index(best)])
-    except (KeyError, IndexError, ValueError, OverflowError) as error:
-        raise RunError(f"{path} has a line that is not a row of the log") from error
-    return values, seconds if "seconds" in columns else math.nan, epoch
+    return values, epoch
+
+
+def total_seconds(path: Path) -> float:
+    """The sum of a log's column `seconds`; nan without one.
+
+    **Raises:**
+
+    `RunError` for what is not a number.
+    """
+    columns, lines = table_lines(path)
+    with _naming(path):
+        seconds = math.fsum(_cells(columns, lines, "seconds"))
+    return seconds if "seconds" in columns else math.nan
 
 
 def sharpness_values(path: Path) -> dict[str, float]:
@@ -166,14 +177,27 @@ def sharpness_values(path: Path) -> dict[str, float]:
     return values
 
 
-def table_lines(path: Path) -> tuple[list[str], list[bytes]]:
-    """The columns and the whole lines of a TSV file; a torn last line is left out."""
+def table_lines(
+    path: Path, *, only_last: bool = False
+) -> tuple[list[str], list[bytes]]:
+    """The columns and the whole lines of a TSV file; a torn last line is left out.
+
+    With `only_last`, some lines before the last may be left out too.
+    """
     try:
-        header, *lines = path.read_bytes().split(b"\n")
+        with open(path, "rb") as file:
+            header = file.readline()
+            start, end = file.tell(), file.seek(0, os.SEEK_END)
+            file.seek(max(start, end - _TAIL) if only_last else start)
+            cut = file.tell() > start
+            lines = file.read().split(b"\n")
     except OSError as error:
         raise RunError(f"cannot read {path}: {error.strerror}") from error
     # What follows the last line break is empty, or half a line.
-    return header.decode(errors="replace").split("\t"), lines[:-1]
+    lines = lines[1:-1] if cut else lines[:-1]
+    if cut and not lines:
+        return table_lines(path)
+    return header.rstrip(b"\n").decode(errors="replace").split("\t"), lines
 
 
 class _Recipes:
@@ -218,12 +242,16 @@ def _read(
         str(data.get("sha256", "")) if isinstance(data, dict) else "",
     )
     try:
-        state = current_state(run.status())
+        status = run.status()
+        state = current_state(status)
         if state != "done":
             return dataclasses.replace(record, state=state)
-        values, seconds, epoch = last_values(run.path / "log.tsv", column)
+        values, epoch = last_values(run.path / "log.tsv", column)
         if epoch != recipe.epochs:
             raise RunError(f"log.tsv ends after epoch {epoch} of {recipe.epochs}")
+        seconds = status.get("seconds")
+        if not isinstance(seconds, float):
+            seconds = total_seconds(run.path / "log.tsv")
         measures = sharpness_values(run.path / "sharpness.tsv")
         # The log's columns come first, and win.
         values = {**values, **measures, **values}
@@ -244,6 +272,14 @@ def _is_alive(pid: Any) -> bool:
     except (PermissionError, OverflowError):
         return True
     return True
+
+
+@contextlib.contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except (KeyError, IndexError, ValueError, OverflowError) as error:
+        raise RunError(f"{path} has a line that is not a row of the log") from error
 
 
 def _row(columns: list[str], line: bytes) -> dict[str, float]:

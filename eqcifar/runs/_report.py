@@ -43,6 +43,7 @@ class Section:
     options: list[tuple[str, list[str]]]
     shared: list[tuple[str, str, bool]]
     rows: list[dict[str, Any]]
+    rows_left_out: str
 
 
 def write_report(
@@ -129,6 +130,7 @@ def _section(
             (value,) = values
             shared.append((name, value, value != show_field(default)))
     groups = table.groups[:_MOST_ROWS]
+    unshown = len(table.groups) - len(groups)
     return Section(
         "SYNTHETIC images" if table.synthetic else "Real images",
         tables,
@@ -143,6 +145,9 @@ def _section(
         options,
         shared,
         [_row(group, metric) for group in groups],
+        f"{unshown} more rows are left out: `--filter` makes a page of fewer runs."
+        if unshown
+        else "",
     )
 
 
@@ -157,7 +162,9 @@ def _row(group: Group, metric: str) -> dict[str, Any]:
         "commands": [
             train_command(recipe, [record.seed for record in records])
             for recipe, records in recipes.items()
+            if not recipe.has_own_loss
         ],
+        "losses": sorted({recipe.loss for recipe in recipes if recipe.has_own_loss}),
         "hardware": hardware(group.records),
         "software": software(group.records),
         "missing": show_seeds(group.missing),

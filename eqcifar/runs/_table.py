@@ -1,7 +1,9 @@
 import dataclasses
 import math
+import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from ..config import TrainConfig
@@ -125,7 +127,7 @@ def tabulate(
 
     **Raises:**
 
-    `UsageError` for a field that does not exist.
+    `UsageError` for a field that does not exist, and for a `sort` that says nothing.
     """
     records = list(records)
     by = None if by is None else tuple(dict.fromkeys(map(check_field, by)))
@@ -136,6 +138,28 @@ def tabulate(
             wanted = {record.seed for record in chosen} if seeds is None else set(seeds)
             tables.append(_tabulate(chosen, synthetic, by, wanted, sort))
     return tables
+
+
+def check_baseline(tables: Iterable[Table], conditions: Mapping[str, Any]):
+    """Refuse a baseline that no group is, and so nothing can be compared with.
+
+    **Raises:**
+
+    `UsageError` with what the tables tell apart.
+    """
+    tables = list(tables)
+    for name in conditions:
+        if not any(name in table.fields for table in tables):
+            fields = dict.fromkeys(name for table in tables for name in table.fields)
+            raise UsageError(
+                f"no baseline {name}: what the table tells apart is {', '.join(fields)}"
+            )
+    for table in tables:
+        for group in table.groups:
+            if table.baseline(group, conditions) is group:
+                return
+    shown = ", ".join(f"{name}={value}" for name, value in conditions.items())
+    raise UsageError(f"no row of the table has {shown} to be the baseline")
 
 
 def measured(tables: Iterable[Table]) -> list[str]:
@@ -182,9 +206,15 @@ def _tabulate(
         fields = "arch", "dataset", *(f for f in varying if f not in _ORDER[:2])
     else:
         fields = by
+    labels = _labels({recipe.dataset for recipe in recipes})
+
+    def shown(record: Record, name: str) -> Any:
+        value = field_of(record, name)
+        return labels[value] if name == "dataset" else value
+
     grouped: dict[Any, list[Record]] = {}
     for record, data in _with_data(records):
-        key = *(field_of(record, name) for name in fields), data
+        key = *(shown(record, name) for name in fields), data
         grouped.setdefault(key, []).append(record)
     if any(key[-1] for key in grouped):
         fields = *fields, "data"
@@ -201,7 +231,7 @@ def _tabulate(
         synthetic,
         fields,
         {
-            name: getattr(recipes[0], name)
+            name: shown(records[0], name)
             for name in _ORDER
             if name not in varying
             and name not in fields
@@ -209,6 +239,21 @@ def _tabulate(
         },
         tuple(name for name in varying if name not in fields),
     )
+
+
+def _labels(datasets: set[str]) -> dict[str, str]:
+    # Of a folder, as little of its path as tells it from the others.
+    def label(name: str) -> str:
+        if not os.path.isabs(name):
+            return name
+        parts = Path(name).parts
+        for count in range(1, len(parts)):
+            end = "/".join(parts[-count:])
+            if sum(f"/{other}".endswith(f"/{end}") for other in datasets) == 1:
+                return end
+        return name
+
+    return {name: label(name) for name in datasets}
 
 
 def _with_data(records: list[Record]) -> Iterator[tuple[Record, str]]:
@@ -244,6 +289,11 @@ def _order(sort: str | None, groups: list[Group]) -> Any:
             raise UsageError(f"cannot sort by {name}: the table does not show it")
         ranks = sorted({group.fields[name] for group in groups})
         return lambda group: sign * ranks.index(group.fields[name])
+
+    known = {key for group in groups for record in group.done for key in record.values}
+    # While no run is done, nothing is measured yet.
+    if known and name not in known:
+        raise UsageError(f"cannot sort by {name}: it is no field, and not measured")
 
     def by_mean(group: Group):
         mean = group.summary(name).mean

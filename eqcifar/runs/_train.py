@@ -1,3 +1,4 @@
+import dataclasses
 import math
 import os
 import warnings
@@ -13,7 +14,7 @@ from .. import data, models
 from ..config import TrainConfig
 from ..data import Dataset
 from ..errors import RunError, UsageError
-from ..parallel import make_mesh, peak_memory
+from ..parallel import everywhere, make_mesh, peak_memory
 from ..training import (
     Interrupted,
     Loss,
@@ -21,15 +22,39 @@ from ..training import (
     Progress,
     Row,
     TrainState,
+    check_pieces,
+    find_loss,
     fit,
     initialise,
+    loss_name,
     random_stream,
 )
 from ._claim import Claim, on_main
 from ._directory import Run, run_path
 from ._environment import differences, environment
 from ._log import append_row, cut_log
+from ._records import total_seconds
 from ._states import load_checkpoint, save_checkpoint, save_model
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Hooks:
+    """What to call while a run is trained.
+
+    - `on_start`: with the run, the data and the first state, whose `step` is not 0 when
+        a run is resumed.
+    - `on_compiled`, `on_progress`, `on_epoch`, `should_stop`: as in
+        `eqcifar.training.fit`.
+    - `warn`: with a line about what makes the digits differ from those of an
+        uninterrupted run.
+    """
+
+    on_start: Callable[[Run, Dataset, TrainState], None] = lambda *_: None
+    on_compiled: Callable[[int | None], None] = lambda memory: None
+    on_progress: Callable[[Progress], None] = lambda progress: None
+    on_epoch: Callable[[TrainState, Row], None] = lambda train_state, row: None
+    should_stop: Callable[[], bool] = lambda: False
+    warn: Callable[[str], None] = warnings.warn
 
 
 def train_run(
@@ -39,26 +64,18 @@ def train_run(
     devices: int | None = None,
     grad_accum: int = 1,
     remat: bool = False,
-    on_compiled: Callable[[int | None], None] = lambda memory: None,
-    on_start: Callable[[Run, Dataset, TrainState], None] = lambda *_: None,
-    on_progress: Callable[[Progress], None] = lambda progress: None,
-    on_epoch: Callable[[TrainState, Row], None] = lambda train_state, row: None,
-    should_stop: Callable[[], bool] = lambda: False,
-    warn: Callable[[str], None] = warnings.warn,
+    hooks: Hooks = Hooks(),
 ) -> Run:
     """Train what a configuration describes, or go on with it, and keep everything.
 
     **Arguments:**
 
     - `config`: data, network and recipe.
-    - `root`: the folder of all runs; this one's is `run_path(root, config)`.
+    - `root`: the folder of all runs; this one's is `run_path(root, config)`. It is made
+        once data and network are found to fit.
     - `devices`: how many share each batch; all by default.
-    - `grad_accum`, `remat`, `on_compiled`: as in `eqcifar.training.fit`.
-    - `on_start`: called with the run, the data and the first state, whose `step` is
-        not 0 when a run is resumed.
-    - `on_progress`, `on_epoch`, `should_stop`: as in `eqcifar.training.fit`.
-    - `warn`: called with a line about what makes the digits differ from those of an
-        uninterrupted run.
+    - `grad_accum`, `remat`: as in `eqcifar.training.fit`.
+    - `hooks`: called meanwhile.
 
     **Returns:**
 
@@ -74,20 +91,29 @@ def train_run(
     if run.is_done():
         return run
     mesh = make_mesh(devices)
-    # A name that is not known is no reason to make a folder.
-    eqx.filter_eval_shape(_create, config, 10)
-    with Claim(run, config) as claim:
-        dataset = data.load(
+
+    def load() -> Dataset:
+        return data.load(
             config.dataset,
             val_size=config.val_size,
             limit_train=config.limit_train,
             limit_test=config.limit_test,
         )
-        network = _create(config, len(dataset.classes))
-        start = _initialise(*network, config, dataset)
-        del network
-        hooks = on_compiled, on_start, on_progress, on_epoch, should_stop, warn
-        _train(claim, dataset, start, config, None, mesh, grad_accum, remat, *hooks)
+
+    dataset = everywhere(load)
+    start = _initialise(
+        *models.create(
+            config.arch,
+            len(dataset.classes),
+            width=config.width,
+            dropout=config.dropout,
+            key=random_stream(config.seed, "model"),
+        ),
+        config,
+        dataset,
+    )
+    loss = find_loss(config.loss)
+    _train(run, dataset, start, config, loss, mesh, grad_accum, remat, hooks)
     return run
 
 
@@ -102,12 +128,7 @@ def train_run_with(
     mesh: Mesh | None = None,
     grad_accum: int = 1,
     remat: bool = False,
-    on_compiled: Callable[[int | None], None] = lambda memory: None,
-    on_start: Callable[[Run, Dataset, TrainState], None] = lambda *_: None,
-    on_progress: Callable[[Progress], None] = lambda progress: None,
-    on_epoch: Callable[[TrainState, Row], None] = lambda train_state, row: None,
-    should_stop: Callable[[], bool] = lambda: False,
-    warn: Callable[[str], None] = warnings.warn,
+    hooks: Hooks = Hooks(),
 ) -> Run:
     """Train one's own network on one's own data as `train_run` does.
 
@@ -117,32 +138,24 @@ def train_run_with(
     - `dataset`: the data.
     - `model`, `state`: as `eqx.nn.make_with_state` made them.
     - `config`: the recipe; what it says of data and network is only written down.
-    - `loss`, `mesh`, `grad_accum`, `remat`, `on_compiled`: as in
-        `eqcifar.training.fit`.
+    - `loss`: as in `eqcifar.training.fit`; written down by its module and name, as the
+        configuration's.
+    - `mesh`, `grad_accum`, `remat`: as in `eqcifar.training.fit`.
 
     The others, the result and the errors are those of `train_run`.
     """
+    if loss is not None:
+        config = dataclasses.replace(config, loss=loss_name(loss))
     run = Run(Path(path))
     if run.is_done():
         if not config.matches(run.config()):
             raise UsageError(f"{path} holds another run: train in another folder")
         return run
     mesh = make_mesh() if mesh is None else mesh
-    with Claim(run, config) as claim:
-        start = _initialise(model, state, config, dataset)
-        hooks = on_compiled, on_start, on_progress, on_epoch, should_stop, warn
-        _train(claim, dataset, start, config, loss, mesh, grad_accum, remat, *hooks)
+    start = _initialise(model, state, config, dataset)
+    loss = find_loss(config.loss if loss is None else loss)
+    _train(run, dataset, start, config, loss, mesh, grad_accum, remat, hooks)
     return run
-
-
-def _create(config: TrainConfig, num_classes: int) -> tuple[Model, eqx.nn.State]:
-    return models.create(
-        config.arch,
-        num_classes,
-        width=config.width,
-        dropout=config.dropout,
-        key=random_stream(config.seed, "model"),
-    )
 
 
 def _initialise(
@@ -153,101 +166,94 @@ def _initialise(
 
 
 def _train(
-    claim: Claim,
+    run: Run,
     dataset: Dataset,
     train_state: TrainState,
     config: TrainConfig,
-    loss: Loss | None,
+    loss: Loss,
     mesh: Mesh,
     grad_accum: int,
     remat: bool,
-    on_compiled: Callable[[int | None], None],
-    on_start: Callable[[Run, Dataset, TrainState], None],
-    on_progress: Callable[[Progress], None],
-    on_epoch: Callable[[TrainState, Row], None],
-    should_stop: Callable[[], bool],
-    warn: Callable[[str], None],
+    hooks: Hooks,
 ):
-    run, path = claim.run, claim.run.path
+    # What cannot be trained is to leave no folder.
+    check_pieces(train_state, dataset, config, mesh, grad_accum)
+    claim, path = Claim(run, config), run.path
+    last, log = path / "last.eqx", path / "log.tsv"
     env = environment(mesh.size, grad_accum=grad_accum, remat=remat)
-    per_epoch = len(dataset.train) // config.batch_size
-
     # The same numbers are to be the same file, whichever commit wrote it.
     written_by = {name: value for name, value in env.items() if name != "git"}
+    per_epoch = len(dataset.train) // config.batch_size
+
+    def prepare(epoch):
+        claim.describe(dataset, env)
+        rows = cut_log(log, epoch)
+        if rows < epoch:
+            hooks.warn(f"{log} has lost {epoch - rows} of {epoch} rows")
+        claim.report("running", epoch)
 
     def save(train_state):
         save_checkpoint(last, train_state, config, dataset, written_by)
 
-    last = path / "last.eqx"
-    if last.exists():
-        train_state = _resume(last, train_state, config, dataset, env, warn)
-    epoch = int(train_state.step) // max(per_epoch, 1)
-
-    def prepare():
-        claim.describe(dataset, env)
-        rows = cut_log(path / "log.tsv", epoch)
-        if rows < epoch:
-            warn(f"{path / 'log.tsv'} has lost {epoch - rows} of {epoch} rows")
-        claim.report("running", epoch)
-
     def end_epoch(train_state, row):
         def write():
             # The row first: a row too many is cut off again, one too few is lost.
-            append_row(path / "log.tsv", row)
+            append_row(log, row)
             save(train_state)
             claim.report("running", int(row["epoch"]))
 
         on_main(path, write)
-        on_epoch(train_state, row)
-
-    planned = None
+        hooks.on_epoch(train_state, row)
 
     def compiled(memory):
-        nonlocal planned
-        planned = memory
-        on_main(path, lambda: claim.describe_memory(planned, None))
-        on_compiled(memory)
+        on_main(path, lambda: claim.describe_memory(step_planned_bytes=memory))
+        hooks.on_compiled(memory)
 
-    def finish():
-        claim.describe_memory(planned, peak_memory(mesh))
+    def finish(train_state):
+        claim.describe_memory(peak_bytes=peak_memory(mesh))
         save_model(path / "model.eqx", train_state, config, dataset, written_by)
-        claim.report("done", config.epochs)
+        # The log's sum, so that tables of many runs need not read all of each log.
+        claim.report("done", config.epochs, seconds=total_seconds(log))
 
-    on_main(path, prepare)
-    on_start(run, dataset, train_state)
-    try:
-        train_state, _ = fit(
-            train_state,
-            dataset,
-            config,
-            loss=loss,
-            mesh=mesh,
-            grad_accum=grad_accum,
-            remat=remat,
-            on_compiled=compiled,
-            on_progress=on_progress,
-            on_epoch=end_epoch,
-            should_stop=should_stop,
-        )
-    except Interrupted as interrupted:
-        train_state = interrupted.train_state
-        message = f"stopped after step {int(train_state.step)}"
-        if _is_finite(train_state):
-            on_main(path, lambda: save(train_state))
-        else:
-            message += ", at which it had diverged: the last epoch's state is kept"
+    with claim:
+        if last.exists():
+            train_state = _resume(last, train_state, config, dataset, env, hooks.warn)
         epoch = int(train_state.step) // per_epoch
-        on_main(path, lambda: claim.report("interrupted", epoch, message))
-        return
-    except jax.errors.JaxRuntimeError as error:
-        if "RESOURCE_EXHAUSTED" not in str(error):
-            raise
-        raise RunError(
-            f"out of device memory: take a smaller --batch-size than "
-            f"{config.batch_size}, more devices, --grad-accum, --remat or "
-            "--precision bf16"
-        ) from error
-    on_main(path, finish)
+        on_main(path, lambda: prepare(epoch))
+        hooks.on_start(run, dataset, train_state)
+        try:
+            train_state, _ = fit(
+                train_state,
+                dataset,
+                config,
+                loss=loss,
+                mesh=mesh,
+                grad_accum=grad_accum,
+                remat=remat,
+                on_compiled=compiled,
+                on_progress=hooks.on_progress,
+                on_epoch=end_epoch,
+                should_stop=hooks.should_stop,
+            )
+        except Interrupted as interrupted:
+            stopped = interrupted.train_state
+            message = f"stopped after step {int(stopped.step)}"
+            if _is_finite(stopped):
+                on_main(path, lambda: save(stopped))
+            else:
+                message += ", at which it had diverged: the last epoch's state is kept"
+            epoch = int(stopped.step) // per_epoch
+            on_main(path, lambda: claim.report("interrupted", epoch, message))
+            return
+        except jax.errors.JaxRuntimeError as error:
+            if "RESOURCE_EXHAUSTED" not in str(error):
+                raise
+            raise RunError(
+                f"out of device memory: take a smaller --batch-size than "
+                f"{config.batch_size}, more devices, --grad-accum, --remat or "
+                "--precision bf16"
+            ) from error
+        on_main(path, lambda: finish(train_state))
 
 
 def _resume(

@@ -30,6 +30,7 @@ from ._fit import (
     fit as fit,
 )
 from ._forward import Model as Model
+from ._gradient import check_pieces as check_pieces
 from ._loss import (
     LOSSES as LOSSES,
 )
@@ -38,6 +39,12 @@ from ._loss import (
 )
 from ._loss import (
     cross_entropy as cross_entropy,
+)
+from ._loss import (
+    find_loss as find_loss,
+)
+from ._loss import (
+    loss_name as loss_name,
 )
 from ._loss import (
     squared_error as squared_error,

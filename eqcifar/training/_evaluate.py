@@ -11,7 +11,7 @@ from .. import data
 from ..config import TrainConfig
 from ..parallel import gather, jit, make_mesh, replicate, split_batch
 from ._forward import Model, cast, compute_dtype, forward
-from ._loss import LOSSES, Loss
+from ._loss import Loss, find_loss
 
 
 def predict(
@@ -172,7 +172,7 @@ def example_losses(
     loss: str | Loss,
 ) -> Float[np.ndarray, " n"]:
     """The loss of each example against its one-hot label."""
-    function = LOSSES[loss] if isinstance(loss, str) else loss
+    function = find_loss(loss)
     targets = jax.nn.one_hot(labels, logits.shape[1], dtype=logits.dtype)
     return np.asarray(jax.vmap(function)(jnp.asarray(logits), targets))
 

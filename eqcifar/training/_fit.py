@@ -17,7 +17,7 @@ from ..errors import RunError
 from ..parallel import any_process, make_mesh, replicate
 from ._evaluate import example_losses, predict
 from ._gradient import check_pieces
-from ._loss import LOSSES, Loss
+from ._loss import Loss, find_loss
 from ._memory import planned_memory
 from ._state import TrainState, learning_rate, steps_per_epoch
 from ._step import Epoch, epoch_order, make_steps
@@ -113,12 +113,11 @@ def fit(
     `UsageError` when the batch does not fit the data or the devices, `Diverged` when a
     number is no longer finite, `Interrupted` when `should_stop` said so.
     """
-    loss = LOSSES[config.loss] if loss is None else loss
+    loss = find_loss(config.loss if loss is None else loss)
     mesh = make_mesh() if mesh is None else mesh
     num_train = len(dataset.train.labels)
     per_epoch = steps_per_epoch(config, num_train)
-    image_size = dataset.train.images.shape[1:3]
-    check_pieces(config, *train_state.moving, image_size, mesh, grad_accum)
+    check_pieces(train_state, dataset, config, mesh, grad_accum)
     if steps_per_call is None:
         steps_per_call = 1 if jax.default_backend() == "cpu" else per_epoch
     steps = make_steps(

@@ -8,10 +8,12 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Float, Key, PyTree
 
 from ..config import TrainConfig
+from ..data import Dataset
 from ..errors import UsageError
 from ..parallel import check_batch, split_batch
 from ._forward import Model, cast, compute_dtype, forward_train, mean_state
 from ._loss import Loss
+from ._state import TrainState
 
 
 class Outcome(eqx.Module):
@@ -111,14 +113,21 @@ def make_gradient(
 
 
 def check_pieces(
+    train_state: TrainState,
+    dataset: Dataset,
     config: TrainConfig,
-    model: Model,
-    state: eqx.nn.State,
-    image_size: tuple[int, ...],
     mesh: Mesh,
     grad_accum: int,
 ):
     """Refuse pieces of a batch that would change the numbers or cannot be shared.
+
+    **Arguments:**
+
+    - `train_state`: its network tells whether examples share statistics.
+    - `dataset`: its images have the size that the network is asked about.
+    - `config`: gives `batch_size` and `bn_group`.
+    - `mesh`: the devices that share each piece.
+    - `grad_accum`: the number of pieces.
 
     **Raises:**
 
@@ -132,7 +141,7 @@ def check_pieces(
         )
     check_batch(size, mesh)
     fits = 0 < config.bn_group <= size and size % config.bn_group == 0
-    if grad_accum > 1 and not fits and _uses_batch(model, state, image_size):
+    if grad_accum > 1 and not fits and _uses_batch(train_state, dataset):
         share = config.bn_group or config.batch_size
         raise UsageError(
             f"grad_accum = {grad_accum} takes {size} examples at a time, but {share} "
@@ -140,8 +149,10 @@ def check_pieces(
         )
 
 
-def _uses_batch(model: Model, state: eqx.nn.State, image_size: tuple[int, ...]) -> bool:
+def _uses_batch(train_state: TrainState, dataset: Dataset) -> bool:
     """Whether an example's output depends on the others of its batch."""
+    model, state = train_state.moving
+    image_size = dataset.train.images.shape[1:3]
     image = jax.ShapeDtypeStruct((3, *image_size), compute_dtype(model, "f32"))
 
     def alone(model, state, image, key):

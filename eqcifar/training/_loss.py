@@ -4,6 +4,8 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float
 
+from ..errors import UsageError
+
 Loss = Callable[[Float[Array, " classes"], Float[Array, " classes"]], Float[Array, ""]]
 
 
@@ -44,3 +46,30 @@ def cross_entropy(
 
 
 LOSSES: dict[str, Loss] = {"mse": squared_error, "ce": cross_entropy}
+
+
+def find_loss(loss: str | Loss) -> Loss:
+    """The function that a name stands for; a function is returned as it is.
+
+    **Raises:**
+
+    `UsageError` for a name that is none of `LOSSES`, such as `loss_name` gives to a
+    function of one's own.
+    """
+    if not isinstance(loss, str):
+        return loss
+    if loss not in LOSSES:
+        raise UsageError(
+            f"no loss {loss!r} here: choose {' or '.join(LOSSES)}, or, in Python, give "
+            "the function itself"
+        )
+    return LOSSES[loss]
+
+
+def loss_name(loss: Loss) -> str:
+    """What a configuration calls a loss: `module.name` of one that is not ours."""
+    for name, function in LOSSES.items():
+        if loss is function:
+            return name
+    name = getattr(loss, "__qualname__", type(loss).__qualname__)
+    return f"{loss.__module__}.{name}"

@@ -4,24 +4,21 @@ python -m benchmarks.keep_run RUN NAME --data "CIFAR-10 (JPEG copy)" --note NOTE
 """
 
 import argparse
+import dataclasses
 import datetime
+import shlex
 from pathlib import Path
 
 from eqcifar.config import TrainConfig
-from eqcifar.runs import Run
+from eqcifar.runs import Run, train_arguments
 
 from .records import store
 
 
 def command(config: TrainConfig) -> str:
     """The command that trains it, with the data's place left to the reader."""
-    default = TrainConfig()
-    options = [
-        f"--{name.replace('_', '-')} {value}"
-        for name, value in config.to_dict().items()
-        if name != "dataset" and value != default.to_dict()[name]
-    ]
-    return " ".join(["eqcifar train --dataset FOLDER", *options])
+    placed = dataclasses.replace(config, dataset="FOLDER")
+    return shlex.join(["eqcifar", "train", *train_arguments(placed)])
 
 
 def main():

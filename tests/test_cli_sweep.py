@@ -178,6 +178,7 @@ def test_a_run_stops_when_its_sweep_is_gone_and_ends_when_it_was_stopping():
         ("--per-device 2", "no NVIDIA GPU is visible here: use --jobs instead"),
         ("--slurm", "there is no sbatch here"),
         ("vgg", "unexpected 'vgg'"),
+        ("--loss my.loss", "a sweep trains by mse or ce"),
         ("-- --lr 3", "--lr after --: give it before"),
         ("-- --no-whiten", "--no-whiten after --: give it before"),
         ("-- --recipe=fast", "--recipe=fast after --: give it before"),

@@ -43,7 +43,14 @@ def _build(
     common = {name: [value] for name, value in recipe.items()}
     grid = Grid({**common, **grid.axes}, grid.entries)
     axes = {name: parse_values(name, text) for name, text in given.items()}
-    return [located(config) for config in grid.replace(axes).configs()]
+    configs = grid.replace(axes).configs()
+    for config in configs:
+        if config.has_own_loss:
+            raise UsageError(
+                f"loss = {config.loss!r}: a sweep trains by mse or ce; a function of "
+                "your own is for `eqcifar.runs.train_run_with`"
+            )
+    return [located(config) for config in configs]
 
 
 def _option(field: dataclasses.Field) -> tuple[Any, Any, Any]:

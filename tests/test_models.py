@@ -7,7 +7,7 @@ import pytest
 from eqcifar import models
 from eqcifar.errors import UsageError
 from eqcifar.models import Conv2d
-from eqcifar.models._layers import classifier, hidden_linear, max_pool
+from eqcifar.models._layers import channels_last, classifier, hidden_linear, max_pool
 
 KEY = jax.random.key(0)
 MAPPED = {"axis_name": "batch", "in_axes": (0, None), "out_axes": (0, None)}
@@ -152,11 +152,9 @@ def test_dropout_is_only_for_training():
 
 @pytest.mark.parametrize("size", [(2, 2), (4, 6), (5, 7)])
 def test_max_pool(size):
-    x = np.random.default_rng(0).integers(9, size=(3, *size)).astype(np.float32)
+    x = np.random.default_rng(0).integers(9, size=(*size, 3)).astype(np.float32)
     height, width = size[0] // 2, size[1] // 2
-    corners = [
-        x[:, i : 2 * height : 2, j : 2 * width : 2] for i in (0, 1) for j in (0, 1)
-    ]
+    corners = [x[i : 2 * height : 2, j : 2 * width : 2] for i in (0, 1) for j in (0, 1)]
     np.testing.assert_array_equal(max_pool(jnp.asarray(x)), np.max(corners, axis=0))
 
 
@@ -168,21 +166,22 @@ def test_max_pool_has_the_gradient_of_pytorch():
     pooled = torch.nn.functional.max_pool2d(theirs, 2)
     dy = np.random.default_rng(1).standard_normal(pooled.shape).astype(np.float32)
     pooled.backward(torch.from_numpy(dy))
-    _, pull_back = jax.vjp(max_pool, jnp.asarray(x))
-    np.testing.assert_array_equal(pull_back(jnp.asarray(dy))[0], theirs.grad.numpy())
+    _, pull_back = jax.vjp(max_pool, channels_last(jnp.asarray(x)))
+    (dx,) = pull_back(channels_last(jnp.asarray(dy)))
+    np.testing.assert_array_equal(dx, channels_last(jnp.asarray(theirs.grad.numpy())))
 
 
 def test_max_pool_passes_its_gradient_by_selection():
     """Neither scattered, nor found again by equality with a value rounded otherwise."""
     gradient = jax.grad(lambda x: max_pool(x).sum())
-    text = str(jax.make_jaxpr(gradient)(jnp.ones((3, 8, 8))))
+    text = str(jax.make_jaxpr(gradient)(jnp.ones((8, 8, 3))))
     assert not any(
         word in text for word in ["scatter", "reduce_window", "argmax", " eq "]
     )
 
 
 def test_max_pool_keeps_nan():
-    x = jnp.zeros((1, 4, 4)).at[0, [0, 0, 3, 3], [0, 3, 0, 3]].set(jnp.nan)
+    x = jnp.zeros((4, 4, 1)).at[[0, 0, 3, 3], [0, 3, 0, 3]].set(jnp.nan)
     assert jnp.isnan(max_pool(x)).all()
 
 

@@ -8,6 +8,8 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from eqcifar.errors import UsageError
 
+from ._pair import pair_spread, pair_sums
+
 
 class BatchNorm(eqx.Module):
     r"""Normalises each channel by its mean and variance over batch and space.
@@ -35,6 +37,7 @@ class BatchNorm(eqx.Module):
     momentum: float = eqx.field(static=True)
     eps: float = eqx.field(static=True)
     axis_name: Hashable = eqx.field(static=True)
+    channel_axis: int = eqx.field(static=True)
 
     def __init__(
         self,
@@ -43,6 +46,7 @@ class BatchNorm(eqx.Module):
         momentum: float = 0.9,
         eps: float = 1e-5,
         axis_name: Hashable = "batch",
+        channel_axis: int = 0,
         inference: bool = False,
     ):
         """Start from weight 1, bias 0, running mean 0 and running variance 1.
@@ -54,6 +58,8 @@ class BatchNorm(eqx.Module):
             PyTorch's `momentum` is one minus this.
         - `eps`: Added to the variance.
         - `axis_name`: The name of the `vmap` axis of the batch, or a tuple of names.
+        - `channel_axis`: The axis of the channels in one example; all others are
+            spatial. First as in `eqx.nn.Conv2d`, or -1 as in this package's models.
         - `inference`: Whether to use the running statistics. Toggled by
             `eqx.nn.inference_mode`.
         """
@@ -66,14 +72,15 @@ class BatchNorm(eqx.Module):
         self.momentum = momentum
         self.eps = eps
         self.axis_name = axis_name
+        self.channel_axis = channel_axis
 
     def __call__(
         self,
-        x: Float[Array, " channels *spatial"],
+        x: Float[Array, "..."],
         state: State,
         *,
         key: PRNGKeyArray | None = None,
-    ) -> tuple[Float[Array, " channels *spatial"], State]:
+    ) -> tuple[Float[Array, "..."], State]:
         """Normalise one example, and in training mode move the running statistics.
 
         **Arguments:**
@@ -94,23 +101,29 @@ class BatchNorm(eqx.Module):
         dtype = x.dtype if jnp.finfo(x.dtype).bits > 32 else jnp.dtype(jnp.float32)
         wide = x.astype(dtype)
         if self.inference:
-            centred = wide - self._spread(state.get(self.running_mean), wide)
+            mean = state.get(self.running_mean).astype(dtype)
             var = state.get(self.running_var).astype(dtype)
+            centred, left = wide - self._spread(mean, wide), jnp.zeros_like(mean)
         else:
-            mean = self._batch_mean(wide)
-            # Two passes: E[x^2] - E[x]^2 cancels when the mean is large.
-            centred = wide - self._spread(mean, wide)
-            var = self._batch_mean(jnp.square(centred))
-            state = self._move(state, self.running_mean, mean)
+            # About a value that the channel has: E[x^2] - E[x]^2 alone cancels when
+            # the mean is large. Any constant does, so it has no part in derivatives.
+            about = self._batch_mean([lax.stop_gradient(self._middle(wide))])[0]
+            centred = wide - self._spread(about, wide)
+            sums = pair_sums(centred, jnp.square(centred), self.channel_axis)
+            left, square = self._batch_mean(
+                [each * (each.size / wide.size) for each in sums]
+            )
+            var = square - jnp.square(left)
+            state = self._move(state, self.running_mean, about + left)
             state = self._move(state, self.running_var, var)
         scale = lax.rsqrt(var + self.eps) * self.weight.astype(dtype)
-        y = centred * self._spread(scale, wide) + self._spread(self.bias, wide)
-        return y.astype(x.dtype), state
+        offset = self.bias.astype(dtype) - left * scale
+        scale, offset = pair_spread(scale, offset, centred, self.channel_axis)
+        return (centred * scale + offset).astype(x.dtype), state
 
-    def _batch_mean(self, x: Array) -> Array:
-        spatial_mean = jnp.mean(x, axis=tuple(range(1, x.ndim)))
+    def _batch_mean(self, values: list[Array]) -> list[Array]:
         try:
-            return lax.pmean(spatial_mean, self.axis_name)
+            return lax.pmean(values, self.axis_name)
         except NameError as error:
             raise UsageError(
                 "BatchNorm in training mode needs a batch: call the model under "
@@ -124,7 +137,13 @@ class BatchNorm(eqx.Module):
         kept = self.momentum * running
         return state.set(index, kept + (1 - self.momentum) * value.astype(kept.dtype))
 
-    @staticmethod
-    def _spread(statistic: Array, x: Array) -> Array:
-        shape = (-1,) + (1,) * (x.ndim - 1)
-        return statistic.astype(x.dtype).reshape(shape)
+    def _middle(self, x: Array) -> Array:
+        for axis in reversed(self._spatial(x)):
+            x = lax.index_in_dim(x, x.shape[axis] // 2, axis, keepdims=False)
+        return x
+
+    def _spatial(self, x: Array) -> tuple[int, ...]:
+        return tuple(set(range(x.ndim)) - {self.channel_axis % x.ndim})
+
+    def _spread(self, statistic: Array, x: Array) -> Array:
+        return jnp.expand_dims(statistic.astype(x.dtype), self._spatial(x))

@@ -21,11 +21,11 @@ class ProjectionShortcut(eqx.Module):
     ):
         """Take the channels before and after, and the spatial stride."""
         self.conv = Conv2d(in_channels, out_channels, 1, stride=stride, key=key)
-        self.norm = BatchNorm(out_channels)
+        self.norm = BatchNorm(out_channels, channel_axis=-1)
 
     def __call__(
-        self, x: Float[Array, "channels height width"], state: State
-    ) -> tuple[Float[Array, "new_channels new_height new_width"], State]:
+        self, x: Float[Array, "height width channels"], state: State
+    ) -> tuple[Float[Array, "new_height new_width new_channels"], State]:
         """Return the shortcut's value and the new state."""
         return self.norm(self.conv(x), state)
 
@@ -48,11 +48,11 @@ class PaddingShortcut(eqx.Module):
         self.stride = stride
 
     def __call__(
-        self, x: Float[Array, "channels height width"], state: State
-    ) -> tuple[Float[Array, "new_channels new_height new_width"], State]:
+        self, x: Float[Array, "height width channels"], state: State
+    ) -> tuple[Float[Array, "new_height new_width new_channels"], State]:
         """Return the shortcut's value and the state as it was."""
-        x = x[:, :: self.stride, :: self.stride]
-        return jnp.pad(x, ((0, self.extra_channels), (0, 0), (0, 0))), state
+        x = x[:: self.stride, :: self.stride]
+        return jnp.pad(x, ((0, 0), (0, 0), (0, self.extra_channels))), state
 
 
 Shortcut = ProjectionShortcut | PaddingShortcut
@@ -89,17 +89,17 @@ class BasicBlock(eqx.Module):
         """
         keys = jax.random.split(key, 3)
         self.conv1 = Conv2d(in_channels, channels, 3, stride=stride, key=keys[0])
-        self.norm1 = BatchNorm(channels)
+        self.norm1 = BatchNorm(channels, channel_axis=-1)
         self.conv2 = Conv2d(channels, channels, 3, key=keys[1])
-        self.norm2 = BatchNorm(channels)
+        self.norm2 = BatchNorm(channels, channel_axis=-1)
         same = in_channels == channels and stride == 1
         self.shortcut = (
             None if same else shortcut(in_channels, channels, stride, key=keys[2])
         )
 
     def __call__(
-        self, x: Float[Array, "channels height width"], state: State
-    ) -> tuple[Float[Array, "new_channels new_height new_width"], State]:
+        self, x: Float[Array, "height width channels"], state: State
+    ) -> tuple[Float[Array, "new_height new_width new_channels"], State]:
         """Return the block's value and the new state."""
         y, state = self.norm1(self.conv1(x), state)
         y, state = self.norm2(self.conv2(jax.nn.relu(y)), state)
@@ -137,19 +137,19 @@ class Bottleneck(eqx.Module):
         keys = jax.random.split(key, 4)
         out_channels = self.expansion * channels
         self.conv1 = Conv2d(in_channels, channels, 1, key=keys[0])
-        self.norm1 = BatchNorm(channels)
+        self.norm1 = BatchNorm(channels, channel_axis=-1)
         self.conv2 = Conv2d(channels, channels, 3, stride=stride, key=keys[1])
-        self.norm2 = BatchNorm(channels)
+        self.norm2 = BatchNorm(channels, channel_axis=-1)
         self.conv3 = Conv2d(channels, out_channels, 1, key=keys[2])
-        self.norm3 = BatchNorm(out_channels)
+        self.norm3 = BatchNorm(out_channels, channel_axis=-1)
         same = in_channels == out_channels and stride == 1
         self.shortcut = (
             None if same else shortcut(in_channels, out_channels, stride, key=keys[3])
         )
 
     def __call__(
-        self, x: Float[Array, "channels height width"], state: State
-    ) -> tuple[Float[Array, "new_channels new_height new_width"], State]:
+        self, x: Float[Array, "height width channels"], state: State
+    ) -> tuple[Float[Array, "new_height new_width new_channels"], State]:
         """Return the block's value and the new state."""
         y, state = self.norm1(self.conv1(x), state)
         y, state = self.norm2(self.conv2(jax.nn.relu(y)), state)

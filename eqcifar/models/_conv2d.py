@@ -11,11 +11,12 @@ class Conv2d(eqx.Module):
     """A convolution that keeps the size at stride 1, made to be quick on CPUs.
 
     The same function as `eqx.nn.Conv2d` with as many zeros beyond each edge as keep the
-    size, with the same parameters. Figures are in docs/speed.md.
+    size, with the same weights, but of images with their channels last, as the kernels
+    of CPUs and GPUs want them. Figures are in docs/speed.md.
     """
 
     weight: Float[Array, "out_channels in_channels kernel_size kernel_size"]
-    bias: Float[Array, "out_channels 1 1"] | None
+    bias: Float[Array, " out_channels"] | None
     stride: int = eqx.field(static=True)
 
     def __init__(
@@ -43,15 +44,15 @@ class Conv2d(eqx.Module):
         flat = jax.random.normal(key, (math.prod(shape),))
         variance = 2 / (in_channels * kernel_size**2)
         self.weight = (math.sqrt(variance) * flat).reshape(shape)
-        self.bias = jnp.zeros((out_channels, 1, 1)) if use_bias else None
+        self.bias = jnp.zeros(out_channels) if use_bias else None
         self.stride = stride
 
     def __call__(
         self,
-        x: Float[Array, "in_channels height width"],
+        x: Float[Array, "height width in_channels"],
         *,
         key: PRNGKeyArray | None = None,
-    ) -> Float[Array, "out_channels new_height new_width"]:
+    ) -> Float[Array, "new_height new_width out_channels"]:
         """Convolve one image; `key` is ignored."""
         del key
         y = _convolve(_materialise(x), self.weight, self.stride)
@@ -60,17 +61,15 @@ class Conv2d(eqx.Module):
 
 def _convolve(x: Array, weight: Array, stride: int) -> Array:
     size = weight.shape[-1]
-
-    def convolve(x, weight):
-        padding = [(size // 2, size // 2)] * 2
-        strides = stride, stride
-        return lax.conv_general_dilated(x[None], weight, strides, padding)[0]
-
-    if size == 3 and stride == 1 and max(x.shape[1:]) <= 2:
-        return lax.platform_dependent(
-            x, weight, cpu=_convolve_densely, default=convolve
-        )
-    return convolve(x, weight)
+    if _on_cpu() and size == 3 and stride == 1 and max(x.shape[:2]) <= 2:
+        return _convolve_densely(x, weight)
+    return lax.conv_general_dilated(
+        x[None],
+        weight,
+        (stride, stride),
+        [(size // 2, size // 2)] * 2,
+        dimension_numbers=("NHWC", "OIHW", "NHWC"),
+    )[0]
 
 
 def _convolve_densely(x: Array, weight: Array) -> Array:
@@ -82,10 +81,10 @@ def _convolve_densely(x: Array, weight: Array) -> Array:
     # Which tap of the kernel leads from an input place to an output place.
     rows, columns = (
         jnp.arange(length)[:, None] - jnp.arange(length) + centre
-        for length in x.shape[1:]
+        for length in x.shape[:2]
     )
     matrix = weight[:, :, rows[:, :, None, None], columns]
-    return jnp.einsum("chw,dchpwq->dpq", x, matrix)
+    return jnp.einsum("hwc,dchpwq->pqd", x, matrix)
 
 
 def _materialise(x: Array) -> Array:
@@ -94,4 +93,8 @@ def _materialise(x: Array) -> Array:
     It would fuse normalisation and activation into the transposed copies that a
     gradient reads, at a stride of whole images. See `parallel.compiler_options`.
     """
-    return lax.optimization_barrier(x) if jax.default_backend() == "cpu" else x
+    return lax.optimization_barrier(x) if _on_cpu() else x
+
+
+def _on_cpu() -> bool:
+    return jax.default_backend() == "cpu"

@@ -47,9 +47,16 @@ def _linear(
     return eqx.tree_at(lambda x: (x.weight, x.bias), layer, (weight, bias))
 
 
+def channels_last(
+    image: Float[Array, "channels height width"],
+) -> Float[Array, "height width channels"]:
+    """Turn an image as models are given it into one as their layers want it."""
+    return jnp.moveaxis(image, 0, -1)
+
+
 def max_pool(
-    x: Float[Array, "channels height width"],
-) -> Float[Array, "channels height//2 width//2"]:
+    x: Float[Array, "height width channels"],
+) -> Float[Array, "height//2 width//2 channels"]:
     """Take the maximum of each 2x2 square; an odd last row or column is dropped.
 
     Written with selections. The gradient of a windowed maximum is a
@@ -62,25 +69,25 @@ def max_pool(
 
     A `UsageError` when there is no 2x2 square left to pool.
     """
-    channels, height, width = x.shape
+    height, width, channels = x.shape
     if min(height, width) < 2:
         raise UsageError(
             f"cannot pool {height}x{width} features: the images are too small for "
             "this architecture; VGG needs 32x32 or more, a ResNet takes any size"
         )
     height, width = height // 2, width // 2
-    x = x[:, : 2 * height, : 2 * width].reshape(channels, height, 2, width, 2)
-    x = _larger(x[..., 0], x[..., 1])
-    return _larger(x[:, :, 0], x[:, :, 1])
+    x = x[: 2 * height, : 2 * width].reshape(height, 2, width, 2, channels)
+    x = _larger(x[:, :, :, 0], x[:, :, :, 1])
+    return _larger(x[:, 0], x[:, 1])
 
 
 def _larger(a: Array, b: Array) -> Array:
     return jnp.where((b > a) | jnp.isnan(b), b, a)
 
 
-def mean_pool(x: Float[Array, "channels height width"]) -> Float[Array, " channels"]:
+def mean_pool(x: Float[Array, "height width channels"]) -> Float[Array, " channels"]:
     """Average each channel over space."""
-    return jnp.mean(x, axis=(1, 2))
+    return jnp.mean(x, axis=(0, 1))
 
 
 def scale_channels(channels: int, width: float) -> int:

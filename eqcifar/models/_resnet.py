@@ -8,7 +8,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from ._batch_norm import BatchNorm
 from ._blocks import BasicBlock, Bottleneck, Shortcut
 from ._conv2d import Conv2d
-from ._layers import classifier, mean_pool, scale_channels
+from ._layers import channels_last, classifier, mean_pool, scale_channels
 
 
 class ResNet(eqx.Module):
@@ -51,7 +51,7 @@ class ResNet(eqx.Module):
         keys = iter(jax.random.split(key, sum(depths) + 2))
         widths = [scale_channels(c, width) for c in channels]
         self.stem = Conv2d(3, widths[0], 3, key=next(keys))
-        self.norm = BatchNorm(widths[0])
+        self.norm = BatchNorm(widths[0], channel_axis=-1)
         blocks = []
         in_channels = widths[0]
         for stage, (depth, size) in enumerate(zip(depths, widths, strict=True)):
@@ -84,7 +84,7 @@ class ResNet(eqx.Module):
         The logits and the new state.
         """
         del key
-        x, state = self.norm(self.stem(x), state)
+        x, state = self.norm(self.stem(channels_last(x)), state)
         x = jax.nn.relu(x)
         for block in self.blocks:
             x, state = block(x, state)

@@ -8,6 +8,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from ._batch_norm import BatchNorm
 from ._conv2d import Conv2d
 from ._layers import (
+    channels_last,
     classifier,
     hidden_linear,
     max_pool,
@@ -59,7 +60,7 @@ class VGG(eqx.Module):
             for _ in range(depth):
                 in_channels, size = size, scale_channels(out_channels, width)
                 layer = Conv2d(in_channels, size, 3, use_bias=True, key=next(keys))
-                stage.append((layer, BatchNorm(size)))
+                stage.append((layer, BatchNorm(size, channel_axis=-1)))
             stages.append(tuple(stage))
         self.stages = tuple(stages)
         linears = []
@@ -94,6 +95,7 @@ class VGG(eqx.Module):
         A `UsageError` when the image is smaller than 32x32.
         """
         del key
+        x = channels_last(x)
         for stage in self.stages:
             for layer, norm in stage:
                 x, state = norm(layer(x), state)

@@ -7,7 +7,7 @@ from eqcifar.errors import UsageError
 
 from ._batch_norm import BatchNorm
 from ._conv2d import Conv2d
-from ._layers import classifier, mean_pool, scale_channels
+from ._layers import channels_last, classifier, mean_pool, scale_channels
 
 
 class PreActivationBlock(eqx.Module):
@@ -43,9 +43,9 @@ class PreActivationBlock(eqx.Module):
         - `dropout`: The chance of a value to be dropped.
         """
         keys = jax.random.split(key, 3)
-        self.norm1 = BatchNorm(in_channels)
+        self.norm1 = BatchNorm(in_channels, channel_axis=-1)
         self.conv1 = Conv2d(in_channels, channels, 3, stride=stride, key=keys[0])
-        self.norm2 = BatchNorm(channels)
+        self.norm2 = BatchNorm(channels, channel_axis=-1)
         self.dropout = eqx.nn.Dropout(dropout)
         self.conv2 = Conv2d(channels, channels, 3, key=keys[1])
         if in_channels == channels and stride == 1:
@@ -55,11 +55,11 @@ class PreActivationBlock(eqx.Module):
 
     def __call__(
         self,
-        x: Float[Array, "channels height width"],
+        x: Float[Array, "height width channels"],
         state: State,
         *,
         key: PRNGKeyArray | None = None,
-    ) -> tuple[Float[Array, "new_channels new_height new_width"], State]:
+    ) -> tuple[Float[Array, "new_height new_width new_channels"], State]:
         """Return the block's value and the new state; `key` is for the dropout."""
         y, state = self.norm1(x, state)
         y = jax.nn.relu(y)
@@ -134,7 +134,7 @@ class WideResNet(eqx.Module):
                 )
                 in_channels = channels
         self.blocks = tuple(blocks)
-        self.norm = BatchNorm(in_channels)
+        self.norm = BatchNorm(in_channels, channel_axis=-1)
         self.classifier = classifier(in_channels, num_classes, key=next(keys))
 
     def __call__(
@@ -159,7 +159,7 @@ class WideResNet(eqx.Module):
         """
         n = len(self.blocks)
         keys = [None] * n if key is None else jax.random.split(key, n)
-        x = self.stem(x)
+        x = self.stem(channels_last(x))
         for block, block_key in zip(self.blocks, keys, strict=True):
             x, state = block(x, state, key=block_key)
         x, state = self.norm(x, state)

@@ -89,8 +89,9 @@ class _Moved(eqx.Module):
 
 
 def _product(x: Array, along: Any, outputs: Array, inputs: Array) -> Array:
-    spread = (-1,) + (1,) * (x.ndim - 1)
-    return outputs.reshape(spread) * along(inputs.reshape(spread) * x)
+    last = isinstance(along, Conv2d)
+    spread = lambda signs: signs if last else jnp.expand_dims(signs, range(1, x.ndim))  # noqa: E731
+    return spread(outputs) * along(spread(inputs) * x)
 
 
 @jax.custom_jvp

@@ -14,9 +14,7 @@ from ._measuring import (
     RunPath,
     Samples,
     Seed,
-    Stopped,
     format_estimate,
-    interrupted,
     open_run,
     plus_minus,
 )
@@ -61,18 +59,15 @@ def compare(
     )
     subject = open_run(run, out)
     with Meter() as meter:
-        try:
-            found = runs.compare_splits(
-                subject,
-                options,
-                count=eigenvectors,
-                devices=devices,
-                report=meter,
-                warn=print_warning,
-            )
-        except Stopped:
-            raise interrupted(meter.stop.number) from None
-    loss_name = loss or subject.config.loss
+        found = runs.compare_splits(
+            subject,
+            options,
+            count=eigenvectors,
+            devices=devices,
+            report=meter,
+            warn=print_warning,
+        )
+    loss_name = subject.loss(options)
     common = found.common
     if as_json:
         cosines = {

@@ -19,7 +19,7 @@ Found = Mapping[str, Mapping[str, Measured]]
 
 def print_found(subject: Subject, options: SharpnessOptions, found: Found):
     """A table a split, and under it what the numbers rest on."""
-    loss = options.loss or subject.config.loss
+    loss = subject.loss(options)
     for split, measures in found.items():
         rows = []
         for measured in measures.values():
@@ -55,7 +55,8 @@ def _notes(subject: Subject, options: SharpnessOptions, found: Found) -> str:
     lines = [
         f"{plus_minus()}: half the 95 % interval of the mean over "
         f"{whose[options.target]} (--json has both ends, which lean where terms are "
-        "skewed); for lmax, how near an eigenvalue lies; empty where nothing tells."
+        "skewed); of lmax and lambda, how near an eigenvalue lies; empty where nothing "
+        "tells."
     ]
     terms = [e for ms in found.values() for m in ms.values() for e in m.values.values()]
     if any(e.data_error and e.examples < 50 for e in terms):
@@ -136,7 +137,7 @@ def to_json(
     subject: Subject, options: SharpnessOptions, found: Found, sharpest: int
 ) -> dict[str, Any]:
     """Everything at full precision."""
-    loss = options.loss or subject.config.loss
+    loss = subject.loss(options)
     return {
         **header(subject, loss),
         "options": dataclasses.asdict(options),
@@ -194,7 +195,7 @@ def print_plan(
     as_json: bool,
 ):
     """How many images and random vectors a precision takes, and the command."""
-    loss = options.loss or subject.config.loss
+    loss = subject.loss(options)
     size = len(subject.dataset.splits[split])
     plans = {"random": plan.random, "exact": plan.exact}
     if as_json:

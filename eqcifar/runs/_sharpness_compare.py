@@ -53,7 +53,7 @@ def compare_splits(
     if options.batch_statistics:
         raise UsageError("splits are compared with running statistics")
     mesh, key = make_mesh(devices), jax.random.key(options.seed)
-    network, loss = subject.network(options), options.loss or subject.config.loss
+    network, loss = subject.network(options), subject.loss(options)
     splits = {s: subject.examples(s, options, mesh) for s in ("train", "test")}
     train, test = splits.values()
     memory = 1e9 * options.memory * mesh.size

@@ -9,7 +9,7 @@ from jax.flatten_util import ravel_pytree
 from eqcifar import sharpness
 from eqcifar.errors import UsageError
 
-from .sharpness_tools import close, data, dense, network
+from .sharpness_tools import close, data, dense, mean_loss, network
 
 KEY = jax.random.key(11)
 
@@ -72,12 +72,6 @@ def test_subspace_overlap_with_control(x64, pair):
         net, first, first, "mse", count=2, steps=25, key=KEY
     )
     close(same["first"], same["second"])
-
-
-def mean_loss(net, examples, theta):
-    unravel = ravel_pytree(net.params)[1]
-    logits = net(unravel(jnp.asarray(theta)), jnp.asarray(examples.images))
-    return float(jax.vmap(sharpness.ce)(logits, jnp.asarray(examples.labels)).mean())
 
 
 def test_small_radii_are_the_derivatives(x64, pair):

@@ -82,7 +82,7 @@ def compare(
                 "trace_ratio": estimate_to_json(found.ratio),
                 "trace_ratio_common": ratios,
                 "cosine": cosines,
-                "overlap": found.overlap,
+                "overlap": common.overlap,
             }
         )
         return
@@ -99,8 +99,8 @@ def compare(
         )
         for matrix, pairs in common.cosine.items()
     ]
-    if found.overlap:
-        sides = [f"{found.overlap[k]:.4f}" for k in ("across", "first", "second")]
+    if common.overlap:
+        sides = [f"{common.overlap[k]:.4f}" for k in ("across", "first", "second")]
         rows.append((f"overlap of {found.count} eigenvectors", "", *sides))
     mark = " SYNTHETIC" if subject.dataset.synthetic else ""
     print_table(

@@ -88,7 +88,7 @@ def sharpness(
         bool,
         typer.Option(
             "--batch-statistics",
-            help="Normalise by the batch, as in training; trace, lmax, spectrum only.",
+            help="Normalise by the batch, as in training; not for ntk, unit, gram.",
         ),
     ] = False,
     batch_size: BatchSize = 128,

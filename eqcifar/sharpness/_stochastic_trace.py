@@ -71,6 +71,7 @@ def frobenius(
     return _with_cost(_mean(values), probes, start)
 
 
+@jax.default_matmul_precision("highest")
 def hutch_plus_plus(
     operator: Operator,
     *,
@@ -104,6 +105,7 @@ def hutch_plus_plus(
     return _with_cost(mean, 3 * third, start)
 
 
+@jax.default_matmul_precision("highest")
 def xtrace(
     operator: Operator,
     *,
@@ -149,6 +151,7 @@ def xtrace(
     return _left_out(values, 2 * m, start)
 
 
+@jax.default_matmul_precision("highest")
 def xnystrace(
     operator: Operator,
     *,

@@ -65,13 +65,19 @@ def _notes(subject: Subject, options: SharpnessOptions, found: Found) -> str:
     paths = [measured.tables["path"] for measured in traces]
     lines += _path_note(paths[0]) if paths else []
     mode = "each batch" if options.batch_statistics else "running statistics"
-    network = subject.network(options)
-    penalty = sharpness.penalty_trace(network, subject.config.weight_decay)
+    penalty = _penalty(subject, options)
     lines.append(
         f"Normalised by {mode}, without augmentation and dropout. Weight decay is left "
         f"out: it would add lambda P = {penalty:.6g} to tr_hess."
     )
     return "\n".join(lines)
+
+
+def _penalty(subject: Subject, options: SharpnessOptions) -> float:
+    config = subject.config
+    return sharpness.penalty_trace(
+        subject.network(options), config.weight_decay, vectors=config.decay_bias
+    )
 
 
 def _path_note(path: Mapping[str, Any]) -> list[str]:
@@ -141,9 +147,7 @@ def to_json(
     return {
         **header(subject, loss),
         "options": dataclasses.asdict(options),
-        "penalty": sharpness.penalty_trace(
-            subject.network(options), subject.config.weight_decay
-        ),
+        "penalty": _penalty(subject, options),
         "splits": {
             split: {
                 "values": {

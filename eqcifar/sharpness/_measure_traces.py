@@ -34,7 +34,6 @@ def trace(task: Task) -> Measured:
         task.loss,
         probes=task.probes,
         residual_probes=max(task.probes, 2),
-        method="general" if task.network.batch_statistics else "auto",
         rtol=task.rtol,
         target=task.target,
         memory=task.memory,
@@ -87,7 +86,7 @@ def by_products(task: Task, name: str) -> Measured:
     estimate, kinds = ESTIMATORS[name]
     probes, values = max(task.probes, 12), {}
     room = {} if estimate is hutchinson else {"memory": task.basis}
-    passes = [task.passes(f"{name}-{kind}-{task.loss}") for kind in kinds]
+    passes = [task.passes(f"{name}-{kind}") for kind in kinds]
     for index, (kind, done) in enumerate(zip(kinds, passes, strict=True)):
         found = estimate(
             task.operator(kind, index * probes, len(kinds) * probes),

@@ -204,34 +204,21 @@ def compare(
     tick: Tick,
 ) -> Values:
     """Trace ratio, cosines and overlap of the splits, halves as the control."""
-    key = jax.random.key(SEED)
     found = sharpness.compare(
         network,
         train,
         test,
         loss,
         probes=probes,
-        key=key,
-        done=rows.setdefault("common", {}),
+        eigenvectors=count,
+        key=jax.random.key(SEED),
+        done=rows,
         report=tick,
     )
     values: Values = {f"ratio_{k}": v for k, v in found.trace_ratio.items()}
     for kind, cosines in found.cosine.items():
         values |= {f"cosine_{kind}_{k}": v for k, v in cosines.items()}
-    if count:
-        overlap = sharpness.compare_subspaces(
-            network,
-            train,
-            test,
-            loss,
-            count=count,
-            steps=3 * count + 10,
-            key=key,
-            done=rows,
-            report=tick,
-        )
-        values |= {f"overlap_{pair}": value for pair, value in overlap.items()}
-    return values
+    return values | {f"overlap_{pair}": value for pair, value in found.overlap.items()}
 
 
 def main() -> None:

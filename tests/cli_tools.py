@@ -26,10 +26,14 @@ def run_cli(*arguments: object, **env: str) -> Result:
     return CliRunner().invoke(app, [str(argument) for argument in arguments], env=env)
 
 
-def start_cli(*arguments: object, **env: str) -> subprocess.Popen[str]:
-    """A command line that has been started in a process of its own."""
+def start_cli(*arguments: object, first: str = "", **env: str) -> subprocess.Popen[str]:
+    """A command line that has been started in a process of its own.
+
+    With `first`, a Python program runs before it in that process.
+    """
+    program = f"{first}\nfrom eqcifar_cli import app\napp(prog_name='eqcifar')"
     return subprocess.Popen(
-        [sys.executable, "-m", "eqcifar_cli", *map(str, arguments)],
+        [sys.executable, "-c", program, *map(str, arguments)],
         env={**os.environ, "JAX_COMPILATION_CACHE_DIR": _COMPILED, **env},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

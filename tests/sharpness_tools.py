@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.flatten_util import ravel_pytree
 
-from eqcifar import models
+from eqcifar import models, sharpness
 from eqcifar.sharpness import Examples, Network
 
 CLASSES = 3
@@ -139,6 +139,13 @@ def dense(net: Network, examples: Examples) -> Truth:
     rows = [derivatives(net, jnp.asarray(x)) for x in examples.images]
     f, j, s = (np.stack(part) for part in zip(*rows, strict=True))
     return Truth(f, j, s, np.asarray(examples.labels))
+
+
+def mean_loss(net, examples, theta):
+    """The mean cross-entropy at other parameters."""
+    unravel = ravel_pytree(net.params)[1]
+    logits = net(unravel(jnp.asarray(theta)), jnp.asarray(examples.images))
+    return float(jax.vmap(sharpness.ce)(logits, jnp.asarray(examples.labels)).mean())
 
 
 def close(a, b, tolerance=1e-10):

@@ -3,15 +3,22 @@ import math
 import shutil
 import signal
 import sys
+import time
 
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
 import pytest
 
-from eqcifar import runs, sharpness
+from eqcifar import data, models, runs, sharpness
 from eqcifar.runs._wide_table import read_wide
+from eqcifar.training import TrainState
+from eqcifar.training._state import Totals
 from eqcifar_cli._measuring import format_estimate
 from eqcifar_cli._stop import StopRequest
 
-from .cli_tools import TINY, run_cli
+from .cli_tools import TINY, run_cli, start_cli
 
 QUICK = "--samples", 8, "--batch-size", 4, "--devices", 1
 
@@ -22,7 +29,7 @@ def trained(tmp_path_factory):
     out = tmp_path_factory.mktemp("results")
     log = "--sharpness-every", 1, "--sharpness-samples", 4
     result = run_cli(
-        *(*TINY, "--loss", "ce", "--epochs", 1, "--out", out),
+        *(*TINY, "--batch-size", 16, "--loss", "ce", "--epochs", 1, "--out", out),
         *(*log, "--sharpness-measures", "ntk"),
     )
     assert result.exit_code == 0, result.stderr
@@ -57,7 +64,7 @@ def test_a_table_a_row_and_the_same_numbers_as_json(trained):
     assert values["synthetic"] is True
     assert len(values["splits"]["train"]["tables"]["examples"]) == 2
     trace = values["splits"]["train"]["values"]["tr_hess"]
-    first, second = read_wide(trained / "sharpness.tsv")
+    first, second = read_wide(trained / "sharpness.tsv")[-2:]
     assert float(first["tr_hess"]) == trace["value"]
     assert float(second["tr_hess_se"]) == trace["standard_error"]
     layers = values["splits"]["train"]["tables"]["layers"]
@@ -69,12 +76,18 @@ def test_what_cannot_be_measured_is_one_line(trained, tmp_path):
     unfinished.mkdir()
     shutil.copy(trained / "config.json", unfinished)
     for arguments, code, message in (
-        (("--measures", "trase"), 2, "Unknown measure 'trase': did you mean trace?"),
+        (("--measures", "trase"), 2, "Unknown measure 'trase': did you mean trace"),
         (("--samples", 1), 2, "one image tells nothing about the error"),
         (("--samples", 41, "--devices", 1), 2, "41 samples asked for, but the train"),
         (("--split", "val", *QUICK), 2, "no val split: there are train, test"),
         (("--measures", "ntk", "--layers"), 2, "need the measure trace"),
+        (("--top", 0), 2, "top must be 1 or more"),
         (("--probes", 10**9, *QUICK), 2, "more than the 1.0 GB allowed"),
+        (
+            ("--measures", "xtrace", "--probes", 5000, "--memory", 0.03, *QUICK),
+            2,
+            "4 blocks of 2500 vectors take 0.2 GB, more than the 0.12 GB allowed",
+        ),
         (("--memory", 1e-6, *QUICK, "--batch-size", 3), 2, "allow more memory"),
         (("--batch-statistics", *QUICK, "--measures", "ntk"), 2, "couple the examples"),
         (("--convention", "original", "--samples", 8), 2, "measures whole splits"),
@@ -89,27 +102,119 @@ def test_what_cannot_be_measured_is_one_line(trained, tmp_path):
     assert "has no model.eqx: finish its training" in result.stderr
 
 
-def test_a_diverged_network_is_one_line(trained, tmp_path, monkeypatch):
-    from eqcifar.runs import _subject
+def test_a_diverged_network_is_one_line(trained, tmp_path):
+    loaded = runs.load_model(trained)
+    weight = jnp.full_like(loaded.model.stem.weight, jnp.nan)
+    model = eqx.tree_at(lambda m: m.stem.weight, loaded.model, weight)
+    state = TrainState(model, loaded.state, (), jnp.asarray(2), Totals.zero())
+    dataset = runs.open_subject(trained).dataset
+    runs.save_model(tmp_path / "model.eqx", state, loaded.config, dataset)
+    for command in ("sharpness", "compare"):
+        result = run_cli(command, tmp_path)
+        assert result.exit_code == 1
+        assert "has diverged: stem.weight is not finite" in result.stderr
+        assert result.stderr.count("\n") == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["model.eqx"]
 
-    load = _subject.load_model
 
-    def diverged(path):
-        import equinox as eqx
-        import jax.numpy as jnp
+def ntk_trace(model, state, images):
+    """The mean of the squared Jacobians, one image at a time."""
+    params, static = eqx.partition(eqx.nn.inference_mode(model), eqx.is_inexact_array)
 
-        loaded = load(path)
-        weight = loaded.model.stem.weight * jnp.nan
-        model = eqx.tree_at(lambda m: m.stem.weight, loaded.model, weight)
-        return runs.LoadedModel(
-            model, loaded.state, loaded.config, loaded.classes, loaded.header
-        )
+    @jax.jit
+    def squares(params, image):
+        logits = lambda p: eqx.combine(p, static)(image, state)[0]  # noqa: E731
+        leaves = jax.tree.leaves(jax.jacrev(logits)(params))
+        return sum(jnp.sum(leaf**2) for leaf in leaves)
 
-    monkeypatch.setattr(_subject, "load_model", diverged)
-    result = run_cli("sharpness", trained)
-    assert result.exit_code == 1
-    assert "has diverged: stem.weight is not finite" in result.stderr
-    assert result.stderr.count("\n") == 1
+    with jax.default_matmul_precision("highest"):
+        return np.mean([float(squares(params, image)) for image in images])
+
+
+def test_the_original_columns_follow_their_formula(trained):
+    result = run_cli(
+        *("sharpness", trained, "--convention", "original", "--original-devices", 8),
+        *("--probes", 0, "--devices", 1, "--json"),
+    )
+    assert result.exit_code == 0, result.stderr
+    loaded, dataset = runs.load_model(trained), runs.open_subject(trained).dataset
+    config = loaded.config
+    train, test = (
+        data.normalise(jnp.asarray(split.images), config.mean, config.std)
+        for split in (dataset.train, dataset.test)
+    )
+    size = sum(x.size for x in jax.tree.leaves(eqx.filter(loaded.model, eqx.is_array)))
+    assert (len(train), len(test), config.batch_size) == (40, 20, 16)
+    row = read_wide(trained / "sharpness.tsv")[-1]
+    for name, images in (
+        ("batch", train[:16]),
+        ("dataset", train),
+        ("dataset_te", test),
+    ):
+        ntk = ntk_trace(loaded.model, loaded.state, images)
+        # A piecewise-linear network: tr H of this loss is the trace of the NTK.
+        expected = {"ntk": ntk, "hess": (ntk + 5e-4 * size) / (16 / 8)}
+        for kind, value in expected.items():
+            assert float(row[f"tr_{kind}_{name}"]) == pytest.approx(value, rel=1e-4)
+    assert (row["loss_name"], row["original_devices"]) == ("mse", "8")
+    columns = json.loads(result.stdout)["columns"]
+    assert columns["tr_hess_batch"]["value"] == float(row["tr_hess_batch"])
+    wrong = run_cli(
+        *("sharpness", trained, "--convention", "original"),
+        *("--original-devices", 7, "--devices", 1),
+    )
+    assert (wrong.exit_code, wrong.stderr.count("\n")) == (2, 1)
+    assert "cannot split a batch of 16 over 7 devices" in wrong.stderr
+
+
+def test_dropout_is_off_when_measured(tmp_path):
+    result = run_cli(
+        *(*TINY, "--arch", "wrn10-1", "--dropout", 0.5, "--epochs", 1),
+        *("--out", tmp_path),
+    )
+    assert result.exit_code == 0, result.stderr
+    run = runs.latest_run(tmp_path).path
+    result = run_cli(
+        *("sharpness", run, "--measures", "ntk", "--probes", 0, "--json", *QUICK)
+    )
+    assert "dropout (0.5 in training) is off" in result.stderr
+    value = json.loads(result.stdout)["splits"]["train"]["values"]["tr_ntk"]["value"]
+    loaded, subject = runs.load_model(run), runs.open_subject(run)
+    without = models.create(
+        "wrn10-1", 10, width=loaded.config.width, key=jax.random.key(0)
+    )
+    model, state = runs.with_arrays(
+        *without, runs.named_arrays(loaded.model, loaded.state)
+    )
+    order = np.random.default_rng(0).permutation(40)[:8]
+    images = jnp.asarray(subject.dataset.train.images[order])
+    images = data.normalise(images, loaded.config.mean, loaded.config.std)
+    assert value == pytest.approx(ntk_trace(model, state, images), rel=1e-4)
+
+
+def test_a_killed_command_goes_on_with_the_same_bits(trained, tmp_path):
+    run, pieces = tmp_path / "run", ".sharpness.tsv-*eigen-hess*.npz"
+    shutil.copytree(trained, run, ignore=shutil.ignore_patterns("*sharpness.tsv*"))
+    command = "sharpness", run, "--measures", "ntk,eigenvalues", *QUICK
+    often = "from eqcifar.runs import _partial; _partial._EVERY_SECONDS = 0"
+    with start_cli(*command, first=often) as process:
+        until = time.monotonic() + 120
+        while not list(run.glob(pieces)) and time.monotonic() < until:
+            time.sleep(0.005)
+        process.kill()
+    assert process.returncode == -signal.SIGKILL
+    assert list(run.glob(pieces))
+    assert not (run / "sharpness.tsv").exists()
+    # Twice in one process: what was killed, and all of it.
+    again = "from eqcifar_cli import app\ntry: app()\nexcept SystemExit: pass"
+    with start_cli(*command, first=again) as process:
+        errors = process.communicate()[1]
+    assert process.returncode == 0, errors
+    assert not list(run.glob(".sharpness.tsv-*"))
+    resumed, whole = read_wide(run / "sharpness.tsv")
+    assert float(resumed["lambda_1"]) > float(resumed["lambda_ggn_2"]) > 0
+    del resumed["time"], whole["time"]
+    assert resumed == whole
 
 
 def test_a_lone_file_has_a_table_of_its_own(trained, tmp_path):
@@ -146,14 +251,16 @@ def test_plots_are_two_files_a_kind(trained):
 
     subject = runs.open_subject(trained)
     rows = [{"name": n, "value": 1.0, "half": 1 / n} for n in (2, 10, 20)]
-    line = {"steps": [-1, 0, 1], "loss": [2.0, 1.0, 3.0]}
-    plane = {"steps": [-1, 0, 1], "loss": [[2.0, 3, 4], [1.0, 2, 3], [3.0, 4, 5]]}
+    steps = {"steps": [-1, 0, 1], "normalised by": "running statistics"}
+    line = steps | {"loss": [2.0, 1.0, 3.0]}
+    plane = steps | {"loss": [[2.0, 3, 4], [1.0, 2, 3], [3.0, 4, 5]]}
     curve = {k: [0.0, 1.0, 0.5] for k in ("grid", "density", "low", "high")}
     tables = {"convergence": rows, "layers": rows, "landscape": line, "plane": plane}
     tables |= {"spectrum": curve, "gram": [2.0, 1.0], "path": {}}
+    tables |= {"eigenline": line, "eigenplane": plane}
     found = {"train": {"any": Measured({}, {}, tables)}}
     files = runs.plot_sharpness(subject, found)
-    assert len(files) == 12
+    assert len(files) == 16
     assert all(path.stat().st_size > 1000 for path in files)
     assert {path.suffix for path in files} == {".png", ".svg"}
 

@@ -89,7 +89,10 @@ def test_interrupted_and_resumed_gives_the_same_bits(subject, where):
 
 @pytest.mark.parametrize(
     ("name", "where"),
-    [("lmax", 4), ("radius", 3), ("radius", 9), ("spectrum", 70), ("landscape", 5)],
+    [
+        *(("lmax", 4), ("radius", 3), ("radius", 9), ("spectrum", 70)),
+        *(("landscape", 5), ("eigenvalues", 104), ("eigenline", 105), ("hutch++", 15)),
+    ],
 )
 def test_every_measure_goes_on_with_the_same_bits(subject, name, where, monkeypatch):
     from eqcifar.runs import _partial
@@ -142,7 +145,7 @@ def test_a_comparison_goes_on_with_the_same_bits(subject):
     resumed = run()
     assert not list(subject.table.parent.glob(".*.npz"))
     whole = run()
-    assert resumed.overlap == whole.overlap
+    assert resumed.common.overlap == whole.common.overlap
     for matrix, pairs in whole.common.cosine.items():
         for pair, estimate in pairs.items():
             again = resumed.common.cosine[matrix][pair]
@@ -237,9 +240,10 @@ def test_wide_tables_grow_to_the_right(tmp_path):
         append_wide(path, {"a": 2})
 
 
-def test_the_log_follows_training_and_resuming(start, tmp_path):
+def test_the_log_follows_training_and_resuming(start, subject, tmp_path):
     dataset, train_state = start
-    log = runs.SharpnessLog(CONFIG, 2, ["ntk"], SharpnessOptions(samples=4))
+    options = SharpnessOptions(samples=4, target="population")
+    log = runs.SharpnessLog(CONFIG, 2, ["ntk"], options)
     run, path = runs.Run(tmp_path), tmp_path / "sharpness_log.tsv"
     log.on_start(run, dataset, train_state)
     for epoch in (1, 2, 3):
@@ -255,6 +259,10 @@ def test_the_log_follows_training_and_resuming(start, tmp_path):
     assert row["epoch"] == "2"
     assert row["tr_ntk"] == before[0]["tr_ntk"]
     assert np.isfinite(float(row["tr_ntk_se"]))
+    # As it is measured otherwise, with the same options.
+    found = runs.measure_subject(subject, ["ntk"], ["train"], options, devices=1)
+    estimate = found["train"]["ntk"].values["tr_ntk"]
+    assert float(row["tr_ntk_se"]) == estimate.standard_error
 
 
 def test_a_measurement_that_fails_does_not_end_training(start, tmp_path):

@@ -9,7 +9,7 @@ from jax.flatten_util import ravel_pytree
 from eqcifar import sharpness
 from eqcifar.errors import UsageError
 
-from .sharpness_tools import close, data, dense, network
+from .sharpness_tools import close, data, dense, mean_loss, network
 
 KEY = jax.random.key(11)
 
@@ -62,22 +62,26 @@ def test_a_split_is_like_itself(x64, pair):
 
 
 def test_subspace_overlap_with_control(x64, pair):
-    net, first, second, *_ = pair
-    got = sharpness.compare_subspaces(
-        net, first, second, "mse", count=2, steps=25, key=KEY
+    net, first, second, a, b = pair
+    got = sharpness.compare(
+        net, first, second, "mse", probes=3, eigenvectors=2, key=KEY
     )
-    assert set(got) == {"across", "first", "second"}
-    assert all(0 < value <= 1 for value in got.values())
-    same = sharpness.compare_subspaces(
-        net, first, first, "mse", count=2, steps=25, key=KEY
-    )
-    close(same["first"], same["second"])
-
-
-def mean_loss(net, examples, theta):
-    unravel = ravel_pytree(net.params)[1]
-    logits = net(unravel(jnp.asarray(theta)), jnp.asarray(examples.images))
-    return float(jax.vmap(sharpness.ce)(logits, jnp.asarray(examples.labels)).mean())
+    bases = []
+    for half, truth in (
+        *((h, a) for h in first.halves(0)),
+        *((h, b) for h in second.halves(0)),
+    ):
+        values, vectors = np.linalg.eigh(truth.hessian("mse")[half.order].mean(0))
+        bases.append(vectors[:, np.argsort(-np.abs(values))[:2]])
+    pairs = {
+        "across": [(0, 2), (0, 3), (1, 2), (1, 3)],
+        "first": [(0, 1)],
+        "second": [(2, 3)],
+    }
+    assert set(got.overlap) == set(pairs)
+    for label, which in pairs.items():
+        truth = np.mean([((bases[i].T @ bases[j]) ** 2).sum() / 2 for i, j in which])
+        close(got.overlap[label], truth, 1e-2)
 
 
 def test_small_radii_are_the_derivatives(x64, pair):

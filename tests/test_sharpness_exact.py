@@ -197,3 +197,10 @@ def test_examples_on_many_devices_give_the_same_value(x64):
         one = sharpness.output_traces(net, examples, "ce", probes=probes)
         many = sharpness.output_traces(everywhere, spread, "ce", probes=probes)
         close(many.estimate().value, one.estimate().value, 1e-12)
+
+
+def test_weight_decay_adds_its_own_trace(x64):
+    net = network("linear")
+    assert sharpness.penalty_trace(net, 0.1) == pytest.approx(0.1 * (3 * 192 + 3))
+    weights = sharpness.penalty_trace(net, 0.1, vectors=False)
+    assert weights == pytest.approx(0.1 * 3 * 192)

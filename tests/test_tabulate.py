@@ -289,6 +289,13 @@ def test_splits_of_sharpness_are_told_apart(tmp_path):
     assert found == {"tr": 1.5, "tr_se": 0.1, "tr_te": 2.5, "tr_te_se": 0.2}
 
 
+def test_a_measure_without_an_error_is_one_too(tmp_path):
+    run = write_run(tmp_path, TrainConfig(epochs=1))
+    lines = "examples\ttr\ttr_se\tlmax\tlmax_se\n", "5\t1.5\t0.1\t2.5\t\n"
+    (run.path / "sharpness.tsv").write_text("".join(lines))
+    assert sharpness_measured([table_of(tmp_path)]) == ["tr", "lmax"]
+
+
 def test_delimited_text_keeps_every_digit(tmp_path):
     write_grid(tmp_path)
     rows = long_rows(tabulate(read_records(tmp_path)), ["acc_te"])

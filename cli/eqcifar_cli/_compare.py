@@ -14,9 +14,7 @@ from ._measuring import (
     RunPath,
     Samples,
     Seed,
-    Stopped,
     format_estimate,
-    interrupted,
     open_run,
     plus_minus,
 )
@@ -61,18 +59,15 @@ def compare(
     )
     subject = open_run(run, out)
     with Meter() as meter:
-        try:
-            found = runs.compare_splits(
-                subject,
-                options,
-                count=eigenvectors,
-                devices=devices,
-                report=meter,
-                warn=print_warning,
-            )
-        except Stopped:
-            raise interrupted(meter.stop.number) from None
-    loss_name = loss or subject.config.loss
+        found = runs.compare_splits(
+            subject,
+            options,
+            count=eigenvectors,
+            devices=devices,
+            report=meter,
+            warn=print_warning,
+        )
+    loss_name = subject.loss(options)
     common = found.common
     if as_json:
         cosines = {
@@ -87,7 +82,7 @@ def compare(
                 "trace_ratio": estimate_to_json(found.ratio),
                 "trace_ratio_common": ratios,
                 "cosine": cosines,
-                "overlap": found.overlap,
+                "overlap": common.overlap,
             }
         )
         return
@@ -104,8 +99,8 @@ def compare(
         )
         for matrix, pairs in common.cosine.items()
     ]
-    if found.overlap:
-        sides = [f"{found.overlap[k]:.4f}" for k in ("across", "first", "second")]
+    if common.overlap:
+        sides = [f"{common.overlap[k]:.4f}" for k in ("across", "first", "second")]
         rows.append((f"overlap of {found.count} eigenvectors", "", *sides))
     mark = " SYNTHETIC" if subject.dataset.synthetic else ""
     print_table(

@@ -55,8 +55,8 @@ _SECONDS_BETWEEN_LINES = 15.0
 _SECONDS_BETWEEN_ESTIMATES = 0.5
 
 
-class Stopped(Exception):
-    """The user asked to stop."""
+class _Stopped(Exception):
+    pass
 
 
 def open_run(run: Path | None, out: Path) -> "Subject":
@@ -83,8 +83,8 @@ def open_run(run: Path | None, out: Path) -> "Subject":
 class Meter:
     """Shows on stderr how far a measurement is, with the estimate so far.
 
-    A bar in a terminal, a line now and then elsewhere. A first Ctrl-C or SIGTERM raises
-    `Stopped` at the next report.
+    A bar in a terminal, a line now and then elsewhere. At the first report after a
+    Ctrl-C or SIGTERM, the block ends with a line and the exit code of the signal.
     """
 
     def __init__(self, quiet: bool = False):
@@ -113,6 +113,9 @@ class Meter:
     def __exit__(self, kind: Any, error: Any, traceback: Any):
         self._bar.stop()
         self.stop.__exit__(kind, error, traceback)
+        if kind is _Stopped:
+            typer.echo("Interrupted. Run the same command to go on.", err=True)
+            raise typer.Exit(128 + (self.stop.number or 2)) from None
 
     def __call__(
         self,
@@ -124,7 +127,7 @@ class Meter:
     ):
         """Show work done out of a whole, and the estimate so far."""
         if self.stop():
-            raise Stopped
+            raise _Stopped
         now, label = time.monotonic(), f"{split}: {name}"
         seldom = now - self._looked < _SECONDS_BETWEEN_ESTIMATES
         if seldom and label == self._label and done < total:
@@ -140,12 +143,6 @@ class Meter:
         if self._bar.disable and now - self._printed > _SECONDS_BETWEEN_LINES:
             self._printed = now
             self._console.print(f"{label}  {done} of {total}", soft_wrap=True)
-
-
-def interrupted(number: int | None) -> typer.Exit:
-    """Say that the same command goes on; the exit that belongs to the signal."""
-    typer.echo("Interrupted. Run the same command to go on.", err=True)
-    return typer.Exit(128 + (number or 2))
 
 
 def plus_minus(stream: Any = None) -> str:

@@ -14,8 +14,6 @@ from ._measuring import (
     RunPath,
     Samples,
     Seed,
-    Stopped,
-    interrupted,
     open_run,
 )
 from ._output import print_json, print_warning
@@ -31,8 +29,9 @@ def sharpness(
     measures: Annotated[
         str | None,
         typer.Option(
-            help="What to measure, with commas: trace, ntk, unit, lmax, radius; gram, "
-            "landscape, plane, spectrum; or all. The first five by default.",
+            help="What to measure, with commas: trace, ntk, unit, lmax, radius (by "
+            "default); ntk_mean, eigenvalues, gram, spectrum; hutchinson, hutch++, "
+            "xtrace, xnystrace; landscape, plane, eigenline, eigenplane; or all.",
             show_default=False,
         ),
     ] = None,
@@ -40,6 +39,9 @@ def sharpness(
     probes: Annotated[
         int, typer.Option(help="Random vectors an image; 0: none, exact and dearer.")
     ] = 2,
+    top: Annotated[
+        int, typer.Option(help="How many eigenvalues, of the measure eigenvalues.")
+    ] = 5,
     rtol: Annotated[
         float | None,
         typer.Option(
@@ -86,7 +88,7 @@ def sharpness(
         bool,
         typer.Option(
             "--batch-statistics",
-            help="Normalise by the batch, as in training; trace, lmax, spectrum only.",
+            help="Normalise by the batch, as in training; not for ntk, unit, gram.",
         ),
     ] = False,
     batch_size: BatchSize = 128,
@@ -117,6 +119,7 @@ def sharpness(
     options = runs.SharpnessOptions(
         samples=samples,
         probes=probes,
+        top=top,
         rtol=rtol,
         loss=loss,
         target=target,
@@ -133,32 +136,28 @@ def sharpness(
         tables.print_plan(subject, splits[0], options, plan, how_many, as_json)
         return
     with Meter() as meter:
-        try:
-            if convention == "original":
-                original = runs.measure_original(
-                    subject,
-                    options,
-                    original_devices,
-                    devices=devices,
-                    report=meter,
-                    warn=print_warning,
-                )
-                tables.print_original(subject, original, original_devices, as_json)
-                return
-            found = runs.measure_subject(
+        if convention == "original":
+            original = runs.measure_original(
                 subject,
-                names,
-                splits,
                 options,
+                original_devices,
                 devices=devices,
                 report=meter,
                 warn=print_warning,
             )
-        except Stopped:
-            raise interrupted(meter.stop.number) from None
+            tables.print_original(subject, original, original_devices, as_json)
+            return
+        found = runs.measure_subject(
+            subject,
+            names,
+            splits,
+            options,
+            devices=devices,
+            report=meter,
+            warn=print_warning,
+        )
     try:
-        if subject.same_data:
-            runs.record(subject, options, found, devices=devices)
+        runs.record(subject, options, found, devices=devices)
     finally:
         # Whatever becomes of the file, and of the reader of our output.
         if as_json:

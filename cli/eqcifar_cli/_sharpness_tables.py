@@ -19,7 +19,7 @@ Found = Mapping[str, Mapping[str, Measured]]
 
 def print_found(subject: Subject, options: SharpnessOptions, found: Found):
     """A table a split, and under it what the numbers rest on."""
-    loss = options.loss or subject.config.loss
+    loss = subject.loss(options)
     for split, measures in found.items():
         rows = []
         for measured in measures.values():
@@ -55,7 +55,8 @@ def _notes(subject: Subject, options: SharpnessOptions, found: Found) -> str:
     lines = [
         f"{plus_minus()}: half the 95 % interval of the mean over "
         f"{whose[options.target]} (--json has both ends, which lean where terms are "
-        "skewed); for lmax, how near an eigenvalue lies; empty where nothing tells."
+        "skewed); of lmax and lambda, how near an eigenvalue lies; empty where nothing "
+        "tells."
     ]
     terms = [e for ms in found.values() for m in ms.values() for e in m.values.values()]
     if any(e.data_error and e.examples < 50 for e in terms):
@@ -64,13 +65,19 @@ def _notes(subject: Subject, options: SharpnessOptions, found: Found) -> str:
     paths = [measured.tables["path"] for measured in traces]
     lines += _path_note(paths[0]) if paths else []
     mode = "each batch" if options.batch_statistics else "running statistics"
-    network = subject.network(options)
-    penalty = sharpness.penalty_trace(network, subject.config.weight_decay)
+    penalty = _penalty(subject, options)
     lines.append(
         f"Normalised by {mode}, without augmentation and dropout. Weight decay is left "
         f"out: it would add lambda P = {penalty:.6g} to tr_hess."
     )
     return "\n".join(lines)
+
+
+def _penalty(subject: Subject, options: SharpnessOptions) -> float:
+    config = subject.config
+    return sharpness.penalty_trace(
+        subject.network(options), config.weight_decay, vectors=config.decay_bias
+    )
 
 
 def _path_note(path: Mapping[str, Any]) -> list[str]:
@@ -136,13 +143,11 @@ def to_json(
     subject: Subject, options: SharpnessOptions, found: Found, sharpest: int
 ) -> dict[str, Any]:
     """Everything at full precision."""
-    loss = options.loss or subject.config.loss
+    loss = subject.loss(options)
     return {
         **header(subject, loss),
         "options": dataclasses.asdict(options),
-        "penalty": sharpness.penalty_trace(
-            subject.network(options), subject.config.weight_decay
-        ),
+        "penalty": _penalty(subject, options),
         "splits": {
             split: {
                 "values": {
@@ -194,7 +199,7 @@ def print_plan(
     as_json: bool,
 ):
     """How many images and random vectors a precision takes, and the command."""
-    loss = options.loss or subject.config.loss
+    loss = subject.loss(options)
     size = len(subject.dataset.splits[split])
     plans = {"random": plan.random, "exact": plan.exact}
     if as_json:

@@ -168,7 +168,7 @@ def sharpness_values(path: Path) -> dict[str, float]:
             base = name.removesuffix("_se")
             column = base + suffix + name[len(base) :]
             try:
-                value = float(text)
+                value = float(text or "nan")
             except ValueError:
                 continue
             # A later row may not have measured everything again.

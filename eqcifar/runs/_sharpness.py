@@ -2,13 +2,14 @@ import datetime
 import hashlib
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
+from typing import Any
 
 import jax
 from jax.sharding import Mesh
 
 from .. import __version__, sharpness
 from ..parallel import make_mesh
-from ..sharpness import Estimate, Measured
+from ..sharpness import Estimate, Examples, Measured, Network
 from ._partial import Partial
 from ._subject import SharpnessOptions, Subject
 from ._wide_table import Cell, append_wide
@@ -45,7 +46,7 @@ def measure_subject(
     """
     measures = sharpness.check_measures(measures)
     mesh = make_mesh(devices)
-    network, loss = subject.network(options), options.loss or subject.config.loss
+    network = subject.network(options)
     chosen = {name: subject.examples(name, options, mesh) for name in splits}
     unfinished = open_partial(subject, options, mesh, warn)
     found: dict[str, dict[str, Measured]] = {}
@@ -55,22 +56,42 @@ def measure_subject(
             for name in measures:
                 label = f"{split}-{name}"
                 if label not in unfinished.finished:
-                    measured = sharpness.measure(
+                    measured = measure_examples(
+                        subject,
                         network,
                         examples,
                         name,
-                        loss,
-                        probes=options.probes,
-                        rtol=options.rtol,
-                        target=options.target,
-                        memory=1e9 * options.memory * mesh.size,
-                        key=jax.random.key(options.seed),
+                        options,
                         rows=rows,
                         report=saving(partial(report, split, name), save),
                     )
                     unfinished.finish(label, measured)
                 found[split][name] = unfinished.finished[label]
     return found
+
+
+def measure_examples(
+    subject: Subject,
+    network: Network,
+    examples: Examples,
+    name: str,
+    options: SharpnessOptions,
+    **more: Any,
+) -> Measured:
+    """One of the measures, as the options have it; `more` for `sharpness.measure`."""
+    return sharpness.measure(
+        network,
+        examples,
+        name,
+        subject.loss(options),
+        probes=options.probes,
+        top=options.top,
+        rtol=options.rtol,
+        target=options.target,
+        memory=1e9 * options.memory * examples.devices,
+        key=jax.random.key(options.seed),
+        **more,
+    )
 
 
 def saving(
@@ -127,7 +148,7 @@ def column_name(
     subject: Subject, options: SharpnessOptions, name: str, split: str
 ) -> str:
     """The column of a measure: what is not the run's own loss or mode is named."""
-    loss = options.loss or subject.config.loss
+    loss = subject.loss(options)
     if loss != subject.config.loss and sharpness.depends_on_loss(name):
         name = f"{name}_{loss}"
     if options.batch_statistics:
@@ -142,7 +163,7 @@ def first_columns(subject: Subject, options: SharpnessOptions) -> dict[str, Cell
         "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "data": "SYNTHETIC" if dataset.synthetic else dataset.name,
         "step": subject.step,
-        "loss_name": options.loss or subject.config.loss,
+        "loss_name": subject.loss(options),
         "target": options.target,
         "probes": options.probes,
         "sample_seed": options.seed,
@@ -158,9 +179,12 @@ def record(
 ):
     """Append what was found to the subject's table; it need not be kept elsewhere.
 
+    What was found on other images than those of its training is not appended.
+
     **Raises:**
 
     `RunError` when the table cannot be written; then nothing is lost.
     """
-    append_wide(subject.table, sharpness_row(subject, options, found))
+    if subject.same_data:
+        append_wide(subject.table, sharpness_row(subject, options, found))
     open_partial(subject, options, make_mesh(devices)).forget()

@@ -1,5 +1,6 @@
 import dataclasses
 from collections.abc import Callable
+from functools import partial
 
 import jax
 
@@ -20,12 +21,11 @@ class SplitComparison:
         that the splits are drawn from.
     - `common`: ratios and cosines under common random vectors, see
         `eqcifar.sharpness.compare`; `first` is train.
-    - `overlap`: of the eigenspaces of the `count` eigenvalues of largest modulus.
+    - `count`: of eigenvectors compared.
     """
 
     ratio: Estimate
     common: Comparison
-    overlap: dict[str, float]
     count: int
 
 
@@ -53,19 +53,17 @@ def compare_splits(
     if options.batch_statistics:
         raise UsageError("splits are compared with running statistics")
     mesh, key = make_mesh(devices), jax.random.key(options.seed)
-    network, loss = subject.network(options), options.loss or subject.config.loss
+    network, loss = subject.network(options), subject.loss(options)
     splits = {s: subject.examples(s, options, mesh) for s in ("train", "test")}
     train, test = splits.values()
     memory = 1e9 * options.memory * mesh.size
     unfinished = open_partial(subject, options, mesh, warn, f"compare {count}")
     with unfinished.keeping("compare") as (rows, save):
 
-        def follow(what: str) -> Callable[[int, int], None]:
-            def show(done: int, total: int):
-                report(what, loss, done, total, lambda: None)
+        def show(what: str, done: int, total: int):
+            report(what, loss, done, total, lambda: None)
 
-            return saving(show, save)
-
+        follow = saving(show, save)
         traces = [
             sharpness.output_traces(
                 network,
@@ -76,7 +74,7 @@ def compare_splits(
                 memory=memory,
                 key=jax.random.fold_in(key, index),
                 done=rows.setdefault(f"trace-{name}", {}),
-                report=follow(f"trace, {name}"),
+                report=partial(follow, f"trace, {name}"),
             ).estimate(target="population")
             for index, (name, examples) in enumerate(splits.items())
         ]
@@ -86,28 +84,14 @@ def compare_splits(
             test,
             loss,
             probes=options.probes,
+            eigenvectors=count,
             seed=options.seed,
             memory=memory,
             key=key,
-            done=rows.setdefault("common", {}),
-            report=follow("common vectors"),
+            done=rows,
+            report=follow,
         )
-        overlap = {}
-        if count:
-            overlap = sharpness.compare_subspaces(
-                network,
-                train,
-                test,
-                loss,
-                count=count,
-                steps=min(3 * count + 10, network.size),
-                seed=options.seed,
-                memory=memory,
-                key=key,
-                done=rows,
-                report=follow("eigenvectors"),
-            )
-    found = SplitComparison(sharpness.ratio(*traces[::-1]), common, overlap, count)
+    found = SplitComparison(sharpness.ratio(*traces[::-1]), common, count)
     if keep and subject.same_data:
         _keep(subject, options, found, len(train), len(test))
     unfinished.forget()
@@ -128,7 +112,7 @@ def _keep(
     for name, estimate in values.items():
         column = column_name(subject, options, name, "train")
         row[column], row[f"{column}_se"] = estimate.value, estimate.standard_error
-    if found.overlap:
+    if found.common.overlap:
         column = column_name(subject, options, "overlap", "train")
-        row[column] = found.overlap["across"]
+        row[column] = found.common.overlap["across"]
     append_wide(subject.table, row)

@@ -1,3 +1,4 @@
+import dataclasses
 from collections.abc import Callable
 
 import jax
@@ -33,7 +34,7 @@ def plan_subject(
     return sharpness.how_many(
         subject.network(options),
         subject.examples(split, options, make_mesh(devices)),
-        options.loss or subject.config.loss,
+        subject.loss(options),
         rtol=rtol,
         key=jax.random.key(options.seed),
     )
@@ -64,6 +65,7 @@ def measure_original(
         raise UsageError("the original measures whole splits: leave out --samples")
     if options.loss == "ce" or options.batch_statistics:
         raise UsageError("the original measures mse with running statistics")
+    options = dataclasses.replace(options, loss="mse")
     mesh = make_mesh(devices)
     whole = SharpnessOptions(samples=0, batch_size=options.batch_size)
     splits = [subject.examples(name, whole, mesh) for name in ("train", "test")]
@@ -84,7 +86,11 @@ def measure_original(
             report=saving(_follow(report), save),
         )
     if keep and subject.same_data:
-        row = first_columns(subject, options) | {"original_devices": original_devices}
+        row = first_columns(subject, options) | {
+            "examples": len(train),
+            "examples_te": len(test),
+            "original_devices": original_devices,
+        }
         for name, estimate in original.columns.items():
             row[name], row[f"{name}_se"] = estimate.value, estimate.standard_error
         append_wide(subject.table, row)

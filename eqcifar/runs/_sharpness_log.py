@@ -15,7 +15,7 @@ from ..errors import EqcifarError
 from ..parallel import is_main_process, make_mesh
 from ..training import Row, TrainState
 from ._directory import Run
-from ._sharpness import sharpness_row
+from ._sharpness import measure_examples, sharpness_row
 from ._subject import SharpnessOptions, Subject
 from ._wide_table import append_wide, keep_rows, read_wide
 
@@ -96,16 +96,7 @@ class SharpnessLog:
             # One device is enough for so little, and the others may be elsewhere.
             examples = subject.examples("train", options, make_mesh(1))
             found = {
-                name: sharpness.measure(
-                    network,
-                    examples,
-                    name,
-                    options.loss or self._config.loss,
-                    probes=options.probes,
-                    rtol=options.rtol,
-                    memory=1e9 * options.memory,
-                    key=jax.random.key(options.seed),
-                )
+                name: measure_examples(subject, network, examples, name, options)
                 for name in self._measures
             }
             row = {"epoch": epoch}

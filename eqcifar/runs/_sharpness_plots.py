@@ -1,4 +1,5 @@
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +57,7 @@ def plot_sharpness(
         _DRAW[kind](axes, tables)
         title = f"{subject.config.arch}, {subject.dataset.title}"
         axes.set_title(title, fontsize="medium")
-        if kind != "plane":
+        if kind not in ("plane", "eigenplane"):
             axes.legend(frameon=False)
         for suffix in ("png", "svg"):
             path = subject.table.with_name(f"{subject.table.stem}_{kind}.{suffix}")
@@ -139,13 +140,14 @@ def _gram(axes: Any, tables: dict[str, list[float]]):
     axes.set(xscale="log", yscale="log", xlabel="rank", ylabel="eigenvalue of the NTK")
 
 
-def _landscape(axes: Any, tables: Tables):
+def _landscape(axes: Any, tables: Tables, along: str):
     for split, curve in tables.items():
         axes.plot(curve["steps"], curve["loss"], **_line(split, ms=3))
-    axes.set(xlabel="steps along a filter-normalised random direction", ylabel="loss")
+        axes.set_ylabel(f"loss, normalised by {curve['normalised by']}")
+    axes.set_xlabel(along)
 
 
-def _plane(axes: Any, tables: Tables):
+def _plane(axes: Any, tables: Tables, along: tuple[str, str]):
     split, curve = next(iter(tables.items()))
     loss = np.log10(np.maximum(curve["loss"], 1e-12)).T
     shown = axes.contourf(curve["steps"], curve["steps"], loss, 20, cmap="cividis")
@@ -153,8 +155,9 @@ def _plane(axes: Any, tables: Tables):
         curve["steps"], curve["steps"], loss, 8, colors="black", linewidths=0.4
     )
     axes.clabel(lines, fontsize=6)
-    axes.figure.colorbar(shown, label=f"log10 of the loss ({split})")
-    axes.set(aspect="equal", xlabel="first direction", ylabel="second direction")
+    by = curve["normalised by"]
+    axes.figure.colorbar(shown, label=f"log10 of the loss ({split}), by {by}")
+    axes.set(aspect="equal", xlabel=along[0], ylabel=along[1])
 
 
 _DRAW: dict[str, Callable[[Any, Any], None]] = {
@@ -162,6 +165,12 @@ _DRAW: dict[str, Callable[[Any, Any], None]] = {
     "layers": _layers,
     "spectrum": _spectrum,
     "gram": _gram,
-    "landscape": _landscape,
-    "plane": _plane,
+    "landscape": partial(
+        _landscape, along="steps along a filter-normalised random direction"
+    ),
+    "plane": partial(_plane, along=("first direction", "second direction")),
+    "eigenline": partial(
+        _landscape, along="distance along the leading eigenvector of the Hessian"
+    ),
+    "eigenplane": partial(_plane, along=("first eigenvector", "second eigenvector")),
 }

@@ -27,7 +27,7 @@ class SharpnessOptions:
 
     - `samples`: images drawn at random from a split; 0: all; by default 1000, or all
         where there are fewer.
-    - `probes`, `rtol`, `target`: see `eqcifar.sharpness.measure`.
+    - `probes`, `top`, `rtol`, `target`: see `eqcifar.sharpness.measure`.
     - `loss`: by default the run's own.
     - `batch_size`: images at a time; rounded up to a multiple of the devices.
     - `batch_statistics`: normalise each batch by itself, as in training.
@@ -37,6 +37,7 @@ class SharpnessOptions:
 
     samples: int | None = None
     probes: int = 2
+    top: int = 5
     rtol: float | None = None
     loss: Literal["mse", "ce"] | None = None
     target: Literal["split", "population"] = "split"
@@ -53,6 +54,7 @@ class SharpnessOptions:
             "2 or more: one image tells nothing about the error; 0 takes all",
         )
         _require(self.probes >= 0, "probes", "0 or more")
+        _require(self.top >= 1, "top", "1 or more")
         _require(self.rtol is None or self.rtol > 0, "rtol", "greater than 0")
         _require(self.batch_size >= 1, "batch_size", "1 or more")
         _require(self.memory > 0, "memory", "greater than 0")
@@ -83,6 +85,10 @@ class Subject:
     step: int
     digest: str
     same_data: bool
+
+    def loss(self, options: SharpnessOptions) -> str:
+        """The name of the loss that is measured."""
+        return options.loss or self.config.loss
 
     def network(self, options: SharpnessOptions) -> Network:
         """The network as a function of its parameters."""

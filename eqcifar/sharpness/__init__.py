@@ -1,6 +1,5 @@
 from ._compare import Comparison as Comparison
 from ._compare import compare as compare
-from ._compare import compare_subspaces as compare_subspaces
 from ._compare import ratio as ratio
 from ._estimate import Estimate as Estimate
 from ._estimate import Target as Target

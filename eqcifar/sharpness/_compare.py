@@ -4,6 +4,7 @@ import dataclasses
 import math
 import time
 from collections.abc import Callable, MutableMapping
+from functools import partial
 from typing import Any
 
 import jax
@@ -30,10 +31,13 @@ class Comparison:
         between `splits` (all of both), `across` (a half of one and a half of the other,
         the mean of four pairs), `first` and `second` (the two halves of one split: the
         control, to be set against `across`).
+    - `overlap`: ||U V'||_F^2 / k of the k leading eigenvectors of Hessians, for the
+        pairs `across`, `first` and `second`; empty if none were asked for.
     """
 
     trace_ratio: dict[str, Estimate]
     cosine: dict[str, dict[str, Estimate]]
+    overlap: dict[str, float]
     matvecs: int
     seconds: float
 
@@ -45,11 +49,12 @@ def compare(
     loss: str | Loss = "ce",
     *,
     probes: int = 10,
+    eigenvectors: int = 0,
     seed: int = 0,
     memory: float = 1e9,
     key: PRNGKeyArray,
-    done: Rows | None = None,
-    report: Callable[[int, int], None] | None = None,
+    done: MutableMapping[str, Rows] | None = None,
+    report: Callable[[str, int, int], None] = lambda what, done, total: None,
 ) -> Comparison:
     """Compare the Hessians, GGNs and residuals of two splits.
 
@@ -60,12 +65,19 @@ def compare(
     control costs nothing. Errors are by jackknife over probes and cover the probes
     alone: the control shows what the draw of examples does.
 
-    `memory` is that of a product, see `operator`; `done` holds the probes of an
-    unfinished call.
+    **Arguments:**
+
+    - `probes`: sign vectors, three at least.
+    - `eigenvectors`: how many of each half's Hessian, of the eigenvalues of largest
+        modulus, to compare the spaces of; 0: none.
+    - `memory`: that of a product, see `operator`; a basis of Lanczos may take four
+        times as much.
+    - `done`: the passes of an unfinished call, read and filled.
+    - `report`: called with what is done, how much of it, and the whole.
     """
     if probes < 3:
         raise UsageError("A jackknife over probes needs at least 3 of them.")
-    start = time.perf_counter()
+    start, done = time.perf_counter(), {} if done is None else done
     halves = (*first.halves(seed), *second.halves(seed))
     share = [len(halves[i]) / len(first if i < 2 else second) for i in range(4)]
     operators = [
@@ -90,14 +102,13 @@ def compare(
                 forms.append(np.asarray(stack[4:] @ v, dtype=np.float64))
         return {"gram": grams, "form": forms}
 
-    found = []
+    found, common = [], done.setdefault("common", {})
     for m in range(probes):
-        found.append(piece(done, m, lambda m=m: probe(m)))
-        if report is not None:
-            report(m + 1, probes)
+        found.append(piece(common, m, lambda m=m: probe(m)))
+        report("common vectors", m + 1, probes)
     gram = np.stack([one["gram"] for one in found])  # probe, matrix, six sets, six sets
     form = np.stack([one["form"] for one in found])  # probe, matrix, two splits
-    matvecs = 8 * probes
+    matvecs, overlaps = 8 * probes, {}
     seconds = time.perf_counter() - start
 
     def record(statistic: Callable[[np.ndarray], float], rows: np.ndarray) -> Estimate:
@@ -125,7 +136,28 @@ def compare(
         name: record(lambda rows: rows[1] / rows[0], form[:, i])
         for i, name in enumerate(("hess", "ggn"))
     }
-    return Comparison(ratio, cosine, matvecs, seconds)
+    if eigenvectors:
+        bases = []
+        steps = min(3 * eigenvectors + 10, size)
+        follow = partial(report, "eigenvectors")
+        for i, apply in enumerate(operators[0]):
+            leading = eigenpairs(
+                apply.counted(follow, i * steps, 4 * steps),
+                eigenvectors,
+                which="magnitude",
+                steps=steps,
+                memory=4 * memory,
+                key=key,
+                done=done.setdefault(f"half{i}", {}),
+            )
+            bases.append(leading.vectors)
+            matvecs += leading.matvecs
+        overlaps = {
+            label: float(np.mean([overlap(bases[i], bases[j]) for i, j in which]))
+            for label, which in pairs.items()
+            if label != "splits"
+        }
+    return Comparison(ratio, cosine, overlaps, matvecs, time.perf_counter() - start)
 
 
 def _cosine(gram: Float[np.ndarray, "6 6"], pairs: list[tuple[int, int]]) -> float:
@@ -185,55 +217,3 @@ def ratio(numerator: Estimate, denominator: Estimate) -> Estimate:
         matvecs=numerator.matvecs + denominator.matvecs,
         seconds=numerator.seconds + denominator.seconds,
     )
-
-
-def compare_subspaces(
-    network: Network,
-    first: Examples,
-    second: Examples,
-    loss: str | Loss = "ce",
-    *,
-    count: int = 10,
-    steps: int = 60,
-    seed: int = 0,
-    memory: float = 1e9,
-    key: PRNGKeyArray,
-    done: MutableMapping[str, Rows] | None = None,
-    report: Callable[[int, int], None] | None = None,
-) -> dict[str, float]:
-    """Overlap ||U V'||_F^2 / k of the top-k eigenspaces of the Hessians of halves.
-
-    **Arguments:**
-
-    - `memory`: that of a product, see `operator`; a basis of Lanczos may take four
-        times as much.
-    - `done`: the eigenvectors of an unfinished call, and steps on the way to them.
-    - `report`: called before each product.
-
-    **Returns:**
-
-    `across`: the mean over the four pairs of a half of each split; `first`, `second`:
-    the two halves of one split, the control.
-    """
-    done = {} if done is None else done
-    bases = []
-    for i, half in enumerate((*first.halves(seed), *second.halves(seed))):
-        apply = operator(network, half, loss, memory=memory)
-        if report is not None:
-            apply = apply.counted(report, i * steps, 4 * steps)
-        found = eigenpairs(
-            apply,
-            count,
-            which="magnitude",
-            steps=steps,
-            memory=4 * memory,
-            key=key,
-            done=done.setdefault(f"half{i}", {}),
-        )
-        bases.append(found.vectors)
-    across = [overlap(bases[i], bases[j]) for i in (0, 1) for j in (2, 3)]
-    return {
-        "across": float(np.mean(across)),
-        "first": overlap(bases[0], bases[1]),
-        "second": overlap(bases[2], bases[3]),
-    }

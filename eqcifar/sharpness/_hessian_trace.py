@@ -135,6 +135,12 @@ def hessian_trace(
     return HessianTrace(hess, ggn, resid, method, bend, outputs)
 
 
-def penalty_trace(network: Network, weight_decay: float) -> float:
-    """Return the trace of the Hessian of 0.5 lambda ||theta||^2: lambda P, exactly."""
-    return weight_decay * network.size
+def penalty_trace(
+    network: Network, weight_decay: float, *, vectors: bool = True
+) -> float:
+    """Return the trace of the Hessian of 0.5 lambda ||theta||^2: lambda P, exactly.
+
+    Without `vectors`, P leaves out arrays of one axis, as `decay_bias=False` does.
+    """
+    leaves = jax.tree.leaves(network.params)
+    return weight_decay * sum(x.size for x in leaves if vectors or x.ndim > 1)

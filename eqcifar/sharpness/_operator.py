@@ -15,7 +15,7 @@ from ._examples import Examples
 from ._losses import Loss, get_loss, hessian_product
 from ._network import Network
 
-Kind = Literal["hess", "ggn", "ntk"]
+Kind = Literal["hess", "ggn"]
 
 
 @jit
@@ -112,7 +112,7 @@ def operator(
     network: Network,
     examples: Examples,
     loss: str | Loss = "ce",
-    kind: Literal["hess", "ggn"] = "hess",
+    kind: Kind = "hess",
     *,
     memory: float = 1e9,
 ) -> Operator:

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from eqcifar.errors import UsageError
+from eqcifar.errors import RunError, UsageError
 
 from ._estimate import Estimate, estimate_mean
 from ._examples import Rows, piece
@@ -71,28 +71,49 @@ def frobenius(
     return _with_cost(_mean(values), probes, start)
 
 
+@jax.default_matmul_precision("highest")
 def hutch_plus_plus(
-    operator: Operator, *, probes: int = 99, key: PRNGKeyArray
+    operator: Operator,
+    *,
+    probes: int = 99,
+    memory: float = 4e9,
+    key: PRNGKeyArray,
+    done: Rows | None = None,
 ) -> Estimate:
     """Estimate tr A as tr(Q'AQ) + Hutchinson on the rest (Meyer et al., 2021).
 
     A third of the products finds the range Q, a third takes the trace on it, and a
     third estimates tr((I-QQ')A(I-QQ')), whose standard error is that of the whole.
+
+    **Arguments:**
+
+    - `probes`: how many products.
+    - `memory`: bytes for the vectors held, about two a product.
+    - `done`: the products of an unfinished call, read and filled.
     """
     third = probes // 3
     if third < 2:
         raise UsageError("Hutch++ needs at least 6 products.")
+    _check_room(operator, third, 6, memory)
     start = time.perf_counter()
     draws = _block(key, operator, 2 * third)
-    q = jnp.linalg.qr(_apply(operator, draws[:third]).T)[0].T
-    low = jnp.sum(q * _apply(operator, q))
+    q = jnp.linalg.qr(_apply(operator, draws[:third], done).T)[0].T
+    low = jnp.sum(q * _apply(operator, q, done, third))
     rest = draws[third:] - (draws[third:] @ q.T) @ q
-    values = jnp.sum(rest * _apply(operator, rest), axis=1)
+    values = jnp.sum(rest * _apply(operator, rest, done, 2 * third), axis=1)
     mean = _mean(np.asarray(values)).shift(float(low))
     return _with_cost(mean, 3 * third, start)
 
 
-def xtrace(operator: Operator, *, probes: int = 100, key: PRNGKeyArray) -> Estimate:
+@jax.default_matmul_precision("highest")
+def xtrace(
+    operator: Operator,
+    *,
+    probes: int = 100,
+    memory: float = 4e9,
+    key: PRNGKeyArray,
+    done: Rows | None = None,
+) -> Estimate:
     """Estimate tr A by leaving each of probes/2 vectors out in turn (XTrace).
 
     Epperly, Tropp & Webber (2024), with the residual test vectors put back on the
@@ -104,19 +125,21 @@ def xtrace(operator: Operator, *, probes: int = 100, key: PRNGKeyArray) -> Estim
     where x_i is the part of vector i outside the remaining range. The t_i share most
     of the basis and are too alike: the error reported here is their standard error
     times `XTRACE_WIDENING`, see docs/sharpness.md for the coverage with it.
+
+    `memory` is for the vectors held, about two a product; `done` holds the products of
+    an unfinished call.
     """
     m = probes // 2
     if m < 3:
         raise UsageError("XTrace needs at least 6 products.")
-    if m >= operator.size:
-        raise UsageError(
-            f"{m} vectors for a matrix of order {operator.size}: too many."
-        )
+    _check_room(operator, m, 4, memory)
     start = time.perf_counter()
     omega = _sphere(key, operator, m).T
-    y = _apply(operator, omega.T).T
+    y = _apply(operator, omega.T, done).T
+    if not y.any():
+        return _left_out(np.zeros(m), 2 * m, start)
     q, r = jnp.linalg.qr(y)
-    z = _apply(operator, q.T).T
+    z = _apply(operator, q.T, done, m).T
     h, w, r, y_omega = _small(q.T @ z, q.T @ omega, r, jnp.sum(omega * y, axis=0))
     h = 0.5 * (h + h.T)
     s = _unit_columns(np.linalg.inv(r).T)
@@ -128,22 +151,32 @@ def xtrace(operator: Operator, *, probes: int = 100, key: PRNGKeyArray) -> Estim
     return _left_out(values, 2 * m, start)
 
 
-def xnystrace(operator: Operator, *, probes: int = 100, key: PRNGKeyArray) -> Estimate:
+@jax.default_matmul_precision("highest")
+def xnystrace(
+    operator: Operator,
+    *,
+    probes: int = 100,
+    memory: float = 4e9,
+    key: PRNGKeyArray,
+    done: Rows | None = None,
+) -> Estimate:
     """Estimate tr A for a positive semidefinite A by XNysTrace.
 
     As `xtrace` with the Nystrom approximation, which needs one product a vector. Use
     it for the GGN; a Hessian with negative eigenvalues is outside its theory.
+
+    `memory` is for the vectors held, about four a product; `done` holds the products of
+    an unfinished call.
     """
     m = probes
     if m < 3:
         raise UsageError("XNysTrace needs at least 3 products.")
-    if m >= operator.size:
-        raise UsageError(
-            f"{m} vectors for a matrix of order {operator.size}: too many."
-        )
+    _check_room(operator, m, 4, memory)
     start = time.perf_counter()
     omega = _sphere(key, operator, m).T
-    y = _apply(operator, omega.T).T
+    y = _apply(operator, omega.T, done).T
+    if not y.any():
+        return _left_out(np.zeros(m), m, start)
     shift = (
         jnp.finfo(operator.dtype).eps * jnp.linalg.norm(y) / math.sqrt(operator.size)
     )
@@ -192,8 +225,33 @@ def _sphere(key: PRNGKeyArray, operator: Operator, count: int) -> Array:
     return draws / lengths * math.sqrt(operator.size)
 
 
-def _apply(operator: Operator, rows: Float[Array, "count size"]) -> Array:
-    return jnp.stack([operator(row) for row in rows])
+def _check_room(operator: Operator, vectors: int, blocks: int, memory: float):
+    if vectors >= operator.size:
+        raise UsageError(
+            f"{vectors} vectors for a matrix of order {operator.size}: too many."
+        )
+    needed = blocks * vectors * operator.size * operator.dtype.itemsize
+    if needed > memory:
+        raise UsageError(
+            f"{blocks} blocks of {vectors} vectors take {needed / 1e9:.2g} GB, more "
+            f"than the {memory / 1e9:.2g} GB allowed: ask for fewer probes or allow "
+            "more memory."
+        )
+
+
+def _apply(
+    operator: Operator,
+    rows: Float[Array, "count size"],
+    done: Rows | None,
+    before: int = 0,
+) -> Array:
+    """The product of each row; `done` has them by number, after those `before`."""
+
+    def product(i: int) -> dict[str, Array]:
+        return {"product": operator(rows[i])}
+
+    found = [piece(done, before + i, lambda i=i: product(i)) for i in range(len(rows))]
+    return jnp.stack([one["product"] for one in found])
 
 
 def _small(*matrices: Array) -> list[np.ndarray]:
@@ -219,6 +277,8 @@ def _left_out(values: np.ndarray, matvecs: int, start: float) -> Estimate:
 
 
 def _with_cost(estimate: Estimate, matvecs: int, start: float) -> Estimate:
+    if not math.isfinite(estimate.value):
+        raise RunError("The operator returned a value that is not finite.")
     seconds = time.perf_counter() - start
     return dataclasses.replace(
         estimate, examples=0, probes=matvecs, matvecs=matvecs, seconds=seconds

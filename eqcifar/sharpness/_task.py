@@ -11,8 +11,9 @@ from jaxtyping import PRNGKeyArray
 
 from ._estimate import Estimate, Target, estimate_mean
 from ._examples import Examples, Rows
+from ._lanczos import Eigen, eigenpairs
 from ._network import Network
-from ._operator import Operator, operator
+from ._operator import Kind, Operator, operator
 from ._output_traces import OutputTraces, output_traces
 
 # Work done, the whole, and what gives the estimate so far, called when it is shown.
@@ -42,6 +43,7 @@ class Task:
     examples: Examples
     loss: str
     probes: int
+    top: int
     rtol: float | None
     target: Target
     memory: float
@@ -91,12 +93,52 @@ class Task:
             report=self.follow(rows),
         )
 
-    def operator(self, total: int) -> Operator:
-        """The Hessian, reporting each product."""
+    def operator(self, kind: Kind, before: int, total: int) -> Operator:
+        """The Hessian or GGN, reporting each product out of `total`."""
         apply = operator(
-            self.network, self.examples, self.loss, "hess", memory=self.memory
+            self.network, self.examples, self.loss, kind, memory=self.memory
         )
-        return apply.counted(self.count, 0, total)
+        return apply.counted(self.count, before, total)
+
+    @property
+    def pairs(self) -> int:
+        """How many eigenpairs to find: a plane takes two."""
+        return max(self.top, 2)
+
+    @property
+    def basis(self) -> float:
+        """Bytes for a basis of vectors as large as the network."""
+        return 4 * self.memory
+
+    def steps(self, most: int, least: int) -> int:
+        """How many steps of Lanczos: the most that a basis has room for."""
+        first = jax.tree.leaves(self.network.params)[0]
+        room = int(self.basis // (self.network.size * first.dtype.itemsize))
+        return min(max(min(most, room), least), self.network.size)
+
+    def steps_to(self, count: int) -> int:
+        """The most steps that `leading` takes."""
+        return self.steps(100, 2 * count + 2)
+
+    def leading(
+        self,
+        kind: Kind,
+        name: str,
+        count: int,
+        before: int = 0,
+        total: int | None = None,
+    ) -> Eigen:
+        """The `count` largest eigenvalues, found once for all who ask by that name."""
+        steps = self.steps_to(count)
+        return eigenpairs(
+            self.operator(kind, before, total or before + steps),
+            min(count, steps),
+            steps=steps,
+            rtol=1e-3,
+            memory=self.basis,
+            key=self.key,
+            done=self.passes(name),
+        )
 
     def single(self, value: float, matvecs: int = 0, seconds: float = 0.0) -> Estimate:
         """A number of these examples, whose error nothing tells."""

@@ -29,6 +29,7 @@ from .records import RESULTS, store
 NAME = "sharpness_measures"
 SEED = 0
 LOSSES = "ce", "mse"
+BY_PRODUCTS = "eigenvalues", "eigenline", "hutch++", "xtrace", "xnystrace"
 
 # What a part finds: numbers by name, and under `table` anything.
 Values = dict[str, Any]
@@ -161,36 +162,19 @@ def named(
     return found.values | bounds
 
 
-def spectrum(
-    network: Network,
-    examples: Examples,
-    loss: str,
-    steps: int,
-    probes: int,
-    rows: Any,
-    tick: Tick,
+def frobenius(
+    network: Network, examples: Examples, loss: str, probes: int, rows: Any, tick: Tick
 ) -> Values:
-    """Largest eigenvalues with their bounds and squared Frobenius norms, H and GGN."""
-    values: Values = {}
-    for kind in ("hess", "ggn"):
-        product = sharpness.operator(network, examples, loss, kind)
-        found = sharpness.eigenpairs(
-            product.counted(tick, 0, steps),
-            steps=steps,
-            rtol=1e-3,
-            key=jax.random.key(SEED),
-            done=rows.setdefault(f"lmax_{kind}", {}),
-        )
-        values[f"lmax_{kind}"] = float(found.values[0])
-        values[f"lmax_{kind}_bound"] = float(found.bounds[0])
-        values[f"lmax_{kind}_products"] = float(found.matvecs)
-        values[f"frobenius2_{kind}"] = sharpness.frobenius(
-            product.counted(tick, 0, probes),
+    """The squared Frobenius norms of H and GGN."""
+    return {
+        f"frobenius2_{kind}": sharpness.frobenius(
+            sharpness.operator(network, examples, loss, kind).counted(tick, 0, probes),
             probes=probes,
             key=jax.random.key(SEED),
             done=rows.setdefault(f"frobenius_{kind}", {}),
         )
-    return values
+        for kind in ("hess", "ggn")
+    }
 
 
 def compare(
@@ -237,8 +221,7 @@ def main() -> None:
         ("products", 256, "images a split for eigenvalues, norms and comparisons"),
         ("probes", 2, "random vectors an image for traces"),
         ("directions", 8, "random directions for mean rises"),
-        ("steps", 40, "of Lanczos, at most"),
-        ("common", 8, "random vectors for norms and comparisons"),
+        ("common", 12, "random vectors for norms, comparisons and products"),
         ("eigenvectors", 5, "compared; 0: none"),
     ):
         parser.add_argument(f"--{name}", type=int, default=default, help=what)
@@ -278,7 +261,11 @@ def main() -> None:
         kept.part(f"gram {name}", bind(named, "gram", network, on, "mse", 0))
         on = few["radius"][name]
         for loss in LOSSES:
-            for what, probes in (("radius", args.directions), ("landscape", 0)):
+            for what, probes in (
+                ("radius", args.directions),
+                ("landscape", 0),
+                ("plane", 0),
+            ):
                 kept.part(
                     f"{what} {loss} {name}",
                     bind(named, what, network, on, loss, probes),
@@ -290,9 +277,14 @@ def main() -> None:
             bind(compare, network, train, test, loss, args.common, args.eigenvectors),
         )
         for name, on in few["products"].items():
+            for what in BY_PRODUCTS:
+                kept.part(
+                    f"{what} {loss} {name}",
+                    bind(named, what, network, on, loss, args.common),
+                )
             kept.part(
-                f"spectrum {loss} {name}",
-                bind(spectrum, network, on, loss, args.steps, args.common),
+                f"frobenius {loss} {name}",
+                bind(frobenius, network, on, loss, args.common),
             )
     if not args.only:
         kept.pieces.forget()

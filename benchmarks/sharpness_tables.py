@@ -5,12 +5,14 @@ python -m benchmarks.sharpness_tables
 
 import dataclasses
 import math
+import re
 from pathlib import Path
 from typing import Any
 
-from eqcifar.sharpness import Estimate, ratio
+from eqcifar.sharpness import Estimate, meaning, ratio
 
 from .records import read, renew
+from .sharpness_measures import BY_PRODUCTS
 
 PAGE = Path(__file__).parent.parent / "docs" / "sharpness_results.md"
 
@@ -24,20 +26,27 @@ MEANING = {
     "tr_ctk_unit": "the same, times theta^2",
     "lmax_ntk": "largest eigenvalue of the NTK, J J' / n",
     "rank_ntk": "its effective rank",
-    "line": "rise half a filter-normalised random step away",
     "loss": "loss",
     "accuracy": "accuracy",
     "sam": "worst-case rise at radius 0.05 (SAM)",
     "average": "mean rise at radius 0.05",
     "sam_adaptive": "worst-case rise, adaptive, radius 0.5",
     "average_adaptive": "mean rise, adaptive, radius 0.5",
-    "lmax_hess": "largest eigenvalue of H",
-    "lmax_ggn": "largest eigenvalue of GGN",
+    **{
+        f"tr_{kind}_{name}": f"tr {label} of these images by {title}"
+        for kind, label in (("hess", "H"), ("ggn", "GGN"))
+        for name, title in (
+            ("hutch++", "Hutch++"),
+            ("xtrace", "XTrace"),
+            ("xnystrace", "XNysTrace"),
+        )
+    },
     "frobenius2_hess": "squared Frobenius norm of H",
     "frobenius2_ggn": "squared Frobenius norm of GGN",
 }
 # Which option gives the number of images of a kind of part.
-SIZES = {"radius": "radius", "landscape": "radius", "spectrum": "products"}
+SIZES: dict[str, str] = dict.fromkeys(("radius", "landscape", "plane"), "radius")
+SIZES |= dict.fromkeys((*BY_PRODUCTS, "frobenius"), "products")
 NTK = {
     "tr_ggn": "tr NTK = tr GGN (= tr H), summed over classes",
     "tr_ggn_theta": "tr CTK: tr NTK times theta^2",
@@ -68,7 +77,7 @@ def measures(record: dict[str, Any]) -> list[str]:
         "|---|---|---|---|---|---|",
     ]
     parts = record["parts"]
-    for kind in ("traces", "unit", "gram", "radius", "landscape", "spectrum"):
+    for kind in ("traces", "unit", "gram", *SIZES):
         free = kind in ("unit", "gram")  # of the loss
         for loss in ("-",) if free else ("ce", "mse"):
             infix = "" if free else f" {loss}"
@@ -77,10 +86,12 @@ def measures(record: dict[str, Any]) -> list[str]:
                 continue
             train, test = (part["values"] for part in both)
             for name in train:
-                words = MEANING.get(name)
+                words = MEANING.get(name) or meaning(name, loss)
+                if found := re.fullmatch(r"lambda(_ggn)?_(\d+)", name):
+                    words = f"eigenvalue {found[2]} of {'GGN' if found[1] else 'H'}"
                 if kind == "traces" and loss == "mse":
                     words = NTK.get(name)
-                if words is None:
+                if not words:
                     continue
                 of_all = ""
                 bounds = [
@@ -183,9 +194,7 @@ def own_cost(record: dict[str, Any], kept: dict[str, Any]) -> dict[str, dict]:
         grow = record["split"] / record["sample"]
         found[goal] = {
             "relative_error": value["probe_error"] * shrink / value["value"],
-            "cpu_seconds": (
-                whole["cpu_seconds"] if whole else sample["cpu_seconds"] * grow
-            ),
+            "seconds": whole["seconds"] if whole else sample["seconds"] * grow,
             "measured": whole is not None,
         }
     return found
@@ -197,17 +206,17 @@ def ratios(record: dict[str, Any], kept: dict[str, Any]) -> dict[str, dict[str, 
     probe = record["a probe on the sample"]
     found: dict[str, dict[str, float]] = {}
     seconds = {
-        "PyHessian": probe["PyHessian, 1 probe"]["cpu_seconds"] * grow,
-        "hess": probe["curvlinops Hessian, 2 products"]["cpu_seconds"] / 2 * grow,
-        "ggn": probe["curvlinops GGN (mse), 2 products"]["cpu_seconds"] / 2 * grow,
+        "PyHessian": probe["PyHessian, 1 probe"]["seconds"] * grow,
+        "hess": probe["curvlinops Hessian, 2 products"]["seconds"] / 2 * grow,
+        "ggn": probe["curvlinops GGN (mse), 2 products"]["seconds"] / 2 * grow,
     }
 
     def add(goal: str, name: str, products: float, each: float) -> None:
         time = products * each
         found[f"{goal}: {name}"] = {
             "products": products,
-            "cpu_seconds": time,
-            "time_ratio": time / own[goal]["cpu_seconds"],
+            "seconds": time,
+            "time_ratio": time / own[goal]["seconds"],
         }
 
     own = own_cost(record, kept)
@@ -233,8 +242,7 @@ def ratios(record: dict[str, Any], kept: dict[str, Any]) -> dict[str, dict[str, 
 def cost(record: dict[str, Any], kept: dict[str, Any]) -> list[str]:
     """Ours, the peers, and the ratios."""
     lines = [
-        "| | relative standard error | products an image | processor time, s "
-        "| times ours |",
+        "| | relative standard error | products an image | time, s | times ours |",
         "|---|---|---|---|---|",
     ]
     peers = ratios(record, kept)
@@ -242,15 +250,30 @@ def cost(record: dict[str, Any], kept: dict[str, Any]) -> list[str]:
         how = "measured" if ours["measured"] else "from the sample"
         lines.append(
             f"| {goal}: eqcifar | {100 * ours['relative_error']:.2f} % | 1 "
-            f"| {ours['cpu_seconds']:.0f} ({how}) | 1 |"
+            f"| {ours['seconds']:.0f} ({how}) | 1 |"
         )
         lines += [
-            f"| {name} | the same | {row['products']:.0f} | {row['cpu_seconds']:,.0f} "
+            f"| {name} | the same | {row['products']:.0f} | {row['seconds']:,.0f} "
             f"(extrapolated) | {row['time_ratio']:.0f} |"
             for name, row in peers.items()
             if name.startswith(goal)
         ]
     return lines
+
+
+def passes(record: dict[str, Any]) -> list[str]:
+    """A jvp of a jvp in gradients, for several networks."""
+    rows = record["networks"]
+    return [
+        f"| {record['batch']} images | gradient, s | jvp of a jvp, s | ratio |",
+        "|---|---|---|---|",
+        *(
+            f"| {name} | {row['gradient']['seconds']:.3f} "
+            f"| {row['jvp of jvp']['seconds']:.3f} "
+            f"| {row['jvp of jvp']['seconds'] / row['gradient']['seconds']:.2f} |"
+            for name, row in rows.items()
+        ),
+    ]
 
 
 def agreement(record: dict[str, Any]) -> list[str]:
@@ -286,6 +309,8 @@ def tables() -> dict[str, list[str]]:
             "comparison": comparison(kept),
             "needed": needed(kept),
         }
+    if "passes" in costs:
+        found["passes"] = passes(costs["passes"])
     same = costs.get("parameters") == kept.get("parameters")
     if "variance of a random direction" in costs and same:
         found["cost"] = cost(costs, kept)

@@ -51,9 +51,10 @@ def quadratic_forms(
         resid = (dl/df)'b
         hess  = ggn + resid          (v' d2l/dtheta2 v)
 
-    About 1.1 gradients (a Hessian-vector product costs 2.7), and the second-order
-    terms do not cancel in low precision. With `signs`, v is each example's own: see
-    `flipped_directional`.
+    About 1.4 gradients on a CPU (docs/sharpness_results.md): five forward convolutions
+    a layer for one forward and two backward, where a Hessian-vector product has eight.
+    The second-order terms do not cancel in low precision. With `signs`, v is each
+    example's own: see `flipped_directional`.
     """
     if signs is None:
         logits, slope, bend = directional(network, images, vector)

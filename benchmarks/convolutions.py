@@ -5,6 +5,9 @@ turns, answers compared first. What a network's convolutions take by themselves 
 its training step: it cannot be quicker than they are. `benchmarks.compare` has to have
 run before, for PyTorch's whole step.
 
+Both sides keep the memory that they free, as a step does within itself: else a third of
+the time of one convolution by itself goes to new pages.
+
     python -m benchmarks.convolutions
     python -m benchmarks.convolutions --archs resnet8 --batch 8 --tiny      # seconds
 """
@@ -26,6 +29,9 @@ PEER = "channels_last"
 KINDS = "forward", "images", "weights"
 # Relative, as vectors.
 TOLERANCE = 1e-3
+KEEP_MEMORY = {
+    "GLIBC_TUNABLES": "glibc.malloc.mmap_max=0:glibc.malloc.trim_threshold=17179869184"
+}
 
 
 def make_side(name: str, batch: int) -> Any:
@@ -137,7 +143,10 @@ def main():
     parser.add_argument("--seconds", type=float, default=0.06, help="of a turn")
     parser.add_argument("--tiny", action="store_true", help="store nothing")
     args = parser.parse_args()
-    sides = {name: Remote(make_side, name, args.batch) for name in (OURS, PEER)}
+    sides = {
+        name: Remote(make_side, name, args.batch, variables=KEEP_MEMORY)
+        for name in (OURS, PEER)
+    }
     try:
         networks: dict[str, list[Convolution]] = {}
         for arch in args.archs.split(","):

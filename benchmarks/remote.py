@@ -1,18 +1,29 @@
 """Objects in processes of their own, which compute when it is their turn."""
 
 import multiprocessing
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Mapping
 from typing import Any
+from unittest import mock
 
 
 class Remote:
-    """An object that is made in a new process; calls of its methods wait for answers."""
+    """An object made in a new process; calls of its methods wait for the answers.
 
-    def __init__(self, make: Callable[..., Any], *arguments: Any):
+    `variables` are added to the environment of the process.
+    """
+
+    def __init__(
+        self,
+        make: Callable[..., Any],
+        *arguments: Any,
+        variables: Mapping[str, str] | None = None,
+    ):
         context = multiprocessing.get_context("spawn")
         self._connection, other = context.Pipe()
         self._process = context.Process(target=_serve, args=(other, make, arguments))
-        self._process.start()
+        with mock.patch.dict(os.environ, variables or {}):
+            self._process.start()
         other.close()
 
     def call(self, method: str, *arguments: Any) -> Any:

@@ -5,8 +5,8 @@ turns, answers compared first. What a network's convolutions take by themselves 
 its training step: it cannot be quicker than they are. `benchmarks.compare` has to have
 run before, for PyTorch's whole step.
 
-Both sides keep the memory that they free, as a step does within itself: else a third of
-the time of one convolution by itself goes to new pages.
+Both sides keep the memory that they free, as a step does within itself: else up to two
+thirds of the time of one convolution by itself go to new pages.
 
     python -m benchmarks.convolutions
     python -m benchmarks.convolutions --archs resnet8 --batch 8 --tiny      # seconds

@@ -1,8 +1,8 @@
 """Where a training step on a CPU spends its time, by kind of operation.
 
-The profiler sees an operation of XLA from its start to the end of its call. A convolution
-is handed to the threads within that, so convolutions are the rest of the step, with
-the waiting between operations: compare them with `benchmarks.convolutions`.
+The profiler sees an operation of XLA from its start to the end of its call. A
+convolution is handed to threads meanwhile, so convolutions are the rest of the step,
+with the waiting between operations: compare them with `benchmarks.convolutions`.
 
     python -m benchmarks.step_profile
 """

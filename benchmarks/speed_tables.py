@@ -163,7 +163,8 @@ def convolutions(record: dict[str, Any]) -> list[str]:
         "| bound of the step's ratio |",
         "|---|---|---|---|---|---|",
         *(
-            f"| {row['arch']} | {row['ms'][OURS]:,.0f} | {row['ms']['channels_last']:,.0f} "
+            f"| {row['arch']} | {row['ms'][OURS]:,.0f} "
+            f"| {row['ms']['channels_last']:,.0f} "
             f"| {row['ratio']:.2f} | {row['step_ms']['channels_last']:,.0f} "
             f"| **{row['bound']:.2f}** |"
             for row in record["archs"]

@@ -86,7 +86,7 @@ def in_a_step(
     counts: Counter[Convolution], rows: dict[Convolution, dict], name: str
 ) -> dict[str, float]:
     """Milliseconds that all convolutions of a step take, by kind."""
-    total = dict.fromkeys(KINDS, 0.0)
+    total: dict[str, float] = {kind: 0.0 for kind in KINDS}
     for shape, count in counts.items():
         for kind in KINDS:
             # Nobody asks for the gradient of the pixels.

@@ -159,8 +159,8 @@ def convolutions(record: dict[str, Any]) -> list[str]:
         f"{machine(record)} Batch {arguments['batch']}, median of "
         f"{arguments['rounds']} turns each.",
         "",
-        "| convolutions of a step, ms | eqcifar | PyTorch | ratio | PyTorch's whole step "
-        "| bound of the step's ratio |",
+        "| convolutions of a step, ms | eqcifar | PyTorch | ratio "
+        "| PyTorch's whole step | bound of the step's ratio |",
         "|---|---|---|---|---|---|",
         *(
             f"| {row['arch']} | {row['ms'][OURS]:,.0f} "

@@ -14,7 +14,6 @@ many single steps as take about `--seconds`.
 
 import argparse
 import math
-import multiprocessing
 import os
 import time
 from collections.abc import Sequence
@@ -22,6 +21,7 @@ from typing import Any
 
 import numpy as np
 
+from .remote import Remote
 from .speed import Case, spread
 
 OURS = "eqcifar"
@@ -31,36 +31,25 @@ OURS = "eqcifar"
 TOLERANCES = {"f32": 2e-2, "bf16": 0.1}
 
 
-def serve(connection: Any, name: str, case: Case):
-    """Be one side: answer calls of its methods until told to stop."""
+def make_side(name: str, case: Case) -> Any:
+    """One side, in its own process."""
     if name == OURS:
         from .subject import Subject
 
-        side: Any = Subject(case)
-    else:
-        from .peers.torch_speed import TorchSubject
+        return Subject(case)
+    from .peers.torch_speed import TorchSubject
 
-        side = TorchSubject(case, name)
-    while (call := connection.recv()) is not None:
-        method, *arguments = call
-        connection.send(getattr(side, method)(*arguments))
+    return TorchSubject(case, name)
 
 
 class Side:
     """One side of the comparison, seen from outside."""
 
     def __init__(self, name: str, case: Case):
-        context = multiprocessing.get_context("spawn")
         self.name, self.case = name, case
-        self._connection, other = context.Pipe()
-        self._process = context.Process(target=serve, args=(other, name, case))
-        self._process.start()
-        other.close()
+        remote = Remote(make_side, name, case)
+        self.call, self.stop = remote.call, remote.stop
         self.calls: dict[str, int] = {}
-
-    def call(self, *call: Any) -> Any:
-        self._connection.send(call)
-        return self._connection.recv()
 
     def warm_up(self, kind: str, seconds: float):
         """Find out how many calls fill a turn, after one."""
@@ -74,10 +63,6 @@ class Side:
         case, calls = self.case, self.calls[kind]
         images = case.batch * case.steps if kind == "train" else case.evaluated
         return images * calls / self.call(kind, calls)
-
-    def stop(self):
-        self._connection.send(None)
-        self._process.join()
 
 
 def check(sides: list[Side]) -> dict[str, dict[str, float]]:

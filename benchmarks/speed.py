@@ -5,7 +5,7 @@ import resource
 import statistics
 import sys
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -42,6 +42,30 @@ class Case:
         count = max(self.images, self.evaluated)
         images = rng.integers(0, 256, (count, 32, 32, 3), np.uint8)
         return images, rng.integers(0, 10, count, np.int32)
+
+
+class Convolution(NamedTuple):
+    """The shape of a convolution of square images that keeps the size at stride 1."""
+
+    in_channels: int
+    out_channels: int
+    size: int
+    kernel: int
+    stride: int
+
+    def arrays(self, batch: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Images, channels last; weights, PyTorch's way; gradient of the result."""
+        rng = np.random.default_rng(0)
+        after = -(-self.size // self.stride)
+        shapes = (
+            (batch, self.size, self.size, self.in_channels),
+            (self.out_channels, self.in_channels, self.kernel, self.kernel),
+            (batch, after, after, self.out_channels),
+        )
+        images, weights, gradient = (
+            rng.standard_normal(shape, np.float32) for shape in shapes
+        )
+        return images, weights, gradient
 
 
 def spread(values: Sequence[float]) -> dict[str, Any]:

@@ -152,8 +152,72 @@ def startup(record: dict[str, Any]) -> list[str]:
     return lines
 
 
+def convolutions(record: dict[str, Any]) -> list[str]:
+    """All convolutions of a step beside PyTorch's, and the bound they set."""
+    arguments = record["arguments"]
+    return [
+        f"{machine(record)} Batch {arguments['batch']}, median of "
+        f"{arguments['rounds']} turns each.",
+        "",
+        "| convolutions of a step, ms | eqcifar | PyTorch | ratio "
+        "| PyTorch's whole step | bound of the step's ratio |",
+        "|---|---|---|---|---|---|",
+        *(
+            f"| {row['arch']} | {row['ms'][OURS]:,.0f} "
+            f"| {row['ms']['channels_last']:,.0f} "
+            f"| {row['ratio']:.2f} | {row['step_ms']['channels_last']:,.0f} "
+            f"| **{row['bound']:.2f}** |"
+            for row in record["archs"]
+        ),
+    ]
+
+
+def profile(record: dict[str, Any]) -> list[str]:
+    """Shares of a step by kind."""
+    kinds = sorted(record["rows"][0]["ms"])
+    return [
+        f"{machine(record)} Mean of {record['arguments']['steps']} steps.",
+        "",
+        f"| ms of a step | {' | '.join(kinds)} |",
+        f"|---|{'---|' * len(kinds)}",
+        *(
+            f"| {row['arch']}, batch {row['batch']} | "
+            + " | ".join(f"{row['ms'][k]:,.1f} ({row['share'][k]:.0%})" for k in kinds)
+            + " |"
+            for row in record["rows"]
+        ),
+    ]
+
+
+def ablation(record: dict[str, Any]) -> list[str]:
+    """Images a second of each variant."""
+    rows = record["rows"]
+    names = list(dict.fromkeys(n for row in rows for n in row["images_per_second"]))
+    lines = [
+        f"{machine(record)} Images/s, median of {record['arguments']['rounds']} turns, "
+        f"lowest to highest; `before` is commit {(record['before'] or '')[:7]}.",
+        "",
+        f"| | {' | '.join(row['arch'] for row in rows)} |",
+        f"|---|{'---|' * len(rows)}",
+    ]
+    for name in names:
+        found = [row["images_per_second"].get(name) for row in rows]
+        cells = (
+            f"{f['median']:,.1f} ({f['low']:,.1f} to {f['high']:,.1f})" if f else ""
+            for f in found
+        )
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    return lines
+
+
 def main():
-    single = {"input": inputs, "startup": startup}
+    single = {
+        "input": inputs,
+        "startup": startup,
+        "convolutions": convolutions,
+        "step_profile": profile,
+        "step_ablation": ablation,
+    }
     found = {"comparison": comparison(), "train_step": train_step()}
     found |= {name: table(read(name)) for name, table in single.items() if read(name)}
     renew(PAGE, {name: lines for name, lines in found.items() if lines})

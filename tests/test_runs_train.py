@@ -12,7 +12,7 @@ import equinox as eqx
 import jax
 import pytest
 
-from eqcifar import data, models, runs
+from eqcifar import data, models, parallel, runs
 from eqcifar.config import TrainConfig
 from eqcifar.errors import RunError, UsageError
 from eqcifar.parallel import make_mesh
@@ -188,6 +188,7 @@ def test_another_environment_is_told(tmp_path, monkeypatch):
     assert "XLA_FLAGS  -> --xla_other" in said[0]
     environment = run.environment()
     assert environment["flags"]["XLA_FLAGS"] == "--xla_other"
+    assert environment["flags"].items() >= parallel.compiler_options().items()
     assert environment["earlier"][0]["flags"]["XLA_FLAGS"] == ""
 
 

@@ -22,6 +22,9 @@ def environment(
 ) -> dict[str, Any]:
     """What can change the digits of a run besides its configuration.
 
+    `flags` has what XLA is told by environment variables, by JAX's options and by
+    `parallel.compiler_options`.
+
     **Arguments:**
 
     - `devices`: how many the run uses.
@@ -35,9 +38,12 @@ def environment(
     """
     import jax
 
+    from ..parallel import compiler_options
+
     device = jax.devices()[0]
     flags = {name: os.environ.get(name, "") for name in _VARIABLES}
     flags |= {name: getattr(jax.config, name) for name in _OPTIONS}
+    flags |= compiler_options()
     # Not named while they are off, as by versions that had them not.
     flags |= {"grad_accum": grad_accum} if grad_accum > 1 else {}
     flags |= {"remat": True} if remat else {}

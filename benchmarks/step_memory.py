@@ -5,10 +5,6 @@
 
 The memory is what XLA plans for one device. On the CPU its convolutions and layouts are
 others than on a GPU: compare the rows, not the numbers with those of another backend.
-There XLA also drops the barriers that keep pieces and recomputation apart, unless
-
-    XLA_FLAGS=--xla_disable_hlo_passes=cse_barrier_expander
-
 Rows of earlier calls stay in the file, as long as they are of another case.
 """
 

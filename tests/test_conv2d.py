@@ -97,3 +97,24 @@ def test_first_gradients_of_networks(name):
         lambda node: plain(node) if is_ours(node) else node, model, is_leaf=is_ours
     )
     close(gradient(model), gradient(twin), 1e-10)
+
+
+@pytest.mark.parametrize(("kernel_size", "stride", "size"), [(3, 1, 2), (3, 2, 5)])
+def test_bfloat16_is_within_its_rounding(kernel_size, stride, size):
+    keys = jax.random.split(jax.random.key(4), 2)
+    layer = Conv2d(16, 8, kernel_size, stride=stride, key=keys[0])
+    x = jax.random.normal(keys[1], (4, size, size, 16))
+    narrow = lambda tree: jax.tree.map(lambda a: a.astype(jnp.bfloat16), tree)  # noqa: E731
+    wide = lambda tree: jax.tree.map(lambda a: a.astype(float), tree)  # noqa: E731
+
+    def both_ways(layer, x):
+        y, pull = jax.vjp(lambda layer, x: jax.vmap(layer)(x), layer, x)
+        return y, pull(y)
+
+    arrays, static = eqx.partition(layer, eqx.is_array)
+    ours = both_ways(eqx.combine(narrow(arrays), static), narrow(x))
+    # The same rounded weights and images, computed in float64.
+    exact = both_ways(plain(eqx.combine(wide(narrow(arrays)), static)), wide(narrow(x)))
+    assert {leaf.dtype for leaf in jax.tree.leaves(ours)} == {jnp.dtype("bfloat16")}
+    # Two roundings of a unit of 2^-8 at most, and some of smaller terms.
+    close(wide(ours), exact, 2**-6)

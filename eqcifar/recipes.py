@@ -7,8 +7,8 @@ from .errors import UsageError
 RECIPES: dict[str, dict[str, Any]] = {
     # The defaults of `TrainConfig`.
     "original": {},
-    # A network that pools early, which a CPU is quick at, and so many epochs as two cores
-    # take 20 minutes for. docs/training.md names where each option is from.
+    # A network that pools early, which a CPU is quick at, for as many epochs as two
+    # cores do in 20 minutes. docs/training.md names where each option is from.
     "fast": {
         "arch": "vgg11",
         "width": 0.5,

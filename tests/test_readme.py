@@ -2,7 +2,11 @@ import re
 import shlex
 from pathlib import Path
 
+import jax
 import pytest
+
+from eqcifar import data, models, sharpness
+from eqcifar.config import TrainConfig
 
 from .cli_tools import run_cli
 
@@ -23,6 +27,32 @@ def test_the_example_runs_and_is_short(capsys):
     )
     assert printed
     assert float(printed[1]) > 0.2
+
+
+def test_sharpness_of_ones_own(capsys):
+    page = (_ROOT / "docs" / "custom.md").read_text(encoding="utf-8")
+    (code,) = (block for block in blocks(page, "python") if "sharpness." in block)
+    model, state = models.create("wrn10-1", width=0.25, key=jax.random.key(0))
+    images = data.load("synthetic", limit_train=10, limit_test=100)
+    given = {"model": model, "state": state, "images": images, "config": TrainConfig()}
+    exec(
+        compile(code, "custom.md", "exec"),
+        {"jax": jax, "data": data, "sharpness": sharpness, **given},
+    )
+    printed = re.fullmatch(
+        r"exact ([\d.]+) \(.*\)\n([\d.]+) ([\d.e-]+)\n", capsys.readouterr().out
+    )
+    assert printed
+    trace, largest, _ = map(float, printed.groups())
+    # The loss is 2 mse about other targets, which the trace does not see.
+    network = sharpness.Network(model, state)
+    mean, std = given["config"].mean, given["config"].std
+    examples = sharpness.Examples(
+        images.test.images, images.test.labels, lambda x: data.normalise(x, mean, std)
+    )
+    exact = sharpness.output_traces(network, examples, "mse").estimate().value
+    assert trace == pytest.approx(2 * exact, rel=1e-4)
+    assert 0 < largest < trace
 
 
 @pytest.mark.parametrize(

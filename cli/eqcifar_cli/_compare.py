@@ -117,6 +117,7 @@ def compare(
     )
     typer.echo(
         f"tr GGN on test over train: {cell(found.ratio)} (95 %, of populations)\n"
-        "Set the third column against the last two: halves of one split differ by "
-        f"the draw of images alone.\n{plus_minus()}: 95 %, of the random vectors."
+        'Set "halves, across" against halves of one split, which differ by the draw of '
+        f"images alone.\n{plus_minus()}: 95 %, of the random vectors; the draw of "
+        "images does more where the last two columns are far apart."
     )

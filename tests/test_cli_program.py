@@ -81,6 +81,8 @@ def test_completion_script_and_values():
         ("train --lr 0", "lr = 0.0: must be greater than 0"),
         ("train --bn-group 3", "bn_group = 3: must be 0 or a divisor"),
         ("archs resnet19", "unknown architecture 'resnet19'; nearest: resnet18"),
+        ("train --arch resnet99", "unknown architecture 'resnet99'"),
+        ("train --dataset /nonexistent", "'/nonexistent': there is no such folder"),
         ("data info nowhere", "Unknown dataset 'nowhere'"),
         ("eval --out nowhere", "no folder nowhere"),
         ("eval nowhere", "no file nowhere"),

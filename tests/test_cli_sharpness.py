@@ -82,14 +82,32 @@ def test_what_cannot_be_measured_is_one_line(trained, tmp_path):
         (("--split", "val", *QUICK), 2, "no val split: there are train, test"),
         (("--measures", "ntk", "--layers"), 2, "need the measure trace"),
         (("--top", 0), 2, "top must be 1 or more"),
-        (("--probes", 10**9, *QUICK), 2, "more than the 1.0 GB allowed"),
+        (("--probes", 10**9, *QUICK), 2, "more than the 1 GB allowed"),
+        (("--original-devices", 4), 2, "needs --convention original"),
+        (
+            ("--convention", "original", "--original-devices", 0),
+            2,
+            "greater than or equal to 1",
+        ),
+        (("--seed", 10**20), 2, "seed must be 0 or more, and below 2**63"),
+        (("--sharpest", -1), 2, "greater than or equal to 0"),
+        (("--how-many", 2, *QUICK), 2, "must be between 0 and 1"),
+        (
+            ("--top", 10**8, "--measures", "eigenvalues", "--memory", 0.02, *QUICK),
+            2,
+            "take a smaller --top or allow more memory",
+        ),
         (
             ("--measures", "xtrace", "--probes", 5000, "--memory", 0.03, *QUICK),
             2,
             "4 blocks of 2500 vectors take 0.2 GB, more than the 0.12 GB allowed",
         ),
         (("--memory", 1e-6, *QUICK, "--batch-size", 3), 2, "allow more memory"),
-        (("--batch-statistics", *QUICK, "--measures", "ntk"), 2, "couple the examples"),
+        (
+            ("--batch-statistics", *QUICK, "--measures", "trace,ntk"),
+            2,
+            "couple the examples, so ntk cannot",
+        ),
         (("--convention", "original", "--samples", 8), 2, "measures whole splits"),
         (("--devices", 99), 2, "99 devices asked for"),
     ):
@@ -100,6 +118,22 @@ def test_what_cannot_be_measured_is_one_line(trained, tmp_path):
     result = run_cli("sharpness", unfinished)
     assert result.exit_code == 2
     assert "has no model.eqx: finish its training" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--probes", 2), "greater than or equal to 3"),
+        (("--eigenvectors", -1), "greater than or equal to 0"),
+        (("--eigenvectors", 10**6), "Cannot compare 1000000 eigenvectors of "),
+        (("--memory", 1e-9), "more than the 4e-09 GB allowed: ask for fewer"),
+        (("--seed", 10**20), "below 2**63"),
+    ],
+)
+def test_what_cannot_be_compared_is_one_line(trained, arguments, message):
+    result = run_cli("compare", trained, "--devices", 1, *arguments)
+    assert (result.exit_code, result.stderr.count("\n")) == (2, 1)
+    assert message in result.stderr
 
 
 def test_a_diverged_network_is_one_line(trained, tmp_path):

@@ -196,7 +196,7 @@ def test_impossible_options_are_refused(subject):
     with pytest.raises(UsageError, match="rtol must be"):
         SharpnessOptions(rtol=0.0)
     many = SharpnessOptions(samples=10, probes=10**9)
-    with pytest.raises(UsageError, match="more than the 1.0 GB allowed"):
+    with pytest.raises(UsageError, match="more than the 1 GB allowed"):
         runs.measure_subject(subject, ["trace"], ["train"], many, devices=1)
     with pytest.raises(UsageError, match="no val split: there are train, test"):
         runs.measure_subject(subject, ["trace"], ["val"], OPTIONS, devices=1)

@@ -289,6 +289,16 @@ def test_splits_of_sharpness_are_told_apart(tmp_path):
     assert found == {"tr": 1.5, "tr_se": 0.1, "tr_te": 2.5, "tr_te_se": 0.2}
 
 
+def test_a_sharpness_file_without_numbers_is_a_line(tmp_path):
+    run = write_run(tmp_path, TrainConfig(epochs=1))
+    (run.path / "sharpness.tsv").write_text("garbage\n")
+    said = []
+    (record,) = read_records(tmp_path, warn=said.append)
+    assert record.state == "done"
+    (line,) = said
+    assert line.startswith(f"cannot read {run.path / 'sharpness.tsv'}: ")
+
+
 def test_a_measure_without_an_error_is_one_too(tmp_path):
     run = write_run(tmp_path, TrainConfig(epochs=1))
     lines = "examples\ttr\ttr_se\tlmax\tlmax_se\n", "5\t1.5\t0.1\t2.5\t\n"

@@ -25,10 +25,10 @@ def compare(
     run: RunPath = None,
     samples: Samples = None,
     probes: Annotated[
-        int, typer.Option(help="Random vectors that all matrices share; 3 at least.")
+        int, typer.Option(min=3, help="Random vectors that all matrices share.")
     ] = 10,
     eigenvectors: Annotated[
-        int, typer.Option(help="Compare the spaces of so many; 0: none.")
+        int, typer.Option(min=0, help="Compare the spaces of so many; 0: none.")
     ] = 10,
     loss: LossName = None,
     batch_size: BatchSize = 128,

@@ -69,7 +69,8 @@ def sharpness(
         bool, typer.Option("--classes", help="Show the trace for each class.")
     ] = False,
     sharpest: Annotated[
-        int, typer.Option(metavar="K", help="Show the K images of largest trace.")
+        int,
+        typer.Option(min=0, metavar="K", help="Show the K images of largest trace."),
     ] = 0,
     plot: Annotated[
         bool,
@@ -82,8 +83,13 @@ def sharpness(
         typer.Option(help="original: the six columns of sungyubkim/cifar_jax."),
     ] = "eqcifar",
     original_devices: Annotated[
-        int, typer.Option(help="Devices of the original, which its tr_hess depends on.")
-    ] = 8,
+        int | None,
+        typer.Option(
+            min=1,
+            help="Devices of the original, which its tr_hess depends on; 8 by default.",
+            show_default=False,
+        ),
+    ] = None,
     batch_statistics: Annotated[
         bool,
         typer.Option(
@@ -115,6 +121,8 @@ def sharpness(
     names = check_measures(name.strip() for name in measures.split(","))
     if (layers or classes or sharpest) and "trace" not in names:
         raise UsageError("--layers, --classes and --sharpest need the measure trace")
+    if original_devices is not None and convention != "original":
+        raise UsageError("--original-devices needs --convention original")
     splits = list(dict.fromkeys(name.strip() for name in split.split(",")))
     options = runs.SharpnessOptions(
         samples=samples,
@@ -137,6 +145,7 @@ def sharpness(
         return
     with Meter() as meter:
         if convention == "original":
+            original_devices = original_devices or 8
             original = runs.measure_original(
                 subject,
                 options,

@@ -223,13 +223,12 @@ def print_plan(
             if p is not None
         ],
     )
-    # With a single vector, the errors of images and vectors cannot be told apart.
     best = plan.random
     typer.echo(
         f"One image tells the trace to {100 * math.sqrt(plan.pilot.data):.0f} %, one "
         f"random vector adds {100 * math.sqrt(plan.pilot.mixed):.0f} %.\n"
         f"Next: eqcifar sharpness {subject.path} --split {split} "
-        f"--samples {best.examples} --probes {max(best.probes, 2)}"
+        f"--samples {best.examples} --probes {best.probes}"
         + (f" --loss {loss}" if options.loss else "")
     )
 

@@ -93,6 +93,8 @@ def _find(name: str) -> Dataset:
     folder = Path(name).expanduser()
     if folder.is_dir():
         return _from_folder(folder, name)
+    if not folder.exists() and name.startswith(("/", ".", "~")):
+        raise UsageError(f"Unknown dataset {name!r}: there is no such folder.")
     if folder.exists() or not _is_hub_id(name):
         raise UsageError(
             f"Unknown dataset {name!r}: it is neither a folder here nor one of "

@@ -19,6 +19,7 @@ from ._count import (
     count_parameters as count_parameters,
 )
 from ._registry import Architecture as Architecture
+from ._registry import check_name as check_name
 from ._registry import create as create
 from ._registry import names as names
 from ._resnet import ResNet as ResNet

@@ -100,6 +100,16 @@ def create(
     return eqx.nn.make_with_state(build)(num_classes, width=width, key=key)
 
 
+def check_name(name: str) -> None:
+    """Refuse a name that `create` does not know.
+
+    **Raises:**
+
+    A `UsageError` with the nearest names.
+    """
+    _find(name)
+
+
 def _find(name: str) -> Callable[..., Architecture]:
     if name in _ARCHITECTURES:
         return _ARCHITECTURES[name]

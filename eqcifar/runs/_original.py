@@ -61,7 +61,7 @@ def read_original(
     found = []
     for path in sorted(_walk(root, warn)):
         try:
-            found.append(_read(path, SELECTIONS[select]))
+            found.append(_read(path, SELECTIONS[select], warn))
         except RunError as error:
             warn(f"left out {path}: {error}")
     longest: dict[TrainConfig, int] = {}
@@ -86,7 +86,9 @@ def _walk(root: str | os.PathLike[str], warn: Callable[[str], None]) -> Iterator
             yield Path(folder)
 
 
-def _read(path: Path, column: str | None) -> tuple[Record, int]:
+def _read(
+    path: Path, column: str | None, warn: Callable[[str], None]
+) -> tuple[Record, int]:
     path = path.absolute()
     match = _NAME.fullmatch(path.name)
     if match is None:
@@ -111,5 +113,5 @@ def _read(path: Path, column: str | None) -> tuple[Record, int]:
         values["weight_norm"] = math.sqrt(2 * values.pop("wd"))
     if "grad_norm" in values:
         values["gradient_norm"] = math.sqrt(values.pop("grad_norm"))
-    values = sharpness_values(path / "sharpness.tsv") | values
+    values = sharpness_values(path / "sharpness.tsv", warn) | values
     return Record(path, recipe, int(seed), "done", values=values), epoch

@@ -151,11 +151,12 @@ def total_seconds(path: Path) -> float:
     return seconds if "seconds" in columns else math.nan
 
 
-def sharpness_values(path: Path) -> dict[str, float]:
+def sharpness_values(path: Path, warn: Callable[[str], None]) -> dict[str, float]:
     """The numbers of a `sharpness.tsv`; later rows win over earlier ones.
 
     Where a column `split` says so, names end in `_te` or `_va`, before the `_se` of a
-    standard error. Without the file there are none.
+    standard error. Without the file there are none; `warn` is called with a line for a
+    file that has none.
     """
     values = {}
     columns, lines = table_lines(path) if path.exists() else ([], [])
@@ -174,6 +175,8 @@ def sharpness_values(path: Path) -> dict[str, float]:
             # A later row may not have measured everything again.
             if column not in values or not math.isnan(value):
                 values[column] = value
+    if path.exists() and not values:
+        warn(f"cannot read {path}: it has no row of numbers; mend or remove the file")
     return values
 
 
@@ -252,7 +255,7 @@ def _read(
         seconds = status.get("seconds")
         if not isinstance(seconds, float):
             seconds = total_seconds(run.path / "log.tsv")
-        measures = sharpness_values(run.path / "sharpness.tsv")
+        measures = sharpness_values(run.path / "sharpness.tsv", warn)
         # The log's columns come first, and win.
         values = {**values, **measures, **values}
     except RunError as error:

@@ -8,6 +8,7 @@ import jax
 from jax.sharding import Mesh
 
 from .. import __version__, sharpness
+from ..errors import UsageError
 from ..parallel import make_mesh
 from ..sharpness import Estimate, Examples, Measured, Network
 from ._partial import Partial
@@ -15,6 +16,8 @@ from ._subject import SharpnessOptions, Subject
 from ._wide_table import Cell, append_wide
 
 SUFFIXES = {"train": "", "test": "_te", "val": "_va"}
+# What takes images one by one, which batch statistics couple.
+_PER_IMAGE = "ntk", "ntk_mean", "unit", "gram"
 Show = Callable[[str, str, int, int, Callable[[], Estimate | None]], None]
 
 
@@ -45,6 +48,12 @@ def measure_subject(
     What was found, by split and measure: the same bits, interrupted or not.
     """
     measures = sharpness.check_measures(measures)
+    refused = [name for name in measures if name in _PER_IMAGE]
+    if options.batch_statistics and refused:
+        raise UsageError(
+            f"batch statistics couple the examples, so {', '.join(refused)} cannot be "
+            "measured with them: leave out --batch-statistics or these measures"
+        )
     mesh = make_mesh(devices)
     network = subject.network(options)
     chosen = {name: subject.examples(name, options, mesh) for name in splits}

@@ -54,9 +54,10 @@ def compare_splits(
         raise UsageError("splits are compared with running statistics")
     mesh, key = make_mesh(devices), jax.random.key(options.seed)
     network, loss = subject.network(options), subject.loss(options)
+    memory = 1e9 * options.memory * mesh.size
+    sharpness.check_comparison(network, options.probes, count, memory)
     splits = {s: subject.examples(s, options, mesh) for s in ("train", "test")}
     train, test = splits.values()
-    memory = 1e9 * options.memory * mesh.size
     unfinished = open_partial(subject, options, mesh, warn, f"compare {count}")
     with unfinished.keeping("compare") as (rows, save):
 

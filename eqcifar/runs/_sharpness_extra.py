@@ -25,10 +25,13 @@ def plan_subject(
 
     **Raises:**
 
-    `UsageError` when `rtol` is not positive, or the whole split is not enough.
+    `UsageError` when `rtol` is not between 0 and 1, or the whole split is not enough.
     """
-    if rtol <= 0:
-        raise UsageError("the relative half-width to plan for must be greater than 0")
+    if not 0 < rtol < 1:
+        raise UsageError(
+            "how-many, the relative half-width to plan for, must be between 0 and 1, "
+            f"not {rtol:g}: 0.05 is 5 %"
+        )
     if options.batch_statistics:
         raise UsageError("a plan is for a sum over images: use running statistics")
     return sharpness.how_many(

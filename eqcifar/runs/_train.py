@@ -90,6 +90,7 @@ def train_run(
     run = Run(run_path(root, config))
     if run.is_done():
         return run
+    models.check_name(config.arch)
     mesh = make_mesh(devices)
 
     def load() -> Dataset:

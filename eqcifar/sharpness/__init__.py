@@ -1,4 +1,5 @@
 from ._compare import Comparison as Comparison
+from ._compare import check_comparison as check_comparison
 from ._compare import compare as compare
 from ._compare import ratio as ratio
 from ._estimate import Estimate as Estimate

@@ -75,8 +75,7 @@ def compare(
     - `done`: the passes of an unfinished call, read and filled.
     - `report`: called with what is done, how much of it, and the whole.
     """
-    if probes < 3:
-        raise UsageError("A jackknife over probes needs at least 3 of them.")
+    check_comparison(network, probes, eigenvectors, memory)
     start, done = time.perf_counter(), {} if done is None else done
     halves = (*first.halves(seed), *second.halves(seed))
     share = [len(halves[i]) / len(first if i < 2 else second) for i in range(4)]
@@ -138,7 +137,7 @@ def compare(
     }
     if eigenvectors:
         bases = []
-        steps = min(3 * eigenvectors + 10, size)
+        steps = _steps(eigenvectors, size)
         follow = partial(report, "eigenvectors")
         for i, apply in enumerate(operators[0]):
             leading = eigenpairs(
@@ -158,6 +157,37 @@ def compare(
             if label != "splits"
         }
     return Comparison(ratio, cosine, overlaps, matvecs, time.perf_counter() - start)
+
+
+def check_comparison(
+    network: Network, probes: int, eigenvectors: int, memory: float
+) -> None:
+    """Refuse what `compare` cannot do, before anything is computed.
+
+    **Raises:**
+
+    `UsageError` for fewer than three probes, and for more eigenvectors than there are
+    or than fit.
+    """
+    if probes < 3:
+        raise UsageError("A jackknife over probes needs at least 3 of them.")
+    if not 0 <= eigenvectors <= network.size:
+        raise UsageError(
+            f"Cannot compare {eigenvectors} eigenvectors of {network.size} parameters: "
+            "ask for fewer."
+        )
+    itemsize = jax.tree.leaves(network.params)[0].dtype.itemsize
+    needed = _steps(eigenvectors, network.size) * network.size * itemsize
+    if eigenvectors and needed > 4 * memory:
+        raise UsageError(
+            f"{eigenvectors} eigenvectors take {needed / 1e9:.2g} GB of Lanczos "
+            f"vectors, more than the {4 * memory / 1e9:.2g} GB allowed: ask for fewer, "
+            "or allow more memory."
+        )
+
+
+def _steps(eigenvectors: int, size: int) -> int:
+    return min(3 * eigenvectors + 10, size)
 
 
 def _cosine(gram: Float[np.ndarray, "6 6"], pairs: list[tuple[int, int]]) -> float:

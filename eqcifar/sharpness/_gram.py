@@ -30,8 +30,8 @@ def ntk_gram(
     block = int(memory // (2 * each))
     if block < 1:
         raise UsageError(
-            f"One example's gradients take {each / 1e9:.1f} GB twice, more than the "
-            f"{memory / 1e9:.1f} GB allowed: allow more memory."
+            f"One example's gradients take {each / 1e9:.2g} GB twice, more than the "
+            f"{memory / 1e9:.2g} GB allowed: allow more memory."
         )
     block = min(block, len(stack))
     count = -(-len(stack) // block)

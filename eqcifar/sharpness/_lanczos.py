@@ -81,8 +81,8 @@ def _run(
     needed = steps * operator.size * operator.dtype.itemsize
     if needed > memory:
         raise UsageError(
-            f"{steps} Lanczos vectors take {needed / 1e9:.1f} GB, more than the "
-            f"{memory / 1e9:.1f} GB allowed: take fewer steps or allow more memory."
+            f"{steps} Lanczos vectors take {needed / 1e9:.2g} GB, more than the "
+            f"{memory / 1e9:.2g} GB allowed: take fewer steps or allow more memory."
         )
     basis = jnp.zeros((steps, operator.size), operator.dtype)
 

@@ -93,8 +93,8 @@ def measure(
     if 8.0 * probes * len(examples) > memory:
         raise UsageError(
             f"{probes} probes on {len(examples)} examples take "
-            f"{8e-9 * probes * len(examples):.1f} GB of results, more than the "
-            f"{memory / 1e9:.1f} GB allowed: ask for fewer, or allow more memory."
+            f"{8e-9 * probes * len(examples):.2g} GB of results, more than the "
+            f"{memory / 1e9:.2g} GB allowed: ask for fewer, or allow more memory."
         )
     rows = {} if rows is None else rows
     task = Task(

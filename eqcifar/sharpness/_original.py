@@ -65,7 +65,7 @@ def original_traces(
     - `probes`: see `output_traces`; 0 is exact.
     - `done`: the passes of an unfinished call, see `stream`.
     """
-    if batch_size % devices:
+    if devices < 1 or batch_size % devices:
         raise UsageError(
             f"The original cannot split a batch of {batch_size} over {devices} "
             "devices: name a number that divides it."

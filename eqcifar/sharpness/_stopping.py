@@ -73,8 +73,8 @@ def variances(table: Float[np.ndarray, "examples probes"]) -> Variances:
 class Plan:
     """How many examples and probes give a relative half-width `rtol`.
 
-    `examples` at random from the split of `population`, `probes` for each of them (0:
-    exact), `reached` the relative half-width predicted.
+    `examples`, 2 at least, at random from the split of `population`, `probes` for each
+    of them (0: exact), `reached` the relative half-width predicted.
     """
 
     examples: int
@@ -130,7 +130,7 @@ def plan(
             break
         if variance(population, m) > goal:
             continue
-        low, high = 1, population
+        low, high = min(2, population), population
         while low < high:
             middle = (low + high) // 2
             low, high = (

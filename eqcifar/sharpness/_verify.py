@@ -9,6 +9,7 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float
 
+from eqcifar.errors import UsageError
 from eqcifar.models import BasicBlock, ProjectionShortcut, ResNet
 
 from ._examples import Examples
@@ -54,7 +55,13 @@ def verify(rtol: float = 1e-4) -> list[Check]:
 
     - `rtol`: the relative difference allowed to numbers without random error;
         estimates may differ by four standard errors.
+
+    **Raises:**
+
+    `UsageError` when `rtol` is not between 0 and 1.
     """
+    if not 0 < rtol < 1:
+        raise UsageError(f"rtol must be between 0 and 1, not {rtol:g}")
     rng = np.random.default_rng(0)
     images = rng.normal(size=(8, 3, 8, 8)).astype(np.float32)
     labels = rng.integers(0, 3, 8).astype(np.int32)
@@ -89,7 +96,7 @@ def verify(rtol: float = 1e-4) -> list[Check]:
     exact = hessian_trace(network, examples, "ce", key=key)
     add("small ResNet: tr H, exact path", exact.hess.value, matrix.trace())
     apply = operator(network, examples, "ce")
-    guess = hutch_plus_plus(apply, probes=60, key=key)
+    guess = hutch_plus_plus(apply, probes=450, key=key)
     add(
         "small ResNet: tr H, Hutch++",
         guess.value,

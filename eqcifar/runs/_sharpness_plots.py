@@ -147,7 +147,7 @@ def _spectrum(axes: Any, tables: Tables):
         low, density, high = (
             np.maximum(curve[key], floor) for key in ("low", "density", "high")
         )
-        label = f"{split}, smoothed by a Gaussian of σ = {curve['width']:.2g}"
+        label = f"{split}, σ = {curve['width']:.2g}"
         axes.plot(grid, density, **_line(split, marker=None, label=label))
         axes.fill_between(
             grid, low, high, color=_STYLES[split]["color"], alpha=0.2, lw=0
@@ -156,7 +156,7 @@ def _spectrum(axes: Any, tables: Tables):
         yscale="log",
         ylim=(floor, None),
         xlabel="eigenvalue of the Hessian",
-        ylabel="density, 95 % band",
+        ylabel="density smoothed by a Gaussian of width σ, 95 % band",
     )
 
 

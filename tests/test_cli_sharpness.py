@@ -4,6 +4,7 @@ import shutil
 import signal
 import sys
 import time
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -279,24 +280,57 @@ def test_plots_need_matplotlib(trained, monkeypatch):
     assert 'pip install "eqcifar[plot]"' in result.stderr
 
 
-def test_plots_are_two_files_a_kind(trained):
+def test_plots_are_two_files_a_kind(trained, monkeypatch):
     pytest.importorskip("matplotlib")
-    from eqcifar.sharpness import Measured
+    from matplotlib.figure import Figure
+
+    from eqcifar.sharpness import Estimate, Measured
 
     subject = runs.open_subject(trained)
     rows = [{"name": n, "value": 1.0, "half": 1 / n} for n in (2, 10, 20)]
     steps = {"steps": [-1, 0, 1], "normalised by": "running statistics"}
     line = steps | {"loss": [2.0, 1.0, 3.0]}
     plane = steps | {"loss": [[2.0, 3, 4], [1.0, 2, 3], [3.0, 4, 5]]}
-    curve = {k: [0.0, 1.0, 0.5] for k in ("grid", "density", "low", "high")}
+    curve: dict[str, Any] = {
+        k: [0.0, 1.0, 0.5] for k in ("grid", "density", "low", "high")
+    }
+    curve["width"] = 0.125
     tables = {"convergence": rows, "layers": rows, "landscape": line, "plane": plane}
     tables |= {"spectrum": curve, "gram": [2.0, 1.0], "path": {}}
     tables |= {"eigenline": line, "eigenplane": plane}
-    found = {"train": {"any": Measured({}, {}, tables)}}
-    files = runs.plot_sharpness(subject, found)
+    found = {
+        split: {"any": Measured({"any": Estimate(1.0, examples=n)}, {}, tables)}
+        for split, n in (("train", 300), ("test", 200))
+    }
+    drawn = {}
+    save = Figure.savefig
+
+    def keep(figure, path, **how):
+        drawn[path.stem.removeprefix("sharpness_")] = figure
+        save(figure, path, **how)
+
+    monkeypatch.setattr(Figure, "savefig", keep)
+    files = runs.plot_sharpness(subject, runs.SharpnessOptions(), found)
     assert len(files) == 16
     assert all(path.stat().st_size > 1000 for path in files)
     assert {path.suffix for path in files} == {".png", ".svg"}
+    for kind, figure in drawn.items():
+        title = figure.get_suptitle()
+        what = "NTK" if kind == "gram" else "mean ce loss"
+        assert f"{what} on 300 train and 200 test images" in title
+        assert "BatchNorm by running statistics" in title
+    for kind in ("plane", "eigenplane"):
+        *panes, bar = drawn[kind].axes
+        assert [axes.get_title() for axes in panes] == ["train", "test"]
+        ticks = [float(tick.get_text()) for tick in bar.get_yticklabels()]
+        assert (ticks[0], ticks[-1]) == (1.0, 5.0)
+        assert np.diff(np.log(ticks)) == pytest.approx(math.log(5) / 5, rel=0.02)
+    assert "test Hessian" in drawn["eigenplane"].axes[1].get_xlabel()
+    assert "split's own" in drawn["eigenline"].axes[0].get_xlabel()
+    for line in drawn["gram"].axes[0].lines:
+        assert line.get_marker() == "None"
+    for line in drawn["spectrum"].axes[0].lines:
+        assert line.get_label().endswith("σ = 0.12")
 
 
 def test_an_interrupt_is_said_and_exits_as_the_signal(trained, monkeypatch):

@@ -109,6 +109,7 @@ def test_density_band_holds_the_smoothed_density(x64):
         matrix_operator(matrix), probes=8, steps=40, width=0.05, key=KEY
     )
     sigma = (got.grid[-1] - got.grid[0]) / (1 / 0.05 + 10)
+    assert got.width == pytest.approx(sigma)
     gauss = np.exp(-0.5 * ((got.grid[:, None] - values) / sigma) ** 2)
     truth = gauss.mean(axis=1) / (sigma * (2 * np.pi) ** 0.5)
     inside = truth > 0.01 * truth.max()

@@ -177,6 +177,6 @@ def sharpness(
     if subject.same_data:
         typer.echo(f"Appended to {subject.table}", err=as_json)
     if plot:
-        files = runs.plot_sharpness(subject, found)
+        files = runs.plot_sharpness(subject, options, found)
         names = ", ".join(path.name for path in files)
         typer.echo(f"Plotted in {subject.table.parent}: {names}", err=as_json)

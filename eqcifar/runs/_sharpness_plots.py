@@ -7,7 +7,7 @@ import numpy as np
 
 from ..extras import require
 from ..sharpness import Measured
-from ._subject import Subject
+from ._subject import SharpnessOptions, Subject
 
 # Of Okabe and Ito: told apart by the colour-blind, and by their lines in print.
 _STYLES = {
@@ -30,7 +30,9 @@ def check_plots():
 
 
 def plot_sharpness(
-    subject: Subject, found: Mapping[str, Mapping[str, Measured]]
+    subject: Subject,
+    options: SharpnessOptions,
+    found: Mapping[str, Mapping[str, Measured]],
 ) -> list[Path]:
     """Draw what was measured, as PNG and SVG beside the subject's table.
 
@@ -44,26 +46,50 @@ def plot_sharpness(
     kinds = [t for ms in found.values() for m in ms.values() for t in m.tables]
     files = []
     for kind in dict.fromkeys(kinds):
-        if kind not in _DRAW:
+        if kind not in (*_DRAW, *_PLANES):
             continue
-        tables = {
-            split: measured.tables[kind]
+        having = {
+            split: measured
             for split, measures in found.items()
             for measured in measures.values()
             if kind in measured.tables
         }
-        figure = Figure(figsize=(6, 4), layout="constrained")
-        axes = figure.add_subplot()
-        _DRAW[kind](axes, tables)
-        title = f"{subject.config.arch}, {subject.dataset.title}"
-        axes.set_title(title, fontsize="medium")
-        if kind not in ("plane", "eigenplane"):
+        tables = {split: measured.tables[kind] for split, measured in having.items()}
+        panes = len(tables) if kind in _PLANES else 1
+        figure = Figure(figsize=(5 * panes + 1, 4.6), layout="constrained")
+        if kind in _PLANES:
+            _plane(figure, tables, _PLANES[kind])
+        else:
+            axes = figure.add_subplot()
+            _DRAW[kind](axes, tables)
             axes.legend(frameon=False)
+        title = _title(subject, options, kind, having)
+        figure.suptitle(title, fontsize="medium")
         for suffix in ("png", "svg"):
             path = subject.table.with_name(f"{subject.table.stem}_{kind}.{suffix}")
             figure.savefig(path, dpi=200)
             files.append(path)
     return files
+
+
+def _title(
+    subject: Subject,
+    options: SharpnessOptions,
+    kind: str,
+    having: Mapping[str, Measured],
+) -> str:
+    """The network, what was measured of it, on how many images and in which mode."""
+    images = " and ".join(
+        f"{max(e.examples for e in measured.values.values())} {split}"
+        for split, measured in having.items()
+    )
+    # The NTK knows no loss.
+    what = "NTK" if kind == "gram" else f"mean {subject.loss(options)} loss"
+    mode = "each batch" if options.batch_statistics else "running statistics"
+    return (
+        f"{subject.config.arch}, {subject.dataset.title}\n"
+        f"{what} on {images} images\nBatchNorm by {mode}"
+    )
 
 
 def _line(split: str, **changes: Any) -> dict[str, Any]:
@@ -121,7 +147,8 @@ def _spectrum(axes: Any, tables: Tables):
         low, density, high = (
             np.maximum(curve[key], floor) for key in ("low", "density", "high")
         )
-        axes.plot(grid, density, **_line(split, marker=None))
+        label = f"{split}, σ = {curve['width']:.2g}"
+        axes.plot(grid, density, **_line(split, marker=None, label=label))
         axes.fill_between(
             grid, low, high, color=_STYLES[split]["color"], alpha=0.2, lw=0
         )
@@ -129,35 +156,52 @@ def _spectrum(axes: Any, tables: Tables):
         yscale="log",
         ylim=(floor, None),
         xlabel="eigenvalue of the Hessian",
-        ylabel="density, 95 % band",
+        ylabel="density smoothed by a Gaussian of width σ, 95 % band",
     )
 
 
 def _gram(axes: Any, tables: dict[str, list[float]]):
     for split, values in tables.items():
         positive = np.array(values)[np.array(values) > 0]
-        axes.plot(np.arange(1, len(positive) + 1), positive, **_line(split, ms=2))
+        axes.plot(
+            np.arange(1, len(positive) + 1), positive, **_line(split, marker=None)
+        )
     axes.set(xscale="log", yscale="log", xlabel="rank", ylabel="eigenvalue of the NTK")
 
 
 def _landscape(axes: Any, tables: Tables, along: str):
     for split, curve in tables.items():
         axes.plot(curve["steps"], curve["loss"], **_line(split, ms=3))
-        axes.set_ylabel(f"loss, normalised by {curve['normalised by']}")
-    axes.set_xlabel(along)
+    axes.set(xlabel=along, ylabel="loss")
 
 
-def _plane(axes: Any, tables: Tables, along: tuple[str, str]):
-    split, curve = next(iter(tables.items()))
-    loss = np.log10(np.maximum(curve["loss"], 1e-12)).T
-    shown = axes.contourf(curve["steps"], curve["steps"], loss, 20, cmap="cividis")
-    lines = axes.contour(
-        curve["steps"], curve["steps"], loss, 8, colors="black", linewidths=0.4
+def _plane(figure: Any, tables: Tables, along: str):
+    from matplotlib.colors import LogNorm
+
+    losses = {
+        split: np.ma.masked_invalid(np.maximum(curve["loss"], 1e-12))
+        for split, curve in tables.items()
+    }
+    low = min(loss.min() for loss in losses.values())
+    high = max(loss.max() for loss in losses.values())
+    # Common to the splits, so that their colours can be compared.
+    levels = np.geomspace(low, max(high, 1.001 * low), 21)
+    shown: Any = None
+    panes = figure.subplots(1, len(tables), squeeze=False)[0]
+    for axes, (split, loss) in zip(panes, losses.items(), strict=True):
+        steps = tables[split]["steps"]
+        norm = LogNorm(levels[0], levels[-1])
+        shown = axes.contourf(steps, steps, loss.T, levels, norm=norm, cmap="cividis")
+        axes.contour(steps, steps, loss.T, levels[::4], colors="black", linewidths=0.4)
+        axes.set_title(split, fontsize="medium")
+        axes.set(
+            aspect="equal",
+            xlabel=along.format(1, split=split),
+            ylabel=along.format(2, split=split),
+        )
+    figure.colorbar(
+        shown, ax=panes, ticks=levels[::4], format="%.3g", label="loss", shrink=0.9
     )
-    axes.clabel(lines, fontsize=6)
-    by = curve["normalised by"]
-    axes.figure.colorbar(shown, label=f"log10 of the loss ({split}), by {by}")
-    axes.set(aspect="equal", xlabel=along[0], ylabel=along[1])
 
 
 _DRAW: dict[str, Callable[[Any, Any], None]] = {
@@ -168,9 +212,13 @@ _DRAW: dict[str, Callable[[Any, Any], None]] = {
     "landscape": partial(
         _landscape, along="steps along a filter-normalised random direction"
     ),
-    "plane": partial(_plane, along=("first direction", "second direction")),
     "eigenline": partial(
-        _landscape, along="distance along the leading eigenvector of the Hessian"
+        _landscape,
+        along="distance along the leading eigenvector of each split's own Hessian",
     ),
-    "eigenplane": partial(_plane, along=("first eigenvector", "second eigenvector")),
+}
+# What each axis is, of the split that fills the blank.
+_PLANES = {
+    "plane": "steps along filter-normalised direction {}",
+    "eigenplane": "distance along eigenvector {} of the {split} Hessian",
 }

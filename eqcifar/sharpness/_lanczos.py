@@ -41,7 +41,8 @@ class Density:
     """A spectral density on a grid, with a standard error and band at each point.
 
     The density integrates to 1; `trace` and `frobenius` (the squared norm) are the
-    first two moments of the same runs.
+    first two moments of the same runs; `width` is the smoothing Gaussian's standard
+    deviation.
     """
 
     grid: Float[np.ndarray, " points"]
@@ -49,6 +50,7 @@ class Density:
     error: Float[np.ndarray, " points"]
     low: Float[np.ndarray, " points"]
     high: Float[np.ndarray, " points"]
+    width: float
     trace: Estimate
     frobenius: Estimate
     matvecs: int
@@ -255,6 +257,7 @@ def spectral_density(
         error,
         np.maximum(density - reach, 0.0),
         density + reach,
+        float(sigma),
         moment(1),
         moment(2),
         matvecs,

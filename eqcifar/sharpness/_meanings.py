@@ -25,10 +25,13 @@ MEANINGS = {
     "average_adaptive": "the same ({loss}) at ||delta / |theta||| = 0.5",
     "lmax_ntk": "largest eigenvalue of the NTK on 64 images, J J' / 64",
     "rank_ntk": "its effective rank, (tr K)^2 / ||K||_F^2",
-    "line": "rise of the {loss} loss half a filter-normalised random step away",
-    "plane": "rise of the {loss} loss half such a step along each of two",
-    "eigenline": "rise of the {loss} loss 0.5 along the leading eigenvector",
-    "eigenplane": "rise of the {loss} loss 0.5 along each of the leading two",
+    "line": "mean rise of the {loss} loss at +-0.5 along a random filter-normalised "
+    "direction",
+    "plane": "mean rise of the {loss} loss at (+-0.5, +-0.5) on two such directions, "
+    "about 0.5 sqrt 2 filter lengths away",
+    "eigenline": "mean rise of the {loss} loss at +-0.5 along the leading eigenvector",
+    "eigenplane": "mean rise of the {loss} loss at (+-0.5, +-0.5) on the leading two, "
+    "0.5 sqrt 2 away",
     "frobenius2": "||H||_F^2 of the Hessian of the mean {loss} loss",
     "tr_hess_batch": "the original's tr_hess, first training batch",
     "tr_hess_dataset": "the original's tr_hess, training images",

@@ -1,6 +1,7 @@
 """The measures that are spectra: of the Hessian, the GGN and the NTK."""
 
 import dataclasses
+from typing import Any
 
 import jax
 import numpy as np
@@ -52,7 +53,8 @@ def spectrum(task: Task) -> Measured:
         done={name: task.passes(f"spectrum-{name}") for name in names},
     )
     names = "grid", "density", "low", "high"
-    curves = {name: getattr(found, name).tolist() for name in names}
+    curves: dict[str, Any] = {name: getattr(found, name).tolist() for name in names}
+    curves["width"] = found.width
     norm = dataclasses.replace(found.frobenius, examples=len(task.examples))
     return Measured({"frobenius2": norm}, {}, {"spectrum": curves})
 

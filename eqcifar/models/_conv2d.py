@@ -61,15 +61,20 @@ class Conv2d(eqx.Module):
 
 def _convolve(x: Array, weight: Array, stride: int) -> Array:
     size = weight.shape[-1]
-    if _on_cpu() and size == 3 and stride == 1 and max(x.shape[:2]) <= 2:
-        return _convolve_densely(x, weight)
-    return lax.conv_general_dilated(
-        x[None],
-        weight,
-        (stride, stride),
-        [(size // 2, size // 2)] * 2,
-        dimension_numbers=("NHWC", "OIHW", "NHWC"),
-    )[0]
+
+    def convolve(x, weight):
+        padding = [(size // 2, size // 2)] * 2
+        layout = "NHWC", "OIHW", "NHWC"
+        return lax.conv_general_dilated(
+            x[None], weight, (stride, stride), padding, dimension_numbers=layout
+        )[0]
+
+    if size == 3 and stride == 1 and max(x.shape[:2]) <= 2:
+        # Both are traced everywhere: `count_multiply_adds` counts the convolution.
+        return lax.platform_dependent(
+            x, weight, cpu=_convolve_densely, default=convolve
+        )
+    return convolve(x, weight)
 
 
 def _convolve_densely(x: Array, weight: Array) -> Array:
@@ -93,8 +98,4 @@ def _materialise(x: Array) -> Array:
     It would fuse normalisation and activation into the transposed copies that a
     gradient reads, at a stride of whole images. See `parallel.compiler_options`.
     """
-    return lax.optimization_barrier(x) if _on_cpu() else x
-
-
-def _on_cpu() -> bool:
-    return jax.default_backend() == "cpu"
+    return lax.optimization_barrier(x) if jax.default_backend() == "cpu" else x

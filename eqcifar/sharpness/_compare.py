@@ -18,6 +18,7 @@ from ._estimate import Estimate
 from ._examples import Examples, Rows, piece
 from ._lanczos import eigenpairs, overlap
 from ._losses import Loss
+from ._memory import check_memory
 from ._network import Network
 from ._operator import operator
 
@@ -176,13 +177,13 @@ def check_comparison(
             f"Cannot compare {eigenvectors} eigenvectors of {network.size} parameters: "
             "ask for fewer."
         )
-    itemsize = jax.tree.leaves(network.params)[0].dtype.itemsize
-    needed = _steps(eigenvectors, network.size) * network.size * itemsize
-    if eigenvectors and needed > 4 * memory:
-        raise UsageError(
-            f"{eigenvectors} eigenvectors take {needed / 1e9:.2g} GB of Lanczos "
-            f"vectors, more than the {4 * memory / 1e9:.2g} GB allowed: ask for fewer, "
-            "or allow more memory."
+    if eigenvectors:
+        check_memory(
+            f"{eigenvectors} eigenvectors",
+            _steps(eigenvectors, network.size) * network.vector_bytes,
+            4 * memory,
+            "ask for fewer, or allow more memory.",
+            of=" of Lanczos vectors",
         )
 
 

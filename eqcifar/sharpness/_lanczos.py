@@ -17,6 +17,7 @@ from eqcifar.errors import RunError, UsageError
 
 from ._estimate import Estimate, estimate_mean
 from ._examples import Rows, piece
+from ._memory import check_memory
 from ._operator import Operator
 
 Which = Literal["largest", "smallest", "magnitude"]
@@ -80,12 +81,12 @@ def _run(
 ) -> tuple[np.ndarray, np.ndarray, float, Array]:
     """Return Ritz values, their coordinates, the next norm and the basis."""
     steps = min(steps, operator.size)
-    needed = steps * operator.size * operator.dtype.itemsize
-    if needed > memory:
-        raise UsageError(
-            f"{steps} Lanczos vectors take {needed / 1e9:.2g} GB, more than the "
-            f"{memory / 1e9:.2g} GB allowed: take fewer steps or allow more memory."
-        )
+    check_memory(
+        f"{steps} Lanczos vectors",
+        steps * operator.size * operator.dtype.itemsize,
+        memory,
+        "take fewer steps or allow more memory.",
+    )
     basis = jnp.zeros((steps, operator.size), operator.dtype)
 
     def advance() -> dict[str, Array]:

@@ -13,6 +13,7 @@ from ._examples import Examples, Rows
 from ._measure_rises import line, radius
 from ._measure_spectra import eigenvalues, gram, lmax, spectrum
 from ._measure_traces import ESTIMATORS, by_products, ntk, trace, unit
+from ._memory import check_memory
 from ._network import Network
 from ._task import Measured, Report, Task
 
@@ -90,12 +91,13 @@ def measure(
         far. It may raise, to stop.
     """
     (name,) = check_measures([name])
-    if 8.0 * probes * len(examples) > memory:
-        raise UsageError(
-            f"{probes} probes on {len(examples)} examples take "
-            f"{8e-9 * probes * len(examples):.2g} GB of results, more than the "
-            f"{memory / 1e9:.2g} GB allowed: ask for fewer, or allow more memory."
-        )
+    check_memory(
+        f"{probes} probes on {len(examples)} examples",
+        8.0 * probes * len(examples),
+        memory,
+        "ask for fewer, or allow more memory.",
+        of=" of results",
+    )
     rows = {} if rows is None else rows
     task = Task(
         network, examples, loss, probes, top, rtol, target, memory, key, rows, report

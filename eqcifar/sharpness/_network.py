@@ -69,6 +69,11 @@ class Network(eqx.Module):
         """The number of trainable parameters P."""
         return sum(leaf.size for leaf in jax.tree.leaves(self.params))
 
+    @property
+    def vector_bytes(self) -> int:
+        """Bytes of a vector of P numbers in the dtype of the first array."""
+        return self.size * jax.tree.leaves(self.params)[0].dtype.itemsize
+
     def __call__(
         self, params: PyTree, images: Float[Array, "batch ..."]
     ) -> Float[Array, "batch classes"]:

@@ -14,6 +14,7 @@ from eqcifar.errors import RunError, UsageError
 
 from ._estimate import Estimate, estimate_mean
 from ._examples import Rows, piece
+from ._memory import check_memory
 from ._operator import Operator
 from ._stopping import Stop
 
@@ -230,13 +231,12 @@ def _check_room(operator: Operator, vectors: int, blocks: int, memory: float):
         raise UsageError(
             f"{vectors} vectors for a matrix of order {operator.size}: too many."
         )
-    needed = blocks * vectors * operator.size * operator.dtype.itemsize
-    if needed > memory:
-        raise UsageError(
-            f"{blocks} blocks of {vectors} vectors take {needed / 1e9:.2g} GB, more "
-            f"than the {memory / 1e9:.2g} GB allowed: ask for fewer probes or allow "
-            "more memory."
-        )
+    check_memory(
+        f"{blocks} blocks of {vectors} vectors",
+        blocks * vectors * operator.size * operator.dtype.itemsize,
+        memory,
+        "ask for fewer probes or allow more memory.",
+    )
 
 
 def _apply(

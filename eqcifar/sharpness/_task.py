@@ -9,11 +9,10 @@ import jax
 import numpy as np
 from jaxtyping import PRNGKeyArray
 
-from eqcifar.errors import UsageError
-
 from ._estimate import Estimate, Target, estimate_mean
 from ._examples import Examples, Rows
 from ._lanczos import Eigen, eigenpairs
+from ._memory import check_memory
 from ._network import Network
 from ._operator import Kind, Operator, operator
 from ._output_traces import OutputTraces, output_traces
@@ -114,7 +113,7 @@ class Task:
 
     def steps(self, most: int, least: int) -> int:
         """How many steps of Lanczos: the most that a basis has room for."""
-        room = int(self.basis // self._vector)
+        room = int(self.basis // self.network.vector_bytes)
         return min(max(min(most, room), least), self.network.size)
 
     def steps_to(self, count: int) -> int:
@@ -131,7 +130,14 @@ class Task:
     ) -> Eigen:
         """The `count` largest eigenvalues, found once for all who ask by that name."""
         steps = self.steps_to(count)
-        self._check_room(count, steps)
+        fewer = "take a smaller --top or " if count > 2 else ""
+        check_memory(
+            f"{count} eigenvalues",
+            steps * self.network.vector_bytes,
+            self.basis,
+            f"{fewer}allow more memory",
+            of=" of Lanczos vectors",
+        )
         return eigenpairs(
             self.operator(kind, before, total or before + steps),
             min(count, steps),
@@ -141,22 +147,6 @@ class Task:
             key=self.key,
             done=self.passes(name),
         )
-
-    @property
-    def _vector(self) -> int:
-        """Bytes of a vector as large as the network."""
-        first = jax.tree.leaves(self.network.params)[0]
-        return self.network.size * first.dtype.itemsize
-
-    def _check_room(self, count: int, steps: int) -> None:
-        needed = steps * self._vector
-        if needed > self.basis:
-            fewer = "take a smaller --top or " if count > 2 else ""
-            raise UsageError(
-                f"{count} eigenvalues take {needed / 1e9:.2g} GB of Lanczos vectors, "
-                f"more than the {self.basis / 1e9:.2g} GB allowed: {fewer}allow more "
-                "memory"
-            )
 
     def single(self, value: float, matvecs: int = 0, seconds: float = 0.0) -> Estimate:
         """A number of these examples, whose error nothing tells."""

@@ -163,6 +163,7 @@ def main():
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=2.0, help="of a turn")
     parser.add_argument("--tiny", action="store_true")
+    parser.add_argument("--machine", default="", help="ends the name of the result")
     args = parser.parse_args()
     on_gpu = os.path.exists("/dev/nvidia0")
     if on_gpu:
@@ -191,8 +192,9 @@ def main():
     device = "gpu" if on_gpu else "cpu"
     arguments = {"rounds": args.rounds, "seconds": args.seconds}
     load = os.getloadavg()[0]
+    names = "compare", device, args.precision, str(args.batch), args.machine
     store(
-        f"compare_{device}_{args.precision}_{args.batch}",
+        "_".join(filter(None, names)),
         {"load_average": load, "arguments": arguments, "rows": rows},
     )
 

@@ -34,9 +34,12 @@ def hardware_and_versions() -> dict[str, Any]:
     record = environment(jax.device_count())
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.exists():
-        lines = cpuinfo.read_text().splitlines()
-        names = {x.split(":")[1].strip() for x in lines if x.startswith("model name")}
-        record["devices"]["cpu"] = ", ".join(sorted(names))
+        pairs = (x.split(":") for x in cpuinfo.read_text().splitlines() if ":" in x)
+        first = {name.strip(): value.strip() for name, value in reversed([*pairs])}
+        # The name alone may be that of five generations.
+        record["devices"]["cpu"] = "{} (family {}, model {})".format(
+            *(first.get(name) for name in ("model name", "cpu family", "model"))
+        )
     try:
         record["versions"]["torch"] = version("torch")
     except PackageNotFoundError:

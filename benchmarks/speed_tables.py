@@ -1,4 +1,4 @@
-"""Renew the tables of docs/speed.md from the stored results.
+"""Renew the tables of docs/speed.md and docs/training.md from the stored results.
 
 python -m benchmarks.speed_tables
 """
@@ -10,7 +10,7 @@ from typing import Any
 from .compare import OURS
 from .records import RESULTS, read, renew
 
-PAGE = Path(__file__).parent.parent / "docs" / "speed.md"
+DOCS = Path(__file__).parent.parent / "docs"
 
 
 def records(prefix: str) -> Iterator[dict[str, Any]]:
@@ -18,15 +18,19 @@ def records(prefix: str) -> Iterator[dict[str, Any]]:
         yield read(path.stem)
 
 
+def processor(record: dict[str, Any]) -> str:
+    devices = record["environment"]["devices"]
+    name = devices["cpu"] if devices["platform"] == "cpu" else devices["kind"]
+    return f"{name}, {devices['cpus']} CPUs"
+
+
 def machine(record: dict[str, Any]) -> str:
     """Where and with what a result was measured, in a line."""
-    environment = record["environment"]
-    devices, versions = environment["devices"], environment["versions"]
-    name = devices["cpu"] if devices["platform"] == "cpu" else devices["kind"]
+    versions = record["environment"]["versions"]
     names = "jax", "equinox", "torch"
     libraries = ", ".join(f"{n} {versions[n]}" for n in names if versions.get(n))
     load = f"load {record['load_average']:.1f} after"
-    return f"{name}, {devices['cpus']} CPUs; {libraries}; {load}."
+    return f"{processor(record)}; {libraries}; {load}."
 
 
 def rate(found: dict[str, Any]) -> str:
@@ -210,6 +214,47 @@ def ablation(record: dict[str, Any]) -> list[str]:
     return lines
 
 
+def fast_recipe(record: dict[str, Any]) -> list[str]:
+    """Accuracy and time of whole runs with the fast recipe of their day."""
+    lines = [
+        "| network | epochs | test accuracy, 95 % interval | minutes of training "
+        "| images/s, median epoch | machine |",
+        "|---|---|---|---|---|---|",
+    ]
+    for row in record["rows"]:
+        config = row["case"]["config"]
+        value, low, high = (100 * x for x in row["accuracy"])
+        lines.append(
+            f"| {config['arch']}, width {config['width']:g} | {config['epochs']} "
+            f"| **{value:.2f} %**, {low:.1f} to {high:.1f} "
+            f"| {row['training_seconds'] / 60:.1f} | {row['images_per_s']:,.0f} "
+            f"| {processor(row)} |"
+        )
+    return lines
+
+
+def recipe_ablation(record: dict[str, Any]) -> list[str]:
+    """Validation accuracy with each trick changed."""
+    rows = record["rows"]
+    seeds = sorted({row["case"]["seed"] for row in rows})
+    found: dict[str, dict[int, float]] = {}
+    for row in rows:
+        case = row["case"]
+        found.setdefault(case["changed"], {})[case["seed"]] = row["accuracy"]
+        for view, accuracy in row.get("views", {}).items():
+            found.setdefault(view, {})[case["seed"]] = accuracy
+    lines = [
+        f"| changed | {' | '.join(f'seed {seed}' for seed in seeds)} |",
+        f"|---|{'---|' * len(seeds)}",
+    ]
+    for changed, by_seed in found.items():
+        cells = (
+            f"{100 * by_seed[seed]:.2f} %" if seed in by_seed else "" for seed in seeds
+        )
+        lines.append(f"| {changed} | {' | '.join(cells)} |")
+    return lines
+
+
 def main():
     single = {
         "input": inputs,
@@ -220,7 +265,12 @@ def main():
     }
     found = {"comparison": comparison(), "train_step": train_step()}
     found |= {name: table(read(name)) for name, table in single.items() if read(name)}
-    renew(PAGE, {name: lines for name, lines in found.items() if lines})
+    renew(DOCS / "speed.md", {name: lines for name, lines in found.items() if lines})
+    recipe = {
+        "fast_recipe": fast_recipe(read("fast_recipe_cpu")),
+        "fast_recipe_ablation": recipe_ablation(read("fast_recipe_ablation_cpu")),
+    }
+    renew(DOCS / "training.md", recipe)
 
 
 if __name__ == "__main__":

@@ -54,7 +54,10 @@ class TrainConfig:
     limit_train: int = _option(0, "Data", "Use this many training images; 0: all.")
     limit_test: int = _option(0, "Data", "Use this many test images; 0: all.")
     augment: bool = _option(
-        True, "Data", "Random crops after reflect-padding by 4 pixels, and flips."
+        True, "Data", "Random crops after reflect-padding, and flips."
+    )
+    crop_pad: int = _option(
+        4, "Data", "Pixels of padding beyond each edge before a crop.", later=True
     )
     flip: Literal["random", "alternating"] = _option(
         "random",
@@ -84,6 +87,12 @@ class TrainConfig:
         "cosine",
         "Optimisation",
         "How the learning rate falls to 0 after warm-up.",
+        later=True,
+    )
+    bn_bias_lr: float = _option(
+        1.0,
+        "Optimisation",
+        "Multiplies the learning rate of BatchNorm's biases, but not their L2.",
         later=True,
     )
     momentum: float = _option(0.9, "Optimisation", "Nesterov momentum.")
@@ -130,7 +139,13 @@ class TrainConfig:
     test_flip: bool = _option(
         False,
         "Optimisation",
-        "Evaluate the mean of the logits of each image and its mirror image.",
+        "Test the mean of the logits of each image and its mirror image.",
+        later=True,
+    )
+    test_crop: bool = _option(
+        False,
+        "Optimisation",
+        "Test the mean of the logits of each image and two shifted by a pixel.",
         later=True,
     )
     seed: int = _option(
@@ -138,9 +153,9 @@ class TrainConfig:
     )
 
     def __post_init__(self):
-        positive = "width", "epochs", "batch_size", "lr", "eval_every"
+        positive = "width", "epochs", "batch_size", "lr", "bn_bias_lr", "eval_every"
         natural = "val_size", "limit_train", "limit_test", "bn_group", "seed"
-        non_negative = *natural, "mixup", "weight_decay", "clip_norm"
+        non_negative = *natural, "crop_pad", "mixup", "weight_decay", "clip_norm"
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
             numbers = value if isinstance(value, tuple) else (value,)
@@ -172,6 +187,10 @@ class TrainConfig:
     def has_own_loss(self) -> bool:
         """Whether `loss` is `module.name` of a function that only Python can give."""
         return self.loss not in _LOSSES
+
+    def one_view(self) -> "TrainConfig":
+        """The same without test-time augmentation, which is not for training images."""
+        return dataclasses.replace(self, test_flip=False, test_crop=False)
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "TrainConfig":

@@ -5,6 +5,9 @@ import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
 from eqcifar.data import augment, mixup, normalise
+from eqcifar.errors import UsageError
+
+KEY = jax.random.key(0)
 
 
 def _images(n, height=11, width=10):
@@ -13,14 +16,14 @@ def _images(n, height=11, width=10):
     return rng.integers(0, 256, (n, height, width, 3), np.uint8)
 
 
-def _crops(image):
+def _crops(image, pad=4):
     """Every crop of the padded image: position, then plain and mirrored."""
     height, width, _ = image.shape
-    padded = np.pad(image, ((4, 4), (4, 4), (0, 0)), mode="reflect")
+    padded = np.pad(image, ((pad, pad), (pad, pad), (0, 0)), mode="reflect")
     crops = [
         padded[top : top + height, left : left + width]
-        for top in range(9)
-        for left in range(9)
+        for top in range(2 * pad + 1)
+        for left in range(2 * pad + 1)
     ]
     return np.array([[crop, crop[:, ::-1]] for crop in crops])
 
@@ -35,6 +38,15 @@ def test_augment_gives_each_padded_crop_and_mirror_image_evenly():
     assert len(counts) == 162
     # 162 equal cells, 161 degrees of freedom: mean 161, standard deviation 18.
     assert ((counts - n / 162) ** 2 / (n / 162)).sum() < 161 + 5 * 18
+
+
+def test_augment_gives_each_crop_of_another_padding():
+    image = _images(1)[0]
+    images = jnp.asarray(np.tile(image, (500, 1, 1, 1)))
+    found = {one.tobytes() for one in np.asarray(augment(KEY, images, pad=1))}
+    assert found == {crop.tobytes() for crop in _crops(image, 1).reshape(18, -1)}
+    with pytest.raises(UsageError, match=r"10 pixels .* 11x10: .* --crop-pad below 10"):
+        augment(KEY, images, pad=10)
 
 
 def test_augment_keeps_examples_in_place_and_depends_on_the_key():

@@ -15,7 +15,8 @@ MAPPED = {"axis_name": "batch", "in_axes": (0, None), "out_axes": (0, None)}
 # Published counts, for 10 classes. VGG and resnet18 to resnet152: as in
 # kuangliu/pytorch-cifar (`vgg` is that of the code this package started from);
 # resnet20 to resnet110: 0.27, 0.46, 0.66, 0.85 and 1.7 million in table 6 of He et
-# al.; wide ResNets: 36.5, 2.7 and 8.9 million in Zagoruyko & Komodakis.
+# al.; wide ResNets: 36.5, 2.7 and 8.9 million in Zagoruyko & Komodakis; airbench94:
+# 1.97 million in Jordan.
 PARAMETERS = {
     "vgg": 10_203_978,
     "vgg11": 9_231_114,
@@ -35,6 +36,7 @@ PARAMETERS = {
     "wrn16-4": 2_748_890,
     "wrn28-10": 36_479_194,
     "wrn40-4": 8_949_210,
+    "airbench94": 1_972_792,
 }
 
 
@@ -81,7 +83,9 @@ def test_a_scan_counts_as_often_as_it_runs():
     assert count == 5 * 12**2
 
 
-@pytest.mark.parametrize("name", ["vgg", "vgg11", "resnet8", "resnet50", "wrn10-1"])
+@pytest.mark.parametrize(
+    "name", ["vgg", "vgg11", "resnet8", "resnet50", "wrn10-1", "airbench93"]
+)
 def test_computes_in_the_dtype_of_the_parameters(name):
     model, state = shapes(name, 7, width=1 / 4)
     arrays, flags = eqx.partition(model, lambda leaf: hasattr(leaf, "dtype"))
@@ -109,6 +113,18 @@ def test_initial_weights():
         np.testing.assert_allclose((weight**4).mean(), 3 * variance**2, rtol=0.1)
         assert layer.bias is not None
         assert not layer.bias.any()
+
+
+def test_airbench_starts_from_partial_identities():
+    model, _ = models.create("airbench94", width=1 / 4, key=KEY)
+    x = jax.random.normal(KEY, (5, 5, 16))
+    group = model.groups[1]
+    np.testing.assert_allclose(group.conv1(x)[..., :16], x, rtol=1e-5, atol=1e-5)
+    rest = group.conv1.weight[16:]
+    # Of 6,912 numbers: four standard errors.
+    assert jnp.var(rest) == pytest.approx(1 / (3 * 16 * 9), rel=0.07)
+    y = jax.random.normal(KEY, (5, 5, 64))
+    np.testing.assert_allclose(group.conv2(y), y, rtol=1e-5, atol=1e-5)
 
 
 def test_the_key_decides_the_weights():

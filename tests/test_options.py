@@ -16,6 +16,7 @@ from eqcifar.parallel import make_mesh
 from eqcifar.training import Interrupted, TrainConfig, fit, initialise
 from eqcifar.training._batch import alternating_flip
 from eqcifar.training._state import learning_rate
+from eqcifar.training._step import is_weight
 
 from .helpers import random_network, small_dataset, small_net
 
@@ -100,6 +101,37 @@ def test_without_decay_of_biases_only_weights_have_an_l2_gradient(x64):
         np.testing.assert_allclose(a - c, l2 if p.ndim > 1 else 0 * p, atol=1e-14)
 
 
+def test_a_bias_of_any_shape_is_no_weight():
+    layer = eqx.nn.Conv2d(3, 4, 1, key=jax.random.key(0))
+    assert layer.bias.shape == (4, 1, 1)
+    found = jax.tree.map_with_path(is_weight, {"one": layer, "many": [layer.weight]})
+    assert (found["one"].weight, found["one"].bias) == (True, False)
+    assert found["many"] == [True]
+
+
+def test_biases_of_batch_norm_learn_faster_with_the_same_l2(x64):
+    config = TrainConfig(
+        epochs=1, batch_size=64, lr=0.5, warmup=0.0, clip_norm=0.0, momentum=0.0
+    )
+    before = eqx.tree_at(lambda s: s.model.norm.bias, start(config), jnp.full(6, 0.3))
+
+    def moved(**options):
+        begin = jax.tree.map(lambda x: x.copy() if eqx.is_array(x) else x, before)
+        end = fit(begin, small_dataset(), dataclasses.replace(config, **options))[0]
+        return eqx.filter(end.model, eqx.is_inexact_array)
+
+    plain, quick = moved(weight_decay=0.0), moved(weight_decay=0.01, bn_bias_lr=64.0)
+    start_of = eqx.filter(before.model, eqx.is_inexact_array)
+    factors = eqx.tree_at(
+        lambda model: model.norm.bias, jax.tree.map(lambda _: 1.0, plain), 64.0
+    )
+    for a, b, p, factor in zip(
+        *map(numbers, (plain, quick, start_of, factors)), strict=True
+    ):
+        expected = p + factor * (a - p) - 0.5 * 0.01 * p
+        np.testing.assert_allclose(b, expected, rtol=1e-12, atol=1e-14)
+
+
 def test_the_network_is_the_moving_average_of_the_raw_weights(x64):
     plain = dataclasses.replace(CONFIG, epochs=1)
     config = dataclasses.replace(plain, ema=0.2)
@@ -166,9 +198,30 @@ def test_test_time_flips_are_the_mean_of_the_logits_of_both_sides(x64):
     np.testing.assert_allclose(found, (seen + mirrored) / 2, rtol=1e-13)
 
 
+def test_test_time_crops_weigh_the_image_as_much_as_two_that_are_moved(x64):
+    model, state = small_net()
+    images = small_dataset(test=10).test.images
+    padded = np.pad(images, ((0, 0), (1, 1), (1, 1), (0, 0)), mode="reflect")
+    moved = padded[:, :-2, :-2], padded[:, 2:, 2:]
+    for flip in (False, True):
+        config = TrainConfig(test_flip=flip)
+        seen, left, right = (
+            training.predict(model, state, x, config) for x in (images, *moved)
+        )
+        assert np.abs(left - right).max() > 1e-3
+        config = dataclasses.replace(config, test_crop=True)
+        found = training.predict(model, state, images, config)
+        np.testing.assert_allclose(found, seen / 2 + (left + right) / 4, rtol=1e-12)
+
+
 @pytest.mark.parametrize(
     ("name", "width", "channels"),
-    [("resnet20", 4.0, 64), ("vgg11", 1 / 4, 16), ("wrn10-1", 7 / 16, 7)],
+    [
+        ("resnet20", 4.0, 64),
+        ("vgg11", 1 / 4, 16),
+        ("wrn10-1", 7 / 16, 7),
+        ("airbench94", 1 / 16, 24),
+    ],
 )
 def test_the_first_convolution_whitens_patches(x64, name, width, channels):
     rng = np.random.default_rng(0)
@@ -176,7 +229,8 @@ def test_the_first_convolution_whitens_patches(x64, name, width, channels):
     smooth = rng.normal(size=(30, 3, 12, 12)).cumsum(2).cumsum(3)
     images = np.einsum("ij,njhw->nihw", rng.normal(size=(3, 3)), smooth)
     before, after = map(kernels, (model, models.whiten(model, images, eps=0.0)))
-    stem, pairs = after[0], min(27, channels // 2)
+    stem = after[0]
+    pairs = min(math.prod(stem.shape[1:]), channels // 2)
     assert len(stem) == channels
     np.testing.assert_array_equal(stem[pairs : 2 * pairs], -stem[:pairs])
     np.testing.assert_array_equal(stem[2 * pairs :], before[0][2 * pairs :])

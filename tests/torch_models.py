@@ -135,6 +135,24 @@ class WideResNet(nn.Module):
         return self.classifier(self.layers(x).mean((2, 3)))
 
 
+class Airbench(nn.Module):
+    def __init__(self, channels):
+        super().__init__()
+        a = 24
+        layers: list[nn.Module] = [nn.Conv2d(3, a, 2), nn.GELU()]
+        for b in channels:
+            layers += [
+                conv3x3(a, b), nn.MaxPool2d(2), nn.BatchNorm2d(b, momentum=0.4),
+                nn.GELU(), conv3x3(b, b), nn.BatchNorm2d(b, momentum=0.4), nn.GELU(),
+            ]  # fmt: skip
+            a = b
+        layers += [nn.AdaptiveMaxPool2d(1), nn.Flatten(), nn.Linear(a, 10, bias=False)]
+        self.layers = nn.Sequential(*layers)
+
+    def forward(self, x):
+        return self.layers(x) / 9
+
+
 # The cases of `reference.py`.
 MODELS = {
     "vgg": lambda: VGG(
@@ -145,6 +163,7 @@ MODELS = {
     "basic": lambda: ResNet(Basic, 1, True, [2, 1], [4, 8]),
     "bottleneck": lambda: ResNet(Bottleneck, 4, True, [2, 1], [4, 8]),
     "wrn16-2": lambda: WideResNet(4, [8, 16, 32], 2),
+    "airbench94": lambda: Airbench([4, 16, 16]),
 }
 
 
@@ -176,7 +195,7 @@ def evaluate(case, weights, statistics, images, labels):
             for norm, old in zip(norms(model), statistics[1::2], strict=True):
                 # PyTorch keeps the unbiased variance, n / (n - 1) times ours.
                 n = sizes[norm]
-                kept = 0.9 * old
+                kept = (1 - norm.momentum) * old
                 new_share = (norm.running_var.numpy() - kept) * (n - 1) / n
                 after += [norm.running_mean.numpy().copy(), kept + new_share]
             results["statistics"] = after

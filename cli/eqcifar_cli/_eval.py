@@ -62,7 +62,8 @@ def evaluate(
             f"{config.val_size}); choose --split test or train"
         )
     part = chosen.splits[split]
-    logits = predict(loaded.model, loaded.state, part.images, config)
+    seen = config.one_view() if split == "train" else config
+    logits = predict(loaded.model, loaded.state, part.images, seen)
     loss_name = loss or config.loss
     evaluation = measure(logits, part.labels, loss_name)
 

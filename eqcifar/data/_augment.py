@@ -5,32 +5,45 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, UInt8
 
-_PAD = 4
+from ..errors import UsageError
 
 
 def augment(
     key: PRNGKeyArray,
     images: UInt8[Array, "batch h w 3"],
     flip: Bool[Array, " batch"] | None = None,
+    *,
+    pad: int = 4,
 ) -> UInt8[Array, "batch h w 3"]:
     """Shift and mirror each image at random, as is usual for CIFAR.
 
-    Equals padding by 4 pixels in reflection, cropping at one of the 9 x 9 positions,
-    and flipping left to right with probability 1/2; all are drawn evenly, one by one.
+    Equals padding by `pad` pixels in reflection, cropping at one of the `2 pad + 1`
+    squared positions, and flipping left to right with probability 1/2; all are drawn
+    evenly, one by one.
 
     **Arguments:**
 
     - `key`: for the positions and the flips.
-    - `images`: at least 5 x 5 pixels each.
+    - `images`: larger than `pad` both ways.
     - `flip`: which to flip, in place of a draw.
+    - `pad`: pixels beyond each edge.
 
     **Returns:**
 
     Images of the same shape, whose pixels are all pixels of the same input image.
+
+    **Raises:**
+
+    `UsageError` when the images are too small.
     """
     batch, height, width, _ = images.shape
+    if pad >= min(height, width):
+        raise UsageError(
+            f"cannot reflect {pad} pixels of images of {height}x{width}: "
+            f"give a --crop-pad below {min(height, width)}"
+        )
     key_shift, key_flip = jax.random.split(key)
-    shift = jax.random.randint(key_shift, (batch, 2), -_PAD, _PAD + 1)
+    shift = jax.random.randint(key_shift, (batch, 2), -pad, pad + 1)
     if flip is None:
         flip = jax.random.bernoulli(key_flip, shape=(batch,))
 

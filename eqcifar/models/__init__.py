@@ -1,3 +1,4 @@
+from ._airbench import Airbench as Airbench
 from ._batch_norm import BatchNorm as BatchNorm
 from ._blocks import (
     BasicBlock as BasicBlock,

@@ -8,16 +8,17 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 
 class Conv2d(eqx.Module):
-    """A convolution that keeps the size at stride 1, made to be quick on CPUs.
+    """A convolution made to be quick on CPUs.
 
-    The same function as `eqx.nn.Conv2d` with as many zeros beyond each edge as keep the
-    size, with the same weights, but of images with their channels last, as the kernels
-    of CPUs and GPUs want them. Figures are in docs/speed.md.
+    The same function as `eqx.nn.Conv2d` with the same weights, but of images with their
+    channels last, as the kernels of CPUs and GPUs want them. By default it has as many
+    zeros beyond each edge as keep the size. Figures are in docs/speed.md.
     """
 
     weight: Float[Array, "out_channels in_channels kernel_size kernel_size"]
     bias: Float[Array, " out_channels"] | None
     stride: int = eqx.field(static=True)
+    padding: int = eqx.field(static=True)
 
     def __init__(
         self,
@@ -26,6 +27,7 @@ class Conv2d(eqx.Module):
         kernel_size: int,
         *,
         stride: int = 1,
+        padding: int | None = None,
         use_bias: bool = False,
         key: PRNGKeyArray,
     ):
@@ -36,8 +38,9 @@ class Conv2d(eqx.Module):
         **Arguments:**
 
         - `in_channels`, `out_channels`: The channels before and after.
-        - `kernel_size`: An odd number, 3 or 1 in this package.
+        - `kernel_size`: 3 or 1, and 2 once in this package.
         - `stride`: Of both spatial axes.
+        - `padding`: Zeros beyond each edge; by default, `kernel_size // 2`.
         """
         shape = out_channels, in_channels, kernel_size, kernel_size
         # A flat draw has the same values and compiles in a quarter of the time.
@@ -46,6 +49,7 @@ class Conv2d(eqx.Module):
         self.weight = (math.sqrt(variance) * flat).reshape(shape)
         self.bias = jnp.zeros(out_channels) if use_bias else None
         self.stride = stride
+        self.padding = kernel_size // 2 if padding is None else padding
 
     def __call__(
         self,
@@ -55,21 +59,23 @@ class Conv2d(eqx.Module):
     ) -> Float[Array, "new_height new_width out_channels"]:
         """Convolve one image; `key` is ignored."""
         del key
-        y = _convolve(_materialise(x), self.weight, self.stride)
+        y = _convolve(_materialise(x), self.weight, self.stride, self.padding)
         return _materialise(y if self.bias is None else y + self.bias)
 
 
-def _convolve(x: Array, weight: Array, stride: int) -> Array:
-    size = weight.shape[-1]
-
+def _convolve(x: Array, weight: Array, stride: int, padding: int) -> Array:
     def convolve(x, weight):
-        padding = [(size // 2, size // 2)] * 2
         layout = "NHWC", "OIHW", "NHWC"
         return lax.conv_general_dilated(
-            x[None], weight, (stride, stride), padding, dimension_numbers=layout
+            x[None],
+            weight,
+            (stride, stride),
+            [(padding, padding)] * 2,
+            dimension_numbers=layout,
         )[0]
 
-    if size == 3 and stride == 1 and max(x.shape[:2]) <= 2:
+    small = weight.shape[-1] == 3 and max(x.shape[:2]) <= 2
+    if small and stride == padding == 1:
         # Both are traced everywhere: `count_multiply_adds` counts the convolution.
         return lax.platform_dependent(
             x, weight, cpu=_convolve_densely, default=convolve

@@ -1,5 +1,5 @@
 import math
-from functools import lru_cache
+from functools import lru_cache, reduce
 
 import equinox as eqx
 import jax
@@ -20,31 +20,41 @@ def hidden_linear(
 
 
 def classifier(
-    in_features: int, num_classes: int, *, key: PRNGKeyArray
+    in_features: int, num_classes: int, *, use_bias: bool = True, key: PRNGKeyArray
 ) -> eqx.nn.Linear:
     """Make the last linear layer: weight variance 1 / fan-in, bias 0."""
-    return _linear(in_features, num_classes, 1 / in_features, key)
+    return _linear(in_features, num_classes, 1 / in_features, key, use_bias=use_bias)
 
 
 @lru_cache(maxsize=64)
-def _shapes(in_features: int, out_features: int, dtype: jnp.dtype) -> eqx.nn.Linear:
+def _shapes(
+    in_features: int, out_features: int, use_bias: bool, dtype: jnp.dtype
+) -> eqx.nn.Linear:
     """A layer without values: Equinox's own would be thrown away."""
     return eqx.filter_eval_shape(
         lambda: eqx.nn.Linear(
-            in_features, out_features, dtype=dtype, key=jax.random.key(0)
+            in_features, out_features, use_bias, dtype=dtype, key=jax.random.key(0)
         )
     )
 
 
 def _linear(
-    in_features: int, out_features: int, variance: float, key: PRNGKeyArray
+    in_features: int,
+    out_features: int,
+    variance: float,
+    key: PRNGKeyArray,
+    *,
+    use_bias: bool = True,
 ) -> eqx.nn.Linear:
-    layer = _shapes(in_features, out_features, jnp.result_type(float))
+    layer = _shapes(in_features, out_features, use_bias, jnp.result_type(float))
     # A flat draw has the same values and compiles in a quarter of the time.
     flat = jax.random.normal(key, (math.prod(layer.weight.shape),), layer.weight.dtype)
     weight = (math.sqrt(variance) * flat).reshape(layer.weight.shape)
+    layer = eqx.tree_at(lambda x: x.weight, layer, weight)
+    if not use_bias:
+        return layer
     bias = jnp.zeros((out_features,), layer.weight.dtype)
-    return eqx.tree_at(lambda x: (x.weight, x.bias), layer, (weight, bias))
+    return eqx.tree_at(lambda x: x.bias, layer, bias)
 
 
 def channels_last(
@@ -73,12 +83,20 @@ def max_pool(
     if min(height, width) < 2:
         raise UsageError(
             f"cannot pool {height}x{width} features: the images are too small for "
-            "this architecture; VGG needs 32x32 or more, a ResNet takes any size"
+            "this architecture; VGG needs 32x32 or more, airbench 9x9, a ResNet takes "
+            "any size"
         )
     height, width = height // 2, width // 2
     x = x[: 2 * height, : 2 * width].reshape(height, 2, width, 2, channels)
     x = _larger(x[:, :, :, 0], x[:, :, :, 1])
     return _larger(x[:, 0], x[:, 1])
+
+
+def max_over_space(
+    x: Float[Array, "height width channels"],
+) -> Float[Array, " channels"]:
+    """Take each channel's maximum over space, by selections as in [`max_pool`][]."""
+    return reduce(_larger, x.reshape(-1, x.shape[-1]))
 
 
 def _larger(a: Array, b: Array) -> Array:

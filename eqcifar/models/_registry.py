@@ -10,12 +10,13 @@ from jaxtyping import PRNGKeyArray
 
 from eqcifar.errors import UsageError
 
+from ._airbench import Airbench
 from ._blocks import BasicBlock, Bottleneck, PaddingShortcut, ProjectionShortcut
 from ._resnet import ResNet
 from ._vgg import VGG
 from ._wide_resnet import WideResNet
 
-Architecture: TypeAlias = VGG | ResNet | WideResNet
+Architecture: TypeAlias = VGG | ResNet | WideResNet | Airbench
 
 _imagenet = partial(ResNet, shortcut=ProjectionShortcut, channels=(64, 128, 256, 512))
 _cifar = partial(
@@ -28,6 +29,9 @@ _ARCHITECTURES: dict[str, Callable[..., Architecture]] = {
     "vgg13": partial(VGG, depths=(2, 2, 2, 2, 2)),
     "vgg16": partial(VGG, depths=(2, 2, 3, 3, 3)),
     "vgg19": partial(VGG, depths=(2, 2, 4, 4, 4)),
+    "airbench93": partial(Airbench, channels=(64, 128, 128)),
+    "airbench94": partial(Airbench, channels=(64, 256, 256)),
+    "airbench95": partial(Airbench, channels=(128, 384, 384)),
     "resnet8": partial(_cifar, depths=(1, 1, 1)),
     "resnet20": partial(_cifar, depths=(3, 3, 3)),
     "resnet32": partial(_cifar, depths=(5, 5, 5)),

@@ -29,6 +29,9 @@ _SHORT = {
     "eval_every": "every",
     "decay_bias": "biasdecay",
     "test_flip": "testflip",
+    "test_crop": "testcrop",
+    "crop_pad": "pad",
+    "bn_bias_lr": "bnlr",
 }
 _LONGEST_NAME = 80
 

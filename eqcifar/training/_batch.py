@@ -52,7 +52,7 @@ def make_batch(
     targets = jax.nn.one_hot(labels, num_classes, dtype=dtype)
     targets = optax.smooth_labels(targets, config.label_smoothing)
     if config.augment:
-        images = data.augment(key_augment, images, flip)
+        images = data.augment(key_augment, images, flip, pad=config.crop_pad)
     inputs = data.normalise(images, config.mean, config.std, dtype)
     if config.mixup:
         inputs, targets = data.mixup(key_mixup, inputs, targets, config.mixup)

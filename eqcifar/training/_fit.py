@@ -171,8 +171,9 @@ def fit(
         for name, (images, labels) in splits.items():
             row[f"loss_{name}"] = row[f"acc_{name}"] = math.nan
             if measured:
+                seen = config.one_view() if name == "tr" else config
                 logits = predict(
-                    train_state.model, train_state.state, images, config, mesh=mesh
+                    train_state.model, train_state.state, images, seen, mesh=mesh
                 )
                 row[f"loss_{name}"] = float(
                     example_losses(logits, labels, loss).mean(dtype=np.float64)

@@ -1,15 +1,17 @@
+import operator
 from collections.abc import Callable
 from functools import lru_cache, partial
-from typing import Literal
+from typing import Any, Literal
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
-from jaxtyping import Array, Int32, PRNGKeyArray
+from jaxtyping import Array, Int32, PRNGKeyArray, PyTree
 
 from ..config import TrainConfig
+from ..models import BatchNorm
 from ..parallel import jit, split_batch
 from ._average import move_average
 from ._batch import Epoch, alternating_flip, make_batch
@@ -53,9 +55,9 @@ def make_steps(
     root = random_stream(config.seed, "step")
     flips = random_stream(config.seed, "flip")
 
-    def decay(g, p):
-        decays = config.decay_bias or p.ndim > 1
-        return g + config.weight_decay * p if decays else g
+    def decay(path, g, p, multiple):
+        decays = config.decay_bias or is_weight(path, p)
+        return g + config.weight_decay / multiple * p if decays else g
 
     def step(epoch: Epoch, train_state: TrainState) -> TrainState:
         model, state = train_state.moving
@@ -82,8 +84,10 @@ def make_steps(
         outcome = gradient(model, state, inputs, targets, keys)
 
         parameters = eqx.filter(model, eqx.is_inexact_array)
-        grads = jax.tree.map(decay, outcome.gradient, parameters)
+        multiples = _learning_rates(parameters, config.bn_bias_lr)
+        grads = jax.tree.map_with_path(decay, outcome.gradient, parameters, multiples)
         updates, opt_state = optimiser.update(grads, train_state.opt_state, parameters)
+        updates = jax.tree.map(operator.mul, multiples, updates)
         network = moving = eqx.apply_updates(model, updates), outcome.state
         if train_state.raw is not None:
             average = train_state.model, train_state.state
@@ -120,6 +124,25 @@ def make_steps(
         return eqx.combine(jax.lax.fori_loop(0, count, body, arrays), static)
 
     return steps
+
+
+def is_weight(path: tuple[Any, ...], parameter: Array) -> bool:
+    """Whether it is neither a bias, of any shape, nor one of BatchNorm's parameters."""
+    return parameter.ndim > 1 and getattr(path[-1], "name", None) != "bias"
+
+
+def _learning_rates(parameters: PyTree, bn_bias: float) -> PyTree:
+    """The learning rate of each array, as a multiple of the schedule's."""
+
+    def of(node):
+        ones = jax.tree.map(lambda _: 1.0, node)
+        if not isinstance(node, BatchNorm):
+            return ones
+        return eqx.tree_at(lambda norm: norm.bias, ones, bn_bias)
+
+    return jax.tree.map(
+        of, parameters, is_leaf=lambda node: isinstance(node, BatchNorm)
+    )
 
 
 def random_stream(

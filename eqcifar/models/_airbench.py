@@ -1,0 +1,135 @@
+import math
+from collections.abc import Sequence
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from equinox.nn import State
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from ._batch_norm import BatchNorm
+from ._conv2d import Conv2d
+from ._layers import channels_last, classifier, max_over_space, max_pool, scale_channels
+
+# As many as the pairs of whitening filters of patches of 2x2.
+_FIRST_CHANNELS = 24
+
+
+class Group(eqx.Module):
+    """Two convolutions, the first before a 2x2 maximum."""
+
+    conv1: Conv2d
+    norm1: BatchNorm
+    conv2: Conv2d
+    norm2: BatchNorm
+
+    def __init__(self, in_channels: int, out_channels: int, *, key: PRNGKeyArray):
+        """Take the channels before and after."""
+        key1, key2 = jax.random.split(key)
+        self.conv1 = _partial_identity(in_channels, out_channels, key=key1)
+        self.norm1 = _norm(out_channels)
+        self.conv2 = _partial_identity(out_channels, out_channels, key=key2)
+        self.norm2 = _norm(out_channels)
+
+    def __call__(
+        self, x: Float[Array, "height width channels"], state: State
+    ) -> tuple[Float[Array, "new_height new_width new_channels"], State]:
+        """Return the group's value and the new state."""
+        y, state = self.norm1(max_pool(self.conv1(x)), state)
+        y, state = self.norm2(self.conv2(_gelu(y)), state)
+        return _gelu(y), state
+
+
+class Airbench(eqx.Module):
+    """A network to be trained in few epochs: three groups of two convolutions.
+
+    A first convolution of 2x2, made for filters that whiten (`whiten`). Each group then
+    is 3x3 convolution, 2x2 maximum, BatchNorm, GELU, 3x3 convolution, BatchNorm and
+    GELU. The maximum over space of the last group goes to the classifier, whose logits
+    are divided by 9.
+
+    Jordan, 2024, https://arxiv.org/abs/2404.00498; its BatchNorm has no weight, and its
+    first filters are fixed: here both are trained.
+    """
+
+    first: Conv2d
+    groups: tuple[Group, ...]
+    classifier: eqx.nn.Linear
+
+    def __init__(
+        self,
+        num_classes: int,
+        *,
+        channels: Sequence[int],
+        width: float = 1.0,
+        key: PRNGKeyArray,
+    ):
+        """Make the convolutions, and a classifier without bias.
+
+        **Arguments:**
+
+        - `num_classes`: The number of logits.
+        - `channels`: The channels of each group.
+        - `width`: Multiplies these.
+        """
+        keys = jax.random.split(key, len(channels) + 2)
+        size = _FIRST_CHANNELS
+        self.first = Conv2d(3, size, 2, padding=0, use_bias=True, key=keys[0])
+        groups = []
+        for out_channels, key in zip(channels, keys[1:], strict=False):
+            in_channels, size = size, scale_channels(out_channels, width)
+            groups.append(Group(in_channels, size, key=key))
+        self.groups = tuple(groups)
+        self.classifier = classifier(size, num_classes, use_bias=False, key=keys[-1])
+
+    def __call__(
+        self,
+        x: Float[Array, "3 height width"],
+        state: State,
+        *,
+        key: PRNGKeyArray | None = None,
+    ) -> tuple[Float[Array, " classes"], State]:
+        """Classify one image.
+
+        **Arguments:**
+
+        - `x`: One normalised image in the dtype of the parameters.
+        - `state`: Holds the running statistics.
+        - `key`: Ignored; every model takes one.
+
+        **Returns:**
+
+        The logits and the new state.
+
+        **Raises:**
+
+        A `UsageError` when nothing of the image is left to pool: with three groups,
+        when it is smaller than 9x9.
+        """
+        del key
+        x = _gelu(self.first(channels_last(x)))
+        for group in self.groups:
+            x, state = group(x, state)
+        return self.classifier(max_over_space(x)) / 9, state
+
+
+def _partial_identity(
+    in_channels: int, out_channels: int, *, key: PRNGKeyArray
+) -> Conv2d:
+    """Make a convolution whose first channels start as those of its input.
+
+    The others have variance 1 / (3 fan-in), as PyTorch's; section 3.3 of the paper.
+    """
+    layer = Conv2d(in_channels, out_channels, 3, key=key)
+    same = jnp.arange(min(in_channels, out_channels))
+    weight = (layer.weight / math.sqrt(6)).at[same].set(0).at[same, same, 1, 1].set(1)
+    return eqx.tree_at(lambda layer: layer.weight, layer, weight)
+
+
+def _norm(channels: int) -> BatchNorm:
+    # Statistics that follow quickly, for there are few steps.
+    return BatchNorm(channels, momentum=0.6, channel_axis=-1)
+
+
+def _gelu(x: Array) -> Array:
+    return jax.nn.gelu(x, approximate=False)

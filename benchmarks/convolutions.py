@@ -119,11 +119,11 @@ def summary(
     return result
 
 
-def whole_steps(batch: int) -> dict[str, dict[str, float]]:
+def whole_steps(batch: int, machine: str) -> dict[str, dict[str, float]]:
     """Milliseconds of the training steps that `benchmarks.compare` stored."""
     from .records import read
 
-    found = read(f"compare_cpu_f32_{batch}")
+    found = read("_".join(filter(None, ("compare_cpu_f32", str(batch), machine))))
     return {
         row["arch"]: {
             name: 1e3 * batch / rate["median"]
@@ -141,6 +141,7 @@ def main():
     parser.add_argument("--batch", type=int, default=128)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=0.06, help="of a turn")
+    parser.add_argument("--machine", default="", help="as given to compare")
     parser.add_argument("--tiny", action="store_true", help="store nothing")
     args = parser.parse_args()
     sides = {
@@ -173,7 +174,7 @@ def main():
     finally:
         for side in sides.values():
             side.stop()
-    steps = whole_steps(args.batch)
+    steps = whole_steps(args.batch, args.machine)
     found = [
         summary(arch, shapes, rows, steps.get(arch, {}))
         for arch, shapes in networks.items()
@@ -189,7 +190,7 @@ def main():
     from .records import store
 
     store(
-        "convolutions",
+        "_".join(filter(None, ("convolutions", args.machine))),
         {
             "load_average": os.getloadavg()[0],
             "arguments": {

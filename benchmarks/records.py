@@ -1,6 +1,7 @@
 """How a benchmark's result is kept: JSON with the machine and versions it came from."""
 
 import json
+import platform
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -34,12 +35,14 @@ def hardware_and_versions() -> dict[str, Any]:
     record = environment(jax.device_count())
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.exists():
-        pairs = (x.split(":") for x in cpuinfo.read_text().splitlines() if ":" in x)
-        first = {name.strip(): value.strip() for name, value in reversed([*pairs])}
-        # The name alone may be that of five generations.
-        record["devices"]["cpu"] = "{} (family {}, model {})".format(
-            *(first.get(name) for name in ("model name", "cpu family", "model"))
-        )
+        first, _, _ = cpuinfo.read_text().partition("\n\n")
+        lines = (line.partition(":") for line in first.splitlines())
+        about = {name.strip(): value.strip() for name, _, value in lines}
+        name = about.get("model name", platform.machine())
+        if "cpu family" in about:
+            # The name alone may be that of five generations.
+            name += f" (family {about['cpu family']}, model {about['model']})"
+        record["devices"]["cpu"] = name
     try:
         record["versions"]["torch"] = version("torch")
     except PackageNotFoundError:

@@ -266,11 +266,10 @@ def main():
     found = {"comparison": comparison(), "train_step": train_step()}
     found |= {name: table(read(name)) for name, table in single.items() if read(name)}
     renew(DOCS / "speed.md", {name: lines for name, lines in found.items() if lines})
-    recipe = {
-        "fast_recipe": fast_recipe(read("fast_recipe_cpu")),
-        "fast_recipe_ablation": recipe_ablation(read("fast_recipe_ablation_cpu")),
-    }
-    renew(DOCS / "training.md", recipe)
+    recipe = {"fast_recipe": fast_recipe, "fast_recipe_ablation": recipe_ablation}
+    files = {name: read(f"{name}_cpu") for name in recipe}
+    found = {name: recipe[name](record) for name, record in files.items() if record}
+    renew(DOCS / "training.md", found)
 
 
 if __name__ == "__main__":

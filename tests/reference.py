@@ -37,7 +37,7 @@ CASES = {
     "basic": (make_basic, 8),
     "bottleneck": (make_bottleneck, 8),
     "wrn16-2": (partial(models.create, "wrn16-2", width=1 / 4), 8),
-    "airbench94": (partial(models.create, "airbench94", width=1 / 16), 12),
+    "airbench94": (partial(models.create, "airbench94", width=1 / 16), 32),
 }
 
 

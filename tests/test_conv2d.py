@@ -27,7 +27,7 @@ def plain(layer):
         out_channels,
         size,
         stride=layer.stride,
-        padding=size // 2,
+        padding=layer.padding,
         use_bias=layer.bias is not None,
         key=jax.random.key(0),
     )
@@ -51,19 +51,24 @@ def close(ours, theirs, tolerance):
 
 
 @pytest.mark.parametrize(
-    ("kernel_size", "stride", "height", "width"),
+    ("kernel_size", "stride", "padding", "height", "width"),
     [
-        (3, 1, 2, 2),
-        (3, 1, 1, 2),
-        (3, 1, 5, 4),
-        (3, 2, 5, 4),
-        (1, 2, 5, 4),
-        (1, 1, 2, 2),
+        (3, 1, None, 2, 2),
+        (3, 1, None, 1, 2),
+        (3, 1, None, 5, 4),
+        (3, 2, None, 5, 4),
+        (1, 2, None, 5, 4),
+        (1, 1, None, 2, 2),
+        (2, 1, 0, 5, 4),
+        (2, 1, 0, 2, 2),
+        (3, 1, 2, 2, 2),
     ],
 )
-def test_is_equinox_convolution(kernel_size, stride, height, width):
+def test_is_equinox_convolution(kernel_size, stride, padding, height, width):
     keys = jax.random.split(jax.random.key(1), 4)
-    ours = Conv2d(3, 4, kernel_size, stride=stride, use_bias=True, key=keys[0])
+    ours = Conv2d(
+        3, 4, kernel_size, stride=stride, padding=padding, use_bias=True, key=keys[0]
+    )
     bias = jax.random.normal(keys[1], (4,))
     ours = eqx.tree_at(lambda layer: layer.bias, ours, bias)
     x = jax.random.normal(keys[2], (2, height, width, 3))

@@ -7,7 +7,13 @@ import pytest
 from eqcifar import models
 from eqcifar.errors import UsageError
 from eqcifar.models import Conv2d
-from eqcifar.models._layers import channels_last, classifier, hidden_linear, max_pool
+from eqcifar.models._layers import (
+    channels_last,
+    classifier,
+    hidden_linear,
+    max_over_space,
+    max_pool,
+)
 
 KEY = jax.random.key(0)
 MAPPED = {"axis_name": "batch", "in_axes": (0, None), "out_axes": (0, None)}
@@ -199,6 +205,22 @@ def test_max_pool_passes_its_gradient_by_selection():
 def test_max_pool_keeps_nan():
     x = jnp.zeros((4, 4, 1)).at[[0, 0, 3, 3], [0, 3, 0, 3]].set(jnp.nan)
     assert jnp.isnan(max_pool(x)).all()
+
+
+def test_max_over_space():
+    x = jax.random.normal(KEY, (3, 5, 4))
+    np.testing.assert_array_equal(max_over_space(x), jnp.max(x, axis=(0, 1)))
+    # All of the gradient goes to one of equal values.
+    gradient = jax.grad(lambda x: max_over_space(x).sum())(jnp.ones((3, 3, 4)))
+    np.testing.assert_array_equal(gradient.sum((0, 1)), 1)
+    np.testing.assert_array_equal(jnp.count_nonzero(gradient, axis=(0, 1)), 1)
+
+
+def test_airbench_takes_images_of_9x9_or_more():
+    model, state = shapes("airbench94", width=1 / 16)
+    assert models.count_multiply_adds(model, state, image_size=9) > 0
+    with pytest.raises(UsageError, match="airbench 9x9"):
+        models.count_multiply_adds(model, state, image_size=8)
 
 
 def test_vgg_says_that_an_image_is_too_small():

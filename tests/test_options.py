@@ -13,10 +13,15 @@ from eqcifar import models, runs, training
 from eqcifar.data import augment
 from eqcifar.errors import UsageError
 from eqcifar.parallel import make_mesh
-from eqcifar.training import Interrupted, TrainConfig, fit, initialise
+from eqcifar.training import (
+    Interrupted,
+    TrainConfig,
+    fit,
+    initialise,
+    l2_coefficients,
+)
 from eqcifar.training._batch import alternating_flip
 from eqcifar.training._state import learning_rate
-from eqcifar.training._step import is_weight
 
 from .helpers import random_network, small_dataset, small_net
 
@@ -104,9 +109,16 @@ def test_without_decay_of_biases_only_weights_have_an_l2_gradient(x64):
 def test_a_bias_of_any_shape_is_no_weight():
     layer = eqx.nn.Conv2d(3, 4, 1, key=jax.random.key(0))
     assert layer.bias.shape == (4, 1, 1)
-    found = jax.tree.map_with_path(is_weight, {"one": layer, "many": [layer.weight]})
-    assert (found["one"].weight, found["one"].bias) == (True, False)
-    assert found["many"] == [True]
+    layers = {"one": layer, "many": [layer.weight], "norm": small_net()[0].norm}
+    parameters = eqx.filter(layers, eqx.is_inexact_array)
+    config = TrainConfig(weight_decay=0.3, bn_bias_lr=2.0)
+    found = l2_coefficients(parameters, config)
+    assert (found["one"].weight, found["one"].bias, found["many"]) == (0.3, 0.3, [0.3])
+    assert (found["norm"].weight, found["norm"].bias) == (0.3, 0.15)
+    config = dataclasses.replace(config, decay_bias=False)
+    found = l2_coefficients(parameters, config)
+    assert (found["one"].weight, found["one"].bias, found["many"]) == (0.3, 0, [0.3])
+    assert (found["norm"].weight, found["norm"].bias) == (0, 0)
 
 
 def test_biases_of_batch_norm_learn_faster_with_the_same_l2(x64):

@@ -2,6 +2,7 @@ import json
 
 import pytest
 
+from eqcifar import data, runs, training
 from eqcifar.config import TrainConfig
 from eqcifar.errors import UsageError
 from eqcifar.recipes import RECIPES, recipe_options
@@ -55,19 +56,33 @@ def test_an_unknown_recipe_is_refused():
 
 
 def test_the_fast_recipe_in_pieces_trains_and_eval_agrees_with_the_log(tmp_path):
-    small = "--recipe", "fast", "--epochs", 1, "--bn-group", 10, "--grad-accum", 2
-    result = run_cli(*TINY, *small, "--remat", "--out", tmp_path)
+    small = "--recipe", "fast", "--arch", "airbench94", "--width", 1 / 16, "--epochs", 1
+    pieces = "--bn-group", 10, "--grad-accum", 2, "--remat"
+    result = run_cli(*TINY, *small, *pieces, "--out", tmp_path)
     assert result.exit_code == 0, result.stderr
     (path,) = tmp_path.glob("*/*/seed0")
     fields = json.loads((path / "config.json").read_text())["config"]
     assert fields["test_flip"]
+    assert fields["test_crop"]
     assert fields["ema"] > 0
     assert "recipe" not in fields
     flags = json.loads((path / "env.json").read_text())["flags"]
     assert (flags["grad_accum"], flags["remat"]) == (2, True)
-    result = run_cli("eval", path, "--json")
     header, row = (path / "log.tsv").read_text().splitlines()
     logged = dict(zip(header.split("\t"), map(float, row.split("\t")), strict=True))
-    found = json.loads(result.stdout)
-    assert found["accuracy"]["value"] == pytest.approx(logged["acc_te"], rel=1e-12)
-    assert found["loss"]["value"] == pytest.approx(logged["loss_te"], rel=1e-6)
+    for split in ("test", "train"):
+        result = run_cli("eval", path, "--split", split, "--json")
+        found, name = json.loads(result.stdout), split[:2]
+        accuracy, loss = (logged[f"{value}_{name}"] for value in ("acc", "loss"))
+        assert found["accuracy"]["value"] == pytest.approx(accuracy, rel=1e-12)
+        assert found["loss"]["value"] == pytest.approx(loss, rel=1e-6)
+    # Six views of a test image, one of a training image.
+    loaded = runs.load_model(path)
+    plain = loaded.config.one_view()
+    images = data.load("synthetic", limit_train=40, limit_test=20)
+    for split, views in (("train", False), ("test", True)):
+        part = images.splits[split]
+        logits = training.predict(loaded.model, loaded.state, part.images, plain)
+        loss = training.evaluate(logits, part.labels, "ce").loss.value
+        same = loss == pytest.approx(logged[f"loss_{split[:2]}"], rel=1e-6)
+        assert same != views

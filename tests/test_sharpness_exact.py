@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from jax.flatten_util import ravel_pytree
 
-from eqcifar import sharpness
+from eqcifar import sharpness, training
 from eqcifar.errors import UsageError
 
 from .sharpness_tools import CLASSES, close, data, dense, make, network
@@ -202,5 +202,7 @@ def test_examples_on_many_devices_give_the_same_value(x64):
 def test_weight_decay_adds_its_own_trace(x64):
     net = network("linear")
     assert sharpness.penalty_trace(net, 0.1) == pytest.approx(0.1 * (3 * 192 + 3))
-    weights = sharpness.penalty_trace(net, 0.1, vectors=False)
+    config = training.TrainConfig(weight_decay=0.1, decay_bias=False)
+    coefficients = training.l2_coefficients(net.params, config)
+    weights = sharpness.penalty_trace(net, coefficients)
     assert weights == pytest.approx(0.1 * 3 * 192)

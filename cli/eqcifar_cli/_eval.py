@@ -62,7 +62,8 @@ def evaluate(
             f"{config.val_size}); choose --split test or train"
         )
     part = chosen.splits[split]
-    seen = config.one_view() if split == "train" else config
+    trained_on = split == "train" and dataset is None
+    seen = config.one_view() if trained_on else config
     logits = predict(loaded.model, loaded.state, part.images, seen)
     loss_name = loss or config.loss
     evaluation = measure(logits, part.labels, loss_name)

@@ -7,7 +7,7 @@ from typing import Any
 
 import typer
 
-from eqcifar import sharpness
+from eqcifar import sharpness, training
 from eqcifar.runs import SharpnessOptions, Subject
 from eqcifar.sharpness import Estimate, Measured
 
@@ -74,10 +74,9 @@ def _notes(subject: Subject, options: SharpnessOptions, found: Found) -> str:
 
 
 def _penalty(subject: Subject, options: SharpnessOptions) -> float:
-    config = subject.config
-    return sharpness.penalty_trace(
-        subject.network(options), config.weight_decay, vectors=config.decay_bias
-    )
+    network = subject.network(options)
+    coefficients = training.l2_coefficients(network.params, subject.config)
+    return sharpness.penalty_trace(network, coefficients)
 
 
 def _path_note(path: Mapping[str, Any]) -> list[str]:

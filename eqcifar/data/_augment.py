@@ -37,15 +37,48 @@ def augment(
     `UsageError` when the images are too small.
     """
     batch, height, width, _ = images.shape
-    if pad >= min(height, width):
-        raise UsageError(
-            f"cannot reflect {pad} pixels of images of {height}x{width}: "
-            f"give a --crop-pad below {min(height, width)}"
-        )
+    check_crops(pad, (height, width))
     key_shift, key_flip = jax.random.split(key)
     shift = jax.random.randint(key_shift, (batch, 2), -pad, pad + 1)
     if flip is None:
         flip = jax.random.bernoulli(key_flip, shape=(batch,))
+
+    return shift_and_flip(images, shift, flip)
+
+
+def check_crops(pad: int, size: tuple[int, ...]):
+    """Refuse padding by reflection that images do not have the pixels for.
+
+    **Raises:**
+
+    `UsageError` with what would do.
+    """
+    if pad >= min(size):
+        height, width = size
+        raise UsageError(
+            f"cannot reflect {pad} pixels of images of {height}x{width}: "
+            f"give a --crop-pad below {min(size)}"
+        )
+
+
+def shift_and_flip(
+    images: UInt8[Array, "batch h w 3"],
+    shift: Int[Array, "batch 2"],
+    flip: Bool[Array, " batch"],
+) -> UInt8[Array, "batch h w 3"]:
+    """Crop images that are padded by reflection, and mirror the crops.
+
+    **Arguments:**
+
+    - `images`: larger than any shift both ways.
+    - `shift`: rows and columns from the image's own place to the crop's.
+    - `flip`: which to mirror left to right.
+
+    **Returns:**
+
+    Images of the same shape.
+    """
+    _, height, width, _ = images.shape
 
     def one(image, shift, flip):
         rows = _reflect(jnp.arange(height) + shift[0], height)

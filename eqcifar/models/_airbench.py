@@ -11,7 +11,7 @@ from ._batch_norm import BatchNorm
 from ._conv2d import Conv2d
 from ._layers import channels_last, classifier, max_over_space, max_pool, scale_channels
 
-# As many as the pairs of whitening filters of patches of 2x2.
+# Both signs of the 12 filters that whiten patches of 2x2.
 _FIRST_CHANNELS = 24
 
 
@@ -48,8 +48,9 @@ class Airbench(eqx.Module):
     GELU. The maximum over space of the last group goes to the classifier, whose logits
     are divided by 9.
 
-    Jordan, 2024, https://arxiv.org/abs/2404.00498; its BatchNorm has no weight, and its
-    first filters are fixed: here both are trained.
+    Jordan, 2024, https://arxiv.org/abs/2404.00498. There, BatchNorm has no weight, the
+    first filters are fixed and their biases after three epochs: here all are trained.
+    The classifier starts with variance 1 / fan-in, three times that of the original's.
     """
 
     first: Conv2d
@@ -70,7 +71,7 @@ class Airbench(eqx.Module):
 
         - `num_classes`: The number of logits.
         - `channels`: The channels of each group.
-        - `width`: Multiplies these.
+        - `width`: Multiplies these, but not the 24 of the first convolution.
         """
         keys = jax.random.split(key, len(channels) + 2)
         size = _FIRST_CHANNELS

@@ -11,8 +11,8 @@ class Conv2d(eqx.Module):
     """A convolution made to be quick on CPUs.
 
     The same function as `eqx.nn.Conv2d` with the same weights, but of images with their
-    channels last, as the kernels of CPUs and GPUs want them. By default it has as many
-    zeros beyond each edge as keep the size. Figures are in docs/speed.md.
+    channels last, as the kernels of CPUs and GPUs want them. By default an odd kernel
+    keeps the size. Figures are in docs/speed.md.
     """
 
     weight: Float[Array, "out_channels in_channels kernel_size kernel_size"]

@@ -1,5 +1,5 @@
 import math
-from functools import lru_cache, reduce
+from functools import lru_cache
 
 import equinox as eqx
 import jax
@@ -96,7 +96,12 @@ def max_over_space(
     x: Float[Array, "height width channels"],
 ) -> Float[Array, " channels"]:
     """Take each channel's maximum over space, by selections as in [`max_pool`][]."""
-    return reduce(_larger, x.reshape(-1, x.shape[-1]))
+    x = x.reshape(-1, x.shape[-1])
+    while len(x) > 1:
+        half = len(x) // 2
+        pairs = _larger(x[:half], x[half : 2 * half])
+        x = jnp.concatenate([pairs, x[2 * half :]])
+    return x[0]
 
 
 def _larger(a: Array, b: Array) -> Array:

@@ -5,7 +5,7 @@ from collections.abc import Callable, MutableMapping
 from typing import Literal
 
 import jax
-from jaxtyping import PRNGKeyArray
+from jaxtyping import PRNGKeyArray, PyTree
 
 from eqcifar.errors import UsageError
 
@@ -135,12 +135,13 @@ def hessian_trace(
     return HessianTrace(hess, ggn, resid, method, bend, outputs)
 
 
-def penalty_trace(
-    network: Network, weight_decay: float, *, vectors: bool = True
-) -> float:
+def penalty_trace(network: Network, weight_decay: float | PyTree) -> float:
     """Return the trace of the Hessian of 0.5 lambda ||theta||^2: lambda P, exactly.
 
-    Without `vectors`, P leaves out arrays of one axis, as `decay_bias=False` does.
+    Given a tree like `network.params` of each array's own lambda, as
+    `training.l2_coefficients` makes it, the sum of lambda times the array's size.
     """
-    leaves = jax.tree.leaves(network.params)
-    return weight_decay * sum(x.size for x in leaves if vectors or x.ndim > 1)
+    if isinstance(weight_decay, float):
+        return weight_decay * network.size
+    each = jax.tree.map(lambda x, of: of * x.size, network.params, weight_decay)
+    return sum(jax.tree.leaves(each))

@@ -1,4 +1,5 @@
 import dataclasses
+import itertools
 
 import equinox as eqx
 import jax
@@ -23,12 +24,13 @@ def predict(
     batch_size: int = 1000,
     mesh: Mesh | None = None,
 ) -> Float[np.ndarray, "n classes"]:
-    """Logits of every image, in inference mode and without augmentation.
+    """Logits of every image, in inference mode and without random augmentation.
 
     With `config.test_flip`, the mean of those of the image and of its mirror image:
     Krizhevsky et al., 2012, section 4.1, without their crops. With `config.test_crop`,
-    half of that and a quarter each of the image moved by one pixel up and left, and
-    down and right, after padding by reflection: Jordan, 2024, section 3.5.
+    half of that and a quarter each of the crops one pixel up and left, and down and
+    right, after padding by reflection: Jordan, 2024, section 3.5. Training images are
+    measured with `config.one_view()`, wherever the package measures them.
 
     **Arguments:**
 
@@ -51,40 +53,40 @@ def predict(
     )
     # The last batch is filled up with the last image; its copies are cut off.
     starts = range(0, n, batch_size)
-    logits = [
-        _predict_batch(
-            model, state, images, jnp.asarray(start), config, batch_size, mesh
-        )
-        for start in starts
-    ]
-    return np.concatenate([np.asarray(batch) for batch in logits])[:n]
+
+    def seen(shift, flip):
+        view = jnp.asarray(shift), jnp.asarray(flip)
+        logits = [
+            _predict_batch(
+                model, state, images, jnp.asarray(start), *view, one, batch_size, mesh
+            )
+            for start in starts
+        ]
+        return np.concatenate([np.asarray(batch) for batch in logits])[:n]
+
+    one = config.one_view()
+    shifts = {0: 0.5, -1: 0.25, 1: 0.25} if config.test_crop else {0: 1.0}
+    flips = (False, True) if config.test_flip else (False,)
+    views = itertools.product(shifts.items(), flips)
+    return np.sum(
+        [weight / len(flips) * seen(shift, flip) for (shift, weight), flip in views],
+        axis=0,
+    )
 
 
 @jit
-def _predict_batch(model, state, images, start, config, batch_size, mesh):
+def _predict_batch(model, state, images, start, shift, flip, config, batch_size, mesh):
     indices = start + jnp.arange(batch_size, dtype=start.dtype)
     indices = split_batch(jnp.minimum(indices, len(images) - 1), mesh)
     dtype = compute_dtype(model, config.precision)
-    inputs = data.normalise(
-        images[indices], config.mean, config.std, compute_dtype(model, "f32")
+    view = data.shift_and_flip(
+        images[indices],
+        jnp.broadcast_to(shift, (batch_size, 2)),
+        jnp.broadcast_to(flip, (batch_size,)),
     )
-    inputs, wide = inputs.astype(dtype), compute_dtype(model, "f32")
-    network = cast(model, dtype)
-
-    def seen(inputs):
-        return forward(network, state, inputs).astype(wide)
-
-    def both_sides(inputs):
-        if not config.test_flip:
-            return seen(inputs)
-        return (seen(inputs) + seen(inputs[..., ::-1])) / 2
-
-    logits = both_sides(inputs)
-    if config.test_crop:
-        padded = jnp.pad(inputs, [(0, 0), (0, 0), (1, 1), (1, 1)], mode="reflect")
-        moved = padded[..., :-2, :-2], padded[..., 2:, 2:]
-        logits = logits / 2 + sum(both_sides(each) for each in moved) / 4
-    return gather(logits, mesh)
+    inputs = data.normalise(view, config.mean, config.std, compute_dtype(model, "f32"))
+    logits = forward(cast(model, dtype), state, inputs.astype(dtype))
+    return gather(logits.astype(compute_dtype(model, "f32")), mesh)
 
 
 @dataclasses.dataclass(frozen=True)

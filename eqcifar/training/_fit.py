@@ -100,8 +100,8 @@ def fit(
     - `loss`, `acc`: means over the epoch's training batches as they were seen, that
         is, augmented and before each update;
     - `loss_tr`, `acc_tr`, `loss_te`, `acc_te` (and `loss_va`, `acc_va`): over every
-        example of a split, in inference mode after the epoch; nan where
-        `config.eval_every` left them out;
+        example of a split, in inference mode after the epoch, as `predict` sees it;
+        nan where `config.eval_every` left them out;
     - `weight_norm`: Euclidean norm of all parameters;
     - `gradient_norm`: mean over the epoch's steps of the Euclidean norm of the
         gradient, L2 term included, before clipping;

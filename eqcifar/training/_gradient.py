@@ -7,6 +7,7 @@ from jax import lax
 from jax.sharding import Mesh
 from jaxtyping import Array, Float, Key, PyTree
 
+from .. import data
 from ..config import TrainConfig
 from ..data import Dataset
 from ..errors import UsageError
@@ -121,11 +122,13 @@ def check_pieces(
 ):
     """Refuse pieces of a batch that would change the numbers or cannot be shared.
 
+    And crops that reach too far beyond the images.
+
     **Arguments:**
 
     - `train_state`: its network tells whether examples share statistics.
     - `dataset`: its images have the size that the network is asked about.
-    - `config`: gives `batch_size` and `bn_group`.
+    - `config`: gives `batch_size`, `bn_group` and `crop_pad`.
     - `mesh`: the devices that share each piece.
     - `grad_accum`: the number of pieces.
 
@@ -140,6 +143,8 @@ def check_pieces(
             f"{config.batch_size}"
         )
     check_batch(size, mesh)
+    if config.augment:
+        data.check_crops(config.crop_pad, dataset.train.images.shape[1:3])
     fits = 0 < config.bn_group <= size and size % config.bn_group == 0
     if grad_accum > 1 and not fits and _uses_batch(train_state, dataset):
         share = config.bn_group or config.batch_size

@@ -1,23 +1,23 @@
 import operator
 from collections.abc import Callable
 from functools import lru_cache, partial
-from typing import Any, Literal
+from typing import Literal
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
-from jaxtyping import Array, Int32, PRNGKeyArray, PyTree
+from jaxtyping import Array, Int32, PRNGKeyArray
 
 from ..config import TrainConfig
-from ..models import BatchNorm
 from ..parallel import jit, split_batch
 from ._average import move_average
 from ._batch import Epoch, alternating_flip, make_batch
 from ._forward import compute_dtype
 from ._gradient import make_gradient
 from ._loss import Loss
+from ._per_parameter import l2_coefficients, learning_rates
 from ._state import Totals, TrainState, make_optimiser
 
 Steps = Callable[[Epoch, TrainState, int], TrainState]
@@ -55,10 +55,6 @@ def make_steps(
     root = random_stream(config.seed, "step")
     flips = random_stream(config.seed, "flip")
 
-    def decay(path, g, p, multiple):
-        decays = config.decay_bias or is_weight(path, p)
-        return g + config.weight_decay / multiple * p if decays else g
-
     def step(epoch: Epoch, train_state: TrainState) -> TrainState:
         model, state = train_state.moving
         key = jax.random.fold_in(root, train_state.step)
@@ -84,9 +80,10 @@ def make_steps(
         outcome = gradient(model, state, inputs, targets, keys)
 
         parameters = eqx.filter(model, eqx.is_inexact_array)
-        multiples = _learning_rates(parameters, config.bn_bias_lr)
-        grads = jax.tree.map_with_path(decay, outcome.gradient, parameters, multiples)
+        l2 = l2_coefficients(parameters, config)
+        grads = jax.tree.map(_with_l2, outcome.gradient, parameters, l2)
         updates, opt_state = optimiser.update(grads, train_state.opt_state, parameters)
+        multiples = learning_rates(parameters, config)
         updates = jax.tree.map(operator.mul, multiples, updates)
         network = moving = eqx.apply_updates(model, updates), outcome.state
         if train_state.raw is not None:
@@ -126,23 +123,8 @@ def make_steps(
     return steps
 
 
-def is_weight(path: tuple[Any, ...], parameter: Array) -> bool:
-    """Whether it is neither a bias, of any shape, nor one of BatchNorm's parameters."""
-    return parameter.ndim > 1 and getattr(path[-1], "name", None) != "bias"
-
-
-def _learning_rates(parameters: PyTree, bn_bias: float) -> PyTree:
-    """The learning rate of each array, as a multiple of the schedule's."""
-
-    def of(node):
-        ones = jax.tree.map(lambda _: 1.0, node)
-        if not isinstance(node, BatchNorm):
-            return ones
-        return eqx.tree_at(lambda norm: norm.bias, ones, bn_bias)
-
-    return jax.tree.map(
-        of, parameters, is_leaf=lambda node: isinstance(node, BatchNorm)
-    )
+def _with_l2(gradient: Array, parameter: Array, coefficient: float) -> Array:
+    return gradient + coefficient * parameter if coefficient else gradient
 
 
 def random_stream(

@@ -28,12 +28,12 @@ class Convolutions:
         found: list[Convolution] = []
         inner = _conv2d._convolve
 
-        def convolve(x, weight, stride):
+        def convolve(x, weight, stride, padding):
             out_channels, in_channels, kernel, _ = weight.shape
             found.append(
                 Convolution(in_channels, out_channels, x.shape[0], kernel, stride)
             )
-            return inner(x, weight, stride)
+            return inner(x, weight, stride, padding)
 
         key, image = jax.random.key(0), jnp.zeros((3, 32, 32))
         shapes = eqx.filter_eval_shape(models.create, arch, 10, key=key)

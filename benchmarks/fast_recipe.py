@@ -127,6 +127,7 @@ def ablate(dataset, given, seeds, deadline, grad_accum):
             limit_train=base["limit_train"],
             seed=seed,
         )
+        held_out = images.splits["val"]
         for name, changed in VARIANTS.items():
             values = {k: v * base[k] if k == "lr" else v for k, v in changed.items()}
             config = TrainConfig.from_dict({**base, **values, "seed": seed})
@@ -150,14 +151,14 @@ def ablate(dataset, given, seeds, deadline, grad_accum):
             result = {
                 "dataset": Path(dataset).name,
                 "train": len(images.train),
-                "validation": len(images.val),
-                "accuracy": _accuracy(end, images.val, config),
+                "validation": len(held_out),
+                "accuracy": _accuracy(end, held_out, config),
                 "loss": rows[-1]["loss"],
                 "training_seconds": sum(row["seconds"] for row in rows),
             }
             if not changed:
                 result["views"] = {
-                    view: _accuracy(end, images.val, dataclasses.replace(config, **of))
+                    view: _accuracy(end, held_out, dataclasses.replace(config, **of))
                     for view, of in VIEWS.items()
                 }
             add("fast_recipe_ablation", case, result)

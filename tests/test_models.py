@@ -124,6 +124,7 @@ def test_initial_weights():
 def test_airbench_starts_from_partial_identities():
     model, _ = models.create("airbench94", width=1 / 4, key=KEY)
     x = jax.random.normal(KEY, (5, 5, 16))
+    assert isinstance(model, models.Airbench)
     group = model.groups[1]
     np.testing.assert_allclose(group.conv1(x)[..., :16], x, rtol=1e-5, atol=1e-5)
     rest = group.conv1.weight[16:]

@@ -108,7 +108,8 @@ def test_without_decay_of_biases_only_weights_have_an_l2_gradient(x64):
 
 def test_a_bias_of_any_shape_is_no_weight():
     layer = eqx.nn.Conv2d(3, 4, 1, key=jax.random.key(0))
-    assert layer.bias is not None and layer.bias.shape == (4, 1, 1)
+    assert layer.bias is not None
+    assert layer.bias.shape == (4, 1, 1)
     layers = {"one": layer, "many": [layer.weight], "norm": small_net()[0].norm}
     parameters = eqx.filter(layers, eqx.is_inexact_array)
     config = TrainConfig(weight_decay=0.3, bn_bias_lr=2.0)

@@ -64,17 +64,18 @@ def marked(module, name, label):
     setattr(module, name, call)
 
 marked(train.data, "load", "data loaded")
-marked(train, "_create", "network made")
+marked(train.models, "create", "network made")
 marked(train, "initialise", "optimiser made")
 make_steps = fit.make_steps
 
-def make(*args):
-    steps = make_steps(*args)
+def make(*args, **options):
+    steps = make_steps(*args, **options)
     def call(*args):
         jax.block_until_ready(steps(*args).step)
         mark("first step done")
         print(json.dumps({"marks": marks, "spent": spent, "count": count}), flush=True)
         os._exit(0)
+    call.lower = steps.lower
     return call
 
 fit.make_steps = make

@@ -192,10 +192,10 @@ def main():
     device = "gpu" if on_gpu else "cpu"
     arguments = {"rounds": args.rounds, "seconds": args.seconds}
     load = os.getloadavg()[0]
-    names = "compare", device, args.precision, str(args.batch), args.machine
     store(
-        "_".join(filter(None, names)),
+        f"compare_{device}_{args.precision}_{args.batch}",
         {"load_average": load, "arguments": arguments, "rows": rows},
+        args.machine,
     )
 
 

@@ -123,7 +123,7 @@ def whole_steps(batch: int, machine: str) -> dict[str, dict[str, float]]:
     """Milliseconds of the training steps that `benchmarks.compare` stored."""
     from .records import read
 
-    found = read("_".join(filter(None, ("compare_cpu_f32", str(batch), machine))))
+    found = read(f"compare_cpu_f32_{batch}", machine)
     return {
         row["arch"]: {
             name: 1e3 * batch / rate["median"]
@@ -190,7 +190,7 @@ def main():
     from .records import store
 
     store(
-        "_".join(filter(None, ("convolutions", args.machine))),
+        "convolutions",
         {
             "load_average": os.getloadavg()[0],
             "arguments": {
@@ -201,6 +201,7 @@ def main():
             "archs": found,
             "rows": list(rows.values()),
         },
+        args.machine,
     )
 
 

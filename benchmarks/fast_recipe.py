@@ -97,8 +97,7 @@ def train(dataset, given, out, deadline, grad_accum):
         return
     loaded = runs.load_model(run)
     images = data.load(dataset)
-    logits = training.predict(loaded.model, loaded.state, images.test.images, config)
-    accuracy = training.evaluate(logits, images.test.labels, config.loss).accuracy
+    accuracy = _accuracy(loaded, images.test, config)
     rows = run.log()
     seen = len(images.train) // config.batch_size * config.batch_size
     add(
@@ -152,14 +151,18 @@ def ablate(dataset, given, seeds, deadline, grad_accum):
                 "dataset": Path(dataset).name,
                 "train": len(images.train),
                 "validation": len(held_out),
-                "accuracy": _accuracy(end, held_out, config),
+                "accuracy": _accuracy(end, held_out, config).value,
                 "loss": rows[-1]["loss"],
                 "training_seconds": sum(row["seconds"] for row in rows),
             }
             if not changed:
-                result["views"] = {
-                    view: _accuracy(end, held_out, dataclasses.replace(config, **of))
+                views = {
+                    view: dataclasses.replace(config, **of)
                     for view, of in VIEWS.items()
+                }
+                result["views"] = {
+                    view: _accuracy(end, held_out, seen).value
+                    for view, seen in views.items()
                 }
             add("fast_recipe_ablation", case, result)
             print(f"seed {seed}  changed: {name}: {result}", flush=True)
@@ -167,7 +170,7 @@ def ablate(dataset, given, seeds, deadline, grad_accum):
 
 def _accuracy(network, split, config):
     logits = training.predict(network.model, network.state, split.images, config)
-    return training.evaluate(logits, split.labels, config.loss).accuracy.value
+    return training.evaluate(logits, split.labels, config.loss).accuracy
 
 
 def _without_path(config):

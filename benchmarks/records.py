@@ -13,10 +13,14 @@ from eqcifar.runs._environment import environment
 RESULTS = Path(__file__).parent / "results"
 
 
-def read(name: str) -> dict[str, Any]:
+def read(name: str, machine: str = "") -> dict[str, Any]:
     """A result as it was stored, or nothing."""
-    path = RESULTS / f"{name}.json"
+    path = RESULTS / f"{_named(name, machine)}.json"
     return json.loads(path.read_text()) if path.exists() else {}
+
+
+def _named(name: str, machine: str) -> str:
+    return f"{name}_{machine}" if machine else name
 
 
 def renew(page: Path, tables: dict[str, list[str]]):
@@ -50,8 +54,9 @@ def hardware_and_versions() -> dict[str, Any]:
     return record
 
 
-def store(name: str, result: dict[str, Any]) -> Path:
-    """Write `results/<name>.json` and say so."""
+def store(name: str, result: dict[str, Any], machine: str = "") -> Path:
+    """Write `results/<name>.json`, or `<name>_<machine>.json`, and say so."""
+    name = _named(name, machine)
     RESULTS.mkdir(exist_ok=True)
     path = RESULTS / f"{name}.json"
     record = {"benchmark": name, "environment": hardware_and_versions(), **result}

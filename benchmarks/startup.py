@@ -182,6 +182,7 @@ def main():
     parser.add_argument("--dataset", default="synthetic")
     parser.add_argument("--batch", type=int, default=128)
     parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--machine", default="", help="ends the name of the result")
     args = parser.parse_args()
     load = os.getloadavg()[0]
     commands = {
@@ -209,6 +210,7 @@ def main():
             "train": starts,
             "together": at_once,
         },
+        args.machine,
     )
 
 

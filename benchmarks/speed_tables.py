@@ -7,6 +7,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from eqcifar.config import TrainConfig
+from eqcifar.recipes import recipe_options
+
 from .compare import OURS
 from .records import RESULTS, read, renew
 
@@ -29,8 +32,10 @@ def machine(record: dict[str, Any]) -> str:
     versions = record["environment"]["versions"]
     names = "jax", "equinox", "torch"
     libraries = ", ".join(f"{n} {versions[n]}" for n in names if versions.get(n))
-    load = f"load {record['load_average']:.1f} after"
-    return f"{processor(record)}; {libraries}; {load}."
+    about = [processor(record), libraries]
+    if "load_average" in record:
+        about.append(f"load {record['load_average']:.1f} after")
+    return "; ".join(about) + "."
 
 
 def rate(found: dict[str, Any]) -> str:
@@ -214,21 +219,47 @@ def ablation(record: dict[str, Any]) -> list[str]:
     return lines
 
 
-def fast_recipe(record: dict[str, Any]) -> list[str]:
+def fast_recipe(cpu: dict[str, Any], gpu: dict[str, Any]) -> list[str]:
     """Accuracy and time of whole runs with the fast recipe of their day."""
     lines = [
-        "| network | epochs | test accuracy, 95 % interval | minutes of training "
+        "| network | epochs | seed | test accuracy, 95 % interval | training, minutes "
         "| images/s, median epoch | machine |",
-        "|---|---|---|---|---|---|",
+        "|---|---|---|---|---|---|---|",
     ]
-    for row in record["rows"]:
-        config = row["case"]["config"]
+    for row in [*cpu["rows"], *gpu["rows"]]:
+        case, config = row["case"], row["case"]["config"]
         value, low, high = (100 * x for x in row["accuracy"])
+        timed = row["training_seconds"] is not None
+        minutes = f"{row['training_seconds'] / 60:.3g}" if timed else ""
+        images = f"{row['images_per_s']:,.0f}" if timed else ""
         lines.append(
-            f"| {config['arch']}, width {config['width']:g} | {config['epochs']} "
+            f"| {config['arch']}, width {config['width']:g}, {config['precision']} "
+            f"| {config['epochs']} | {case['seed']} "
             f"| **{value:.2f} %**, {low:.1f} to {high:.1f} "
-            f"| {row['training_seconds'] / 60:.1f} | {row['images_per_s']:,.0f} "
-            f"| {processor(row)} |"
+            f"| {minutes} | {images} | {processor(row)} |"
+        )
+    return lines
+
+
+def recipe_search(record: dict[str, Any]) -> list[str]:
+    """Validation accuracy of other recipes, by what they have in place of the fast."""
+    fast = TrainConfig.from_dict(recipe_options("fast")).to_dict()
+    ours = {*fast} - {"dataset", "val_size", "eval_every", "seed"}
+    lines = [
+        "| in place of the recipe's | seed | validation | training | TFLOP |",
+        "|---|---|---|---|---|",
+    ]
+    for row in sorted(record["rows"], key=lambda row: -row["accuracy"]):
+        config = row["case"]["config"]
+        changed = [
+            f"{name} {value}"
+            for name, value in config.items()
+            if name in ours and value != fast[name]
+        ]
+        lines.append(
+            f"| {', '.join(changed) or 'nothing'} | {row['case']['seed']} "
+            f"| {100 * row['accuracy']:.2f} % | {100 * row['training_accuracy']:.2f} % "
+            f"| {row['teraflop']:.0f} |"
         )
     return lines
 
@@ -266,9 +297,12 @@ def main():
     found = {"comparison": comparison(), "train_step": train_step()}
     found |= {name: table(read(name)) for name, table in single.items() if read(name)}
     renew(DOCS / "speed.md", {name: lines for name, lines in found.items() if lines})
-    recipe = {"fast_recipe": fast_recipe, "fast_recipe_ablation": recipe_ablation}
-    files = {name: read(f"{name}_cpu") for name in recipe}
-    found = {name: recipe[name](record) for name, record in files.items() if record}
+    runs = [read(f"fast_recipe_{device}") for device in ("cpu", "gpu")]
+    found = {
+        "fast_recipe": fast_recipe(*runs),
+        "fast_recipe_ablation": recipe_ablation(read("fast_recipe_ablation_cpu")),
+        "fast_recipe_search": recipe_search(read("fast_recipe_ablation_gpu")),
+    }
     renew(DOCS / "training.md", found)
 
 

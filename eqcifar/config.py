@@ -65,6 +65,12 @@ class TrainConfig:
         "Draw each epoch's flips, or only the first's and then alternate each image.",
         later=True,
     )
+    cutout: int = _option(
+        0,
+        "Data",
+        "Side of the square, anywhere on a training image, that is set to 0; 0: none.",
+        later=True,
+    )
     mixup: float = _option(
         0.0, "Data", "Beta(b, b) parameter of MixUp; 0: none, 0.4 in the table."
     )
@@ -155,7 +161,14 @@ class TrainConfig:
     def __post_init__(self):
         positive = "width", "epochs", "batch_size", "lr", "bn_bias_lr", "eval_every"
         natural = "val_size", "limit_train", "limit_test", "bn_group", "seed"
-        non_negative = *natural, "crop_pad", "mixup", "weight_decay", "clip_norm"
+        non_negative = (
+            *natural,
+            "crop_pad",
+            "cutout",
+            "mixup",
+            "weight_decay",
+            "clip_norm",
+        )
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
             numbers = value if isinstance(value, tuple) else (value,)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
-from eqcifar.data import augment, mixup, normalise
+from eqcifar.data import augment, cutout, mixup, normalise
 from eqcifar.errors import UsageError
 
 KEY = jax.random.key(0)
@@ -77,6 +77,31 @@ def test_normalise_rounds_once_to_bfloat16():
     np.testing.assert_array_equal(out, exact.astype(jnp.bfloat16))
 
 
+@pytest.mark.parametrize("size", [3, 4, 20])
+def test_cutout_has_its_middle_on_each_pixel_evenly(size):
+    n, height, width = 4096, 5, 7
+    rng = np.random.default_rng(0)
+    images = rng.uniform(1, 2, (n, 3, height, width)).astype(np.float32)
+    out = np.asarray(cutout(KEY, jnp.asarray(images), size))
+    counts = {}
+    for row in range(height):
+        for column in range(width):
+            square = np.zeros((height, width), bool)
+            top, left = row - size // 2, column - size // 2
+            square[max(top, 0) : top + size, max(left, 0) : left + size] = True
+            counts[square.tobytes()] = [counts.get(square.tobytes(), [0])[0] + 1, 0]
+    for image, cut in zip(images, out, strict=True):
+        square = (cut == 0).all(0)
+        np.testing.assert_array_equal(cut, np.where(square, 0, image))
+        counts[square.tobytes()][1] += 1
+    expected, found = np.array(list(counts.values())).T
+    expected = expected * n / (height * width)
+    # One degree of freedom a place: mean and half the variance of chi-squared.
+    free = len(expected) - 1
+    squares = ((found - expected) ** 2 / expected).sum()
+    assert squares <= free + 5 * np.sqrt(2 * free)
+
+
 @pytest.mark.usefixtures("x64")
 def test_mixup_equals_the_original():
     rng = np.random.default_rng(0)
@@ -129,6 +154,7 @@ def test_results_do_not_depend_on_how_the_batch_is_sharded():
     def prepare(images, targets):
         images = augment(jax.random.key(0), images)
         inputs = normalise(images, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
+        inputs = cutout(jax.random.key(2), inputs, 5)
         return images, *mixup(jax.random.key(1), inputs, targets, 0.4)
 
     images, targets = jnp.asarray(_images(16)), jnp.eye(16, dtype=jnp.float32)

@@ -39,6 +39,15 @@ def test_predict_gives_each_image_its_own_logits_once(x64, devices, batch_size):
     np.testing.assert_allclose(logits, x @ weight.T + bias, rtol=1e-11)
 
 
+def test_a_whole_split_in_one_call_as_on_a_gpu_gives_the_same(x64, monkeypatch):
+    network, config = small_net(), TrainConfig(test_flip=True)
+    images = small_dataset(test=45).test.images
+    by_batch = predict(*network, images, config, batch_size=7, mesh=make_mesh(2))
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    at_once = predict(*network, images, config, batch_size=7, mesh=make_mesh(2))
+    np.testing.assert_allclose(at_once, by_batch, rtol=1e-13)
+
+
 def test_losses_in_closed_form(x64):
     logits, target = jnp.array([1.0, -2.0, 0.5]), jnp.array([0.0, 1.0, 0.0])
     assert float(squared_error(logits, target)) == pytest.approx(

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from eqcifar import models, runs, training
-from eqcifar.data import augment
+from eqcifar.data import augment, normalise
 from eqcifar.errors import UsageError
 from eqcifar.parallel import make_mesh
 from eqcifar.training import (
@@ -20,7 +20,7 @@ from eqcifar.training import (
     initialise,
     l2_coefficients,
 )
-from eqcifar.training._batch import alternating_flip
+from eqcifar.training._batch import Epoch, alternating_flip, make_batch
 from eqcifar.training._state import learning_rate
 
 from .helpers import random_network, small_dataset, small_net
@@ -104,6 +104,28 @@ def test_without_decay_of_biases_only_weights_have_an_l2_gradient(x64):
         l2 = 0.5 * 0.01 * p
         np.testing.assert_allclose(a - b, l2, atol=1e-14)
         np.testing.assert_allclose(a - c, l2 if p.ndim > 1 else 0 * p, atol=1e-14)
+
+
+def test_cutout_takes_squares_from_what_is_otherwise_the_same():
+    split = small_dataset().train
+    chosen = jnp.arange(len(split), dtype=jnp.int32)
+    epoch = Epoch(jnp.asarray(split.images), jnp.asarray(split.labels), chosen)
+
+    def batch(config):
+        keys = {"key_augment": jax.random.key(1), "key_mixup": jax.random.key(2)}
+        inputs, _ = make_batch(
+            epoch, chosen, config, 4, jnp.dtype("float32"), flip=None, **keys
+        )
+        return np.asarray(inputs)
+
+    plain, cut = batch(CONFIG), batch(dataclasses.replace(CONFIG, cutout=3))
+    taken = (cut != plain).any(1)
+    np.testing.assert_array_equal(cut, np.where(taken[:, None], 0, plain))
+    # At a corner, at least 2x2 of the 3x3 are within.
+    assert 4 <= taken.sum((1, 2)).min() < taken.sum((1, 2)).max() == 9
+    still = batch(dataclasses.replace(CONFIG, cutout=3, augment=False))
+    pixels = np.asarray(normalise(epoch.images, CONFIG.mean, CONFIG.std))
+    np.testing.assert_array_equal(still, np.where(still == 0, 0, pixels))
 
 
 def test_a_bias_of_any_shape_is_no_weight():

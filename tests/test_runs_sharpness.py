@@ -119,7 +119,8 @@ def test_every_measure_goes_on_with_the_same_bits(subject, name, where, monkeypa
     for path in subject.table.parent.glob(".*"):
         path.unlink()
     whole, steps = run()
-    assert resumed == whole
+    # As text, in which a nan equals a nan.
+    assert repr(resumed) == repr(whole)
     assert after < steps or name in ("radius", "landscape")
 
 

@@ -1,5 +1,6 @@
 from ._augment import augment as augment
 from ._augment import check_crops as check_crops
+from ._augment import cutout as cutout
 from ._augment import mixup as mixup
 from ._augment import normalise as normalise
 from ._augment import shift_and_flip as shift_and_flip

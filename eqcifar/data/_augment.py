@@ -114,6 +114,39 @@ def normalise(
     return jnp.moveaxis(scaled, -1, -3).astype(dtype)
 
 
+def cutout(
+    key: PRNGKeyArray, inputs: Float[Array, "batch channels h w"], size: int
+) -> Float[Array, "batch channels h w"]:
+    """Set a square of each image to 0, which is the mean of normalised pixels.
+
+    Its middle is at any place of the image with the same probability, so that part of
+    it may lie outside: section 3.2 of "Improved Regularization of Convolutional Neural
+    Networks with Cutout", DeVries & Taylor, 2017 (https://arxiv.org/abs/1708.04552).
+
+    **Arguments:**
+
+    - `key`: for the places.
+    - `inputs`: normalised images.
+    - `size`: of a side, in pixels.
+
+    **Returns:**
+
+    The images with their squares. Of an even `size`, the middle is the pixel below and
+    to the right of the square's centre.
+    """
+    batch, _, height, width = inputs.shape
+    key_row, key_column = jax.random.split(key)
+
+    def cut(key, length):
+        first = jax.random.randint(key, (batch, 1), 0, length) - size // 2
+        place = jnp.arange(length)
+        return (first <= place) & (place < first + size)
+
+    rows, columns = cut(key_row, height), cut(key_column, width)
+    square = rows[:, None, :, None] & columns[:, None, None, :]
+    return jnp.where(square, 0, inputs)
+
+
 def mixup(
     key: PRNGKeyArray,
     inputs: Float[Array, " batch *image"],

@@ -54,6 +54,9 @@ def make_batch(
     if config.augment:
         images = data.augment(key_augment, images, flip, pad=config.crop_pad)
     inputs = data.normalise(images, config.mean, config.std, dtype)
+    if config.cutout:
+        key = jax.random.fold_in(key_augment, 1)
+        inputs = data.cutout(key, inputs, config.cutout)
     if config.mixup:
         inputs, targets = data.mixup(key_mixup, inputs, targets, config.mixup)
     return inputs, targets

@@ -48,21 +48,19 @@ def predict(
     mesh = make_mesh() if mesh is None else mesh
     n = len(images)
     batch_size = -(-min(batch_size, n) // mesh.size) * mesh.size
-    model, state, images = replicate(
-        (eqx.nn.inference_mode(model), state, jnp.asarray(images)), mesh
-    )
-    # The last batch is filled up with the last image; its copies are cut off.
-    starts = range(0, n, batch_size)
+    model, state, images = replicate((model, state, jnp.asarray(images)), mesh)
+    starts = jnp.arange(0, n, batch_size)
+    # All in one call, except on the CPU, where convolutions in a loop are slower.
+    calls = len(starts) if jax.default_backend() == "cpu" else 1
 
     def seen(shift, flip):
         view = jnp.asarray(shift), jnp.asarray(flip)
         logits = [
-            _predict_batch(
-                model, state, images, jnp.asarray(start), *view, one, batch_size, mesh
-            )
-            for start in starts
+            _predict_batches(model, state, images, part, *view, one, batch_size, mesh)
+            for part in jnp.split(starts, calls)
         ]
-        return np.concatenate([np.asarray(batch) for batch in logits])[:n]
+        # The last batch is filled up with the last image; its copies are cut off.
+        return np.concatenate([np.concatenate(part) for part in logits])[:n]
 
     one = config.one_view()
     shifts = {0: 0.5, -1: 0.25, 1: 0.25} if config.test_crop else {0: 1.0}
@@ -75,18 +73,28 @@ def predict(
 
 
 @jit
-def _predict_batch(model, state, images, start, shift, flip, config, batch_size, mesh):
-    indices = start + jnp.arange(batch_size, dtype=start.dtype)
-    indices = split_batch(jnp.minimum(indices, len(images) - 1), mesh)
+def _predict_batches(
+    model, state, images, starts, shift, flip, config, batch_size, mesh
+):
+    inference = eqx.nn.inference_mode(model)
     dtype = compute_dtype(model, config.precision)
-    view = data.shift_and_flip(
-        images[indices],
-        jnp.broadcast_to(shift, (batch_size, 2)),
-        jnp.broadcast_to(flip, (batch_size,)),
-    )
-    inputs = data.normalise(view, config.mean, config.std, compute_dtype(model, "f32"))
-    logits = forward(cast(model, dtype), state, inputs.astype(dtype))
-    return gather(logits.astype(compute_dtype(model, "f32")), mesh)
+
+    def predict_batch(start):
+        indices = start + jnp.arange(batch_size, dtype=start.dtype)
+        indices = split_batch(jnp.minimum(indices, len(images) - 1), mesh)
+        view = data.shift_and_flip(
+            images[indices],
+            jnp.broadcast_to(shift, (batch_size, 2)),
+            jnp.broadcast_to(flip, (batch_size,)),
+        )
+        exact = compute_dtype(model, "f32")
+        inputs = data.normalise(view, config.mean, config.std, exact)
+        logits = forward(cast(inference, dtype), state, inputs.astype(dtype))
+        return gather(logits.astype(exact), mesh)
+
+    if len(starts) == 1:
+        return predict_batch(starts[0])[None]
+    return jax.lax.map(predict_batch, starts)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -27,7 +27,7 @@ from eqcifar import data, models, runs, training
 from eqcifar.config import TrainConfig
 from eqcifar.recipes import recipe_options
 
-from .records import RESULTS, hardware_and_versions, store
+from .records import hardware_and_versions, read, store
 
 # What is changed of the recipe; a learning rate is a multiple of its own.
 VARIANTS = {
@@ -45,6 +45,7 @@ VARIANTS = {
     "momentum 0.9, the same step": {"momentum": 0.9, "lr": 2 / 3},
     "half the learning rate": {"lr": 0.5},
     "twice the learning rate": {"lr": 2.0},
+    "bfloat16": {"precision": "bf16"},
 }
 # What is changed of the evaluation alone, of the same networks.
 VIEWS = {
@@ -187,8 +188,7 @@ def _without_path(config):
 
 
 def stored(name):
-    path = RESULTS / f"{name}_{jax.default_backend()}.json"
-    return json.loads(path.read_text())["rows"] if path.exists() else []
+    return read(f"{name}_{jax.default_backend()}").get("rows", [])
 
 
 def add(name, case, result):
@@ -197,7 +197,9 @@ def add(name, case, result):
     # Its own: others may have been measured elsewhere.
     environment = hardware_and_versions()
     rows.append({"case": case, "environment": environment, **result})
-    store(f"{name}_{jax.default_backend()}", {"rows": rows})
+    name = f"{name}_{jax.default_backend()}"
+    notes = {key: text for key, text in read(name).items() if key == "note"}
+    store(name, {**notes, "rows": rows})
 
 
 if __name__ == "__main__":

@@ -219,14 +219,14 @@ def ablation(record: dict[str, Any]) -> list[str]:
     return lines
 
 
-def fast_recipe(cpu: dict[str, Any], gpu: dict[str, Any]) -> list[str]:
+def fast_recipe(rows: list[dict[str, Any]]) -> list[str]:
     """Accuracy and time of whole runs with the fast recipe of their day."""
     lines = [
         "| network | epochs | seed | test accuracy, 95 % interval | training, minutes "
         "| images/s, median epoch | machine |",
         "|---|---|---|---|---|---|---|",
     ]
-    for row in [*cpu["rows"], *gpu["rows"]]:
+    for row in rows:
         case, config = row["case"], row["case"]["config"]
         value, low, high = (100 * x for x in row["accuracy"])
         timed = row["training_seconds"] is not None
@@ -241,32 +241,41 @@ def fast_recipe(cpu: dict[str, Any], gpu: dict[str, Any]) -> list[str]:
     return lines
 
 
-def recipe_search(record: dict[str, Any]) -> list[str]:
-    """Validation accuracy of other recipes, by what they have in place of the fast."""
+def option(name: str, value: Any) -> str:
+    """A field of a configuration as `eqcifar train` takes it."""
+    name = name.replace("_", "-")
+    if isinstance(value, bool):
+        return f"--{name}" if value else f"--no-{name}"
+    values = value if isinstance(value, list) else [value]
+    return " ".join([f"--{name}", *(str(each) for each in values)])
+
+
+def recipe_search(rows: list[dict[str, Any]]) -> list[str]:
+    """Validation accuracy of recipes, by the options that lead there from the fast."""
     fast = TrainConfig.from_dict(recipe_options("fast")).to_dict()
     ours = {*fast} - {"dataset", "val_size", "eval_every", "seed"}
     lines = [
-        "| in place of the recipe's | seed | validation | training | TFLOP |",
+        "| beside the recipe | seed | validation | training | TFLOP |",
         "|---|---|---|---|---|",
     ]
-    for row in sorted(record["rows"], key=lambda row: -row["accuracy"]):
+    for row in sorted(rows, key=lambda row: -row["accuracy"]):
         config = row["case"]["config"]
         changed = [
-            f"{name} {value}"
+            option(name, value)
             for name, value in config.items()
             if name in ours and value != fast[name]
         ]
+        words = f"`{' '.join(changed)}`" if changed else "nothing"
         lines.append(
-            f"| {', '.join(changed) or 'nothing'} | {row['case']['seed']} "
+            f"| {words} | {row['case']['seed']} "
             f"| {100 * row['accuracy']:.2f} % | {100 * row['training_accuracy']:.2f} % "
             f"| {row['teraflop']:.0f} |"
         )
     return lines
 
 
-def recipe_ablation(record: dict[str, Any]) -> list[str]:
+def recipe_ablation(rows: list[dict[str, Any]]) -> list[str]:
     """Validation accuracy with each trick changed."""
-    rows = record["rows"]
     seeds = sorted({row["case"]["seed"] for row in rows})
     found: dict[str, dict[int, float]] = {}
     for row in rows:
@@ -297,12 +306,17 @@ def main():
     found = {"comparison": comparison(), "train_step": train_step()}
     found |= {name: table(read(name)) for name, table in single.items() if read(name)}
     renew(DOCS / "speed.md", {name: lines for name, lines in found.items() if lines})
-    runs = [read(f"fast_recipe_{device}") for device in ("cpu", "gpu")]
-    found = {
-        "fast_recipe": fast_recipe(*runs),
-        "fast_recipe_ablation": recipe_ablation(read("fast_recipe_ablation_cpu")),
-        "fast_recipe_search": recipe_search(read("fast_recipe_ablation_gpu")),
+    recipes = {
+        "fast_recipe": (fast_recipe, ["cpu", "gpu"]),
+        "fast_recipe_ablation": (recipe_ablation, ["cpu"]),
+        "fast_recipe_search": (recipe_search, ["gpu"]),
     }
+    found = {}
+    for name, (table, devices) in recipes.items():
+        if rows := [
+            row for d in devices for row in read(f"{name}_{d}").get("rows", [])
+        ]:
+            found[name] = table(rows)
     renew(DOCS / "training.md", found)
 
 

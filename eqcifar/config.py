@@ -68,7 +68,8 @@ class TrainConfig:
     cutout: int = _option(
         0,
         "Data",
-        "Side of the square, anywhere on a training image, that is set to 0; 0: none.",
+        "Side of a square of each training image, anywhere, that takes the value of "
+        "`--mean`; 0: none.",
         later=True,
     )
     mixup: float = _option(

@@ -145,6 +145,7 @@ def test_train_refuses_before_it_makes_a_folder(tmp_path):
         (("--dataset", "nowhere"), "Unknown dataset"),
         (("--batch-size", 41), "larger than the training set of 40"),
         (("--crop-pad", 32), "give a --crop-pad below 32"),
+        (("--cutout", 33), "give a --cutout of 32 at most"),
     ):
         result = run_cli(*TINY, *option, "--out", tmp_path / "results")
         assert result.exit_code == 2

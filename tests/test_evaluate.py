@@ -6,6 +6,7 @@ import pytest
 from eqcifar.parallel import make_mesh
 from eqcifar.training import (
     TrainConfig,
+    _evaluate,
     cross_entropy,
     evaluate,
     predict,
@@ -39,13 +40,31 @@ def test_predict_gives_each_image_its_own_logits_once(x64, devices, batch_size):
     np.testing.assert_allclose(logits, x @ weight.T + bias, rtol=1e-11)
 
 
-def test_a_whole_split_in_one_call_as_on_a_gpu_gives_the_same(x64, monkeypatch):
-    network, config = small_net(), TrainConfig(test_flip=True)
-    images = small_dataset(test=45).test.images
-    by_batch = predict(*network, images, config, batch_size=7, mesh=make_mesh(2))
+@pytest.mark.parametrize("precision", ["f32", "bf16"])
+def test_a_whole_split_in_one_call_as_on_a_gpu_gives_the_same(
+    x64, monkeypatch, precision
+):
+    network, config = small_net(), TrainConfig(test_flip=True, precision=precision)
+    images, calls = small_dataset(test=45).test.images, []
+
+    def counted(*arguments):
+        calls.append(arguments)
+        return predict_batches(*arguments)
+
+    predict_batches = _evaluate._predict_batches
+    monkeypatch.setattr(_evaluate, "_predict_batches", counted)
+
+    def run():
+        calls.clear()
+        logits = predict(*network, images, config, batch_size=7, mesh=make_mesh(2))
+        return logits, len(calls)
+
+    by_batch, calls_by_batch = run()
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
-    at_once = predict(*network, images, config, batch_size=7, mesh=make_mesh(2))
-    np.testing.assert_allclose(at_once, by_batch, rtol=1e-13)
+    at_once, calls_at_once = run()
+    assert (calls_by_batch, calls_at_once) == (12, 2)
+    rounding = {"f32": 1e-13, "bf16": 2**-7}[precision]
+    np.testing.assert_allclose(at_once, by_batch, rtol=rounding)
 
 
 def test_losses_in_closed_form(x64):

@@ -125,7 +125,7 @@ def test_cutout_takes_squares_from_what_is_otherwise_the_same():
     assert 4 <= taken.sum((1, 2)).min() < taken.sum((1, 2)).max() == 9
     still = batch(dataclasses.replace(CONFIG, cutout=3, augment=False))
     pixels = np.asarray(normalise(epoch.images, CONFIG.mean, CONFIG.std))
-    np.testing.assert_array_equal(still, np.where(still == 0, 0, pixels))
+    np.testing.assert_array_equal(still, np.where(taken[:, None], 0, pixels))
 
 
 def test_a_bias_of_any_shape_is_no_weight():

@@ -117,7 +117,7 @@ def normalise(
 def cutout(
     key: PRNGKeyArray, inputs: Float[Array, "batch channels h w"], size: int
 ) -> Float[Array, "batch channels h w"]:
-    """Set a square of each image to 0, which is the mean of normalised pixels.
+    """Set a square of each image to 0, so to the `mean` that `normalise` was given.
 
     Its middle is at any place of the image with the same probability, so that part of
     it may lie outside: section 3.2 of "Improved Regularization of Convolutional Neural

@@ -22,7 +22,7 @@ from ..training import (
     Progress,
     Row,
     TrainState,
-    check_pieces,
+    check_recipe,
     find_loss,
     fit,
     initialise,
@@ -178,7 +178,7 @@ def _train(
     hooks: Hooks,
 ):
     # What cannot be trained is to leave no folder.
-    check_pieces(train_state, dataset, config, mesh, grad_accum)
+    check_recipe(train_state, dataset, config, mesh, grad_accum)
     claim, path = Claim(run, config), run.path
     last, log = path / "last.eqx", path / "log.tsv"
     env = environment(mesh.size, grad_accum=grad_accum, remat=remat)

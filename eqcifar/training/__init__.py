@@ -30,7 +30,7 @@ from ._fit import (
     fit as fit,
 )
 from ._forward import Model as Model
-from ._gradient import check_pieces as check_pieces
+from ._gradient import check_recipe as check_recipe
 from ._loss import (
     LOSSES as LOSSES,
 )

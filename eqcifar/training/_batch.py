@@ -55,8 +55,9 @@ def make_batch(
         images = data.augment(key_augment, images, flip, pad=config.crop_pad)
     inputs = data.normalise(images, config.mean, config.std, dtype)
     if config.cutout:
-        key = jax.random.fold_in(key_augment, 1)
-        inputs = data.cutout(key, inputs, config.cutout)
+        # Folding in 0 or 1 may give the keys into which `augment` splits this one.
+        key_cutout = jax.random.fold_in(key_augment, 2)
+        inputs = data.cutout(key_cutout, inputs, config.cutout)
     if config.mixup:
         inputs, targets = data.mixup(key_mixup, inputs, targets, config.mixup)
     return inputs, targets

@@ -49,20 +49,21 @@ def predict(
     n = len(images)
     batch_size = -(-min(batch_size, n) // mesh.size) * mesh.size
     model, state, images = replicate((model, state, jnp.asarray(images)), mesh)
-    starts = jnp.arange(0, n, batch_size)
+    starts = np.arange(0, n, batch_size, dtype=np.int32)
     # All in one call, except on the CPU, where convolutions in a loop are slower.
     calls = len(starts) if jax.default_backend() == "cpu" else 1
+    parts = [jnp.asarray(part) for part in np.split(starts, calls)]
+    one = config.one_view()
 
     def seen(shift, flip):
         view = jnp.asarray(shift), jnp.asarray(flip)
         logits = [
             _predict_batches(model, state, images, part, *view, one, batch_size, mesh)
-            for part in jnp.split(starts, calls)
+            for part in parts
         ]
         # The last batch is filled up with the last image; its copies are cut off.
-        return np.concatenate([np.concatenate(part) for part in logits])[:n]
+        return np.concatenate([np.asarray(part) for part in logits])[:n]
 
-    one = config.one_view()
     shifts = {0: 0.5, -1: 0.25, 1: 0.25} if config.test_crop else {0: 1.0}
     flips = (False, True) if config.test_flip else (False,)
     views = itertools.product(shifts.items(), flips)
@@ -76,8 +77,8 @@ def predict(
 def _predict_batches(
     model, state, images, starts, shift, flip, config, batch_size, mesh
 ):
-    inference = eqx.nn.inference_mode(model)
-    dtype = compute_dtype(model, config.precision)
+    exact, dtype = compute_dtype(model, "f32"), compute_dtype(model, config.precision)
+    inference = cast(eqx.nn.inference_mode(model), dtype)
 
     def predict_batch(start):
         indices = start + jnp.arange(batch_size, dtype=start.dtype)
@@ -87,14 +88,13 @@ def _predict_batches(
             jnp.broadcast_to(shift, (batch_size, 2)),
             jnp.broadcast_to(flip, (batch_size,)),
         )
-        exact = compute_dtype(model, "f32")
         inputs = data.normalise(view, config.mean, config.std, exact)
-        logits = forward(cast(inference, dtype), state, inputs.astype(dtype))
-        return gather(logits.astype(exact), mesh)
+        return forward(inference, state, inputs.astype(dtype)).astype(exact)
 
     if len(starts) == 1:
-        return predict_batch(starts[0])[None]
-    return jax.lax.map(predict_batch, starts)
+        return gather(predict_batch(starts[0]), mesh)
+    logits = gather(jax.lax.map(predict_batch, starts), mesh)
+    return logits.reshape(-1, logits.shape[-1])
 
 
 @dataclasses.dataclass(frozen=True)

@@ -16,7 +16,7 @@ from ..data import Dataset
 from ..errors import RunError
 from ..parallel import any_process, make_mesh, replicate
 from ._evaluate import example_losses, predict
-from ._gradient import check_pieces
+from ._gradient import check_recipe
 from ._loss import Loss, find_loss
 from ._memory import planned_memory
 from ._state import TrainState, learning_rate, steps_per_epoch
@@ -117,7 +117,7 @@ def fit(
     mesh = make_mesh() if mesh is None else mesh
     num_train = len(dataset.train.labels)
     per_epoch = steps_per_epoch(config, num_train)
-    check_pieces(train_state, dataset, config, mesh, grad_accum)
+    check_recipe(train_state, dataset, config, mesh, grad_accum)
     if steps_per_call is None:
         steps_per_call = 1 if jax.default_backend() == "cpu" else per_epoch
     steps = make_steps(

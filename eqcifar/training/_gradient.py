@@ -65,7 +65,7 @@ def make_gradient(
     **Returns:**
 
     `(model, state, inputs, targets, keys) -> Outcome`, the same for any number of
-    pieces up to rounding, if `check_pieces` has found nothing wrong. Activations have
+    pieces up to rounding, if `check_recipe` has found nothing wrong. Activations have
     the dtype of `inputs`, and the loss that of `targets`.
     """
 
@@ -113,22 +113,23 @@ def make_gradient(
     return gradient if grad_accum == 1 else accumulated
 
 
-def check_pieces(
+def check_recipe(
     train_state: TrainState,
     dataset: Dataset,
     config: TrainConfig,
     mesh: Mesh,
     grad_accum: int,
 ):
-    """Refuse pieces of a batch that would change the numbers or cannot be shared.
+    """Refuse what a recipe asks of images, batches and devices that they have not.
 
-    And crops that reach too far beyond the images.
+    Crops and squares that are too large, and pieces of a batch that would change the
+    numbers or cannot be shared.
 
     **Arguments:**
 
     - `train_state`: its network tells whether examples share statistics.
     - `dataset`: its images have the size that the network is asked about.
-    - `config`: gives `batch_size`, `bn_group` and `crop_pad`.
+    - `config`: gives `batch_size`, `bn_group`, `crop_pad` and `cutout`.
     - `mesh`: the devices that share each piece.
     - `grad_accum`: the number of pieces.
 
@@ -143,8 +144,14 @@ def check_pieces(
             f"{config.batch_size}"
         )
     check_batch(size, mesh)
+    height, width = dataset.train.images.shape[1:3]
     if config.augment:
-        data.check_crops(config.crop_pad, dataset.train.images.shape[1:3])
+        data.check_crops(config.crop_pad, (height, width))
+    if config.cutout > min(height, width):
+        raise UsageError(
+            f"cannot cut squares of {config.cutout} pixels out of images of "
+            f"{height}x{width}: give a --cutout of {min(height, width)} at most"
+        )
     fits = 0 < config.bn_group <= size and size % config.bn_group == 0
     if grad_accum > 1 and not fits and _uses_batch(train_state, dataset):
         share = config.bn_group or config.batch_size

@@ -42,7 +42,7 @@ def prepare(arch, width, batch_size, bn_group, grad_accum, remat):
     pixels = jax.random.randint(key, (NUM_TRAIN, 32, 32, 3), 0, 256, jnp.uint8)
     labels = jnp.arange(NUM_TRAIN, dtype=jnp.int32) % 10
     order = jnp.arange(NUM_TRAIN, dtype=jnp.int32)
-    arguments = replicate((Epoch(pixels, labels, order), start), mesh)
+    arguments = replicate((Epoch(pixels, labels, order, key), start), mesh)
     steps = make_steps(
         config,
         training.LOSSES[config.loss],

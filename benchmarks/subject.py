@@ -91,10 +91,11 @@ class Subject:
 
     def _epoch(self, order: jax.Array) -> Epoch:
         count = self.case.images
-        return Epoch(self.images[:count], self.labels[:count], order)
+        images, labels = self.images[:count], self.labels[:count]
+        return Epoch(images, labels, order, jax.random.key(0))
 
     def _arguments(self) -> tuple[Epoch, training.TrainState, int]:
-        order = epoch_order(0, 0, self.case.images)
+        order = epoch_order(jax.random.key(0), 0, self.case.images)
         return self._epoch(order), self.train_state, self.case.steps
 
 

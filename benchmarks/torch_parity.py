@@ -31,7 +31,8 @@ def losses_here(config, dataset, model, state, order, steps):
     )
     start = training.initialise(model, state, config, len(dataset.train))
     images, labels = jnp.asarray(dataset.train.images), dataset.train.labels
-    epoch = Epoch(images, jnp.asarray(labels), order)
+    key = jax.random.key(config.seed)
+    epoch = Epoch(images, jnp.asarray(labels), order, key)
     totals = [0.0]
     for _ in range(steps):
         start = take(epoch, start, 1)
@@ -82,7 +83,7 @@ def main():
     model, state = models.create(config.arch, len(dataset.classes), key=key)
     leaves = jax.tree.leaves(eqx.filter(model, eqx.is_inexact_array))
     weights = [np.array(leaf) for leaf in leaves]
-    order = epoch_order(config.seed, jnp.asarray(0, jnp.int32), len(dataset.train))
+    order = epoch_order(jax.random.key(config.seed), 0, len(dataset.train))
 
     here = losses_here(config, dataset, model, state, order, args.steps)
     there = losses_in_torch(config, dataset, weights, np.array(order), args.steps)

@@ -1,3 +1,4 @@
+import dataclasses
 import math
 
 import equinox as eqx
@@ -124,11 +125,22 @@ def test_learning_rate_warms_up_for_a_tenth_then_falls_as_a_cosine():
 
 
 def test_every_epoch_visits_each_example_once_in_its_own_order():
-    first, second = (np.asarray(training._step.epoch_order(0, e, 50)) for e in (0, 1))
+    def order(seed, epoch):
+        return np.asarray(training._step.epoch_order(jax.random.key(seed), epoch, 50))
+
+    first, second = order(0, 0), order(0, 1)
     assert sorted(first) == sorted(second) == list(range(50))
     assert (first != second).any()
-    other_seed = np.asarray(training._step.epoch_order(1, 0, 50))
-    assert (first != other_seed).any()
+    assert (first != order(1, 0)).any()
+
+
+def test_another_seed_takes_the_same_program():
+    config = dataclasses.replace(CONFIG, flip="alternating")
+    first = run(config)[1][-1]["loss"]
+    programs = training._step.make_steps.cache_info().misses
+    second = run(dataclasses.replace(config, seed=1))[1][-1]["loss"]
+    assert training._step.make_steps.cache_info().misses == programs
+    assert first != second
 
 
 def test_rows_hold_the_means_of_the_epoch_and_measure_when_asked():

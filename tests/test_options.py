@@ -109,7 +109,8 @@ def test_without_decay_of_biases_only_weights_have_an_l2_gradient(x64):
 def test_cutout_takes_squares_from_what_is_otherwise_the_same():
     split = small_dataset().train
     chosen = jnp.arange(len(split), dtype=jnp.int32)
-    epoch = Epoch(jnp.asarray(split.images), jnp.asarray(split.labels), chosen)
+    arrays = jnp.asarray(split.images), jnp.asarray(split.labels)
+    epoch = Epoch(*arrays, chosen, jax.random.key(0))
 
     def batch(config):
         keys = {"key_augment": jax.random.key(1), "key_mixup": jax.random.key(2)}

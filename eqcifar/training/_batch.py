@@ -9,11 +9,17 @@ from ..config import TrainConfig
 
 
 class Epoch(eqx.Module):
-    """The training set on the devices, and the order in which an epoch visits it."""
+    """What the steps of an epoch are given: arrays, so that one program serves all.
+
+    - `images`, `labels`: the training set.
+    - `order`: in which the epoch visits it.
+    - `key`: of the run's seed.
+    """
 
     images: UInt8[Array, "n height width 3"]
     labels: Int32[Array, " n"]
     order: Int32[Array, " n"]
+    key: PRNGKeyArray
 
 
 Batch = tuple[

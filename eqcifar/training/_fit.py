@@ -121,7 +121,8 @@ def fit(
     if steps_per_call is None:
         steps_per_call = 1 if jax.default_backend() == "cpu" else per_epoch
     steps = make_steps(
-        config,
+        # One program for all seeds.
+        dataclasses.replace(config, seed=0),
         loss,
         len(dataset.classes),
         num_train,
@@ -139,13 +140,16 @@ def fit(
     train_images, labels = splits["tr"]
     train_labels = replicate(jnp.asarray(labels), mesh)
     train_state = replicate(train_state, mesh)
+    # As numbers, for `jax.device_put` takes no keys to the devices of other processes.
+    key_data = jax.random.key_data(jax.random.key(config.seed))
+    key = jax.random.wrap_key_data(replicate(key_data, mesh))
 
     rows: list[Row] = []
     compiled = False
     first_epoch = int(train_state.step) // per_epoch
     for epoch in range(first_epoch, config.epochs):
-        order = epoch_order(config.seed, jnp.asarray(epoch, jnp.int32), num_train)
-        inputs = Epoch(train_images, train_labels, replicate(order, mesh))
+        order = epoch_order(key, jnp.asarray(epoch, jnp.int32), num_train)
+        inputs = Epoch(train_images, train_labels, replicate(order, mesh), key)
         clock = _Clock(epoch, int(train_state.step), per_epoch, config)
         running = None
         while clock.step < clock.last_step:

@@ -1,7 +1,7 @@
 import operator
 from collections.abc import Callable
 from functools import lru_cache, partial
-from typing import Literal
+from typing import Literal, get_args
 
 import equinox as eqx
 import jax
@@ -38,7 +38,7 @@ def make_steps(
 
     **Arguments:**
 
-    - `config`: the recipe.
+    - `config`: the recipe; its seed has no part in it.
     - `loss`: of one example, `(logits, target) -> scalar`.
     - `num_classes`, `num_train`: of the training set.
     - `mesh`: the devices that share each batch.
@@ -52,26 +52,26 @@ def make_steps(
     optimiser = make_optimiser(config, num_train)
     gradient = make_gradient(config, loss, mesh, grad_accum, remat)
     per_epoch = num_train // config.batch_size
-    root = random_stream(config.seed, "step")
-    flips = random_stream(config.seed, "flip")
 
     def step(epoch: Epoch, train_state: TrainState) -> TrainState:
         model, state = train_state.moving
-        key = jax.random.fold_in(root, train_state.step)
+        key = jax.random.fold_in(_stream(epoch.key, "step"), train_state.step)
         key_augment, key_mixup, key_model = jax.random.split(key, 3)
 
         number, place = jnp.divmod(train_state.step, per_epoch)
         start = place * config.batch_size
         chosen = jax.lax.dynamic_slice_in_dim(epoch.order, start, config.batch_size)
         chosen = split_batch(chosen, mesh)
-        alternate = config.flip == "alternating"
+        flip = None
+        if config.flip == "alternating":
+            flip = alternating_flip(_stream(epoch.key, "flip"), chosen, number)
         inputs, targets = make_batch(
             epoch,
             chosen,
             config,
             num_classes,
             compute_dtype(model, "f32"),
-            flip=alternating_flip(flips, chosen, number) if alternate else None,
+            flip=flip,
             key_augment=key_augment,
             key_mixup=key_mixup,
         )
@@ -127,16 +127,22 @@ def _with_l2(gradient: Array, parameter: Array, coefficient: float) -> Array:
     return gradient + coefficient * parameter if coefficient else gradient
 
 
-def random_stream(
-    seed: int, purpose: Literal["model", "order", "step", "flip"]
-) -> PRNGKeyArray:
+Purpose = Literal["model", "order", "step", "flip"]
+
+
+def random_stream(seed: int, purpose: Purpose) -> PRNGKeyArray:
     """The key that a seed gives to one purpose, independent of the others."""
-    index = ("model", "order", "step", "flip").index(purpose)
-    return jax.random.fold_in(jax.random.key(seed), index)
+    return _stream(jax.random.key(seed), purpose)
 
 
-@partial(jax.jit, static_argnums=(0, 2))
-def epoch_order(seed: int, epoch: Int32[Array, ""] | int, n: int) -> Int32[Array, " n"]:
-    """The order in which an epoch visits `n` examples."""
-    key = jax.random.fold_in(random_stream(seed, "order"), epoch)
+def _stream(key: PRNGKeyArray, purpose: Purpose) -> PRNGKeyArray:
+    return jax.random.fold_in(key, get_args(Purpose).index(purpose))
+
+
+@partial(jax.jit, static_argnames="n")
+def epoch_order(
+    key: PRNGKeyArray, epoch: Int32[Array, ""] | int, n: int
+) -> Int32[Array, " n"]:
+    """The order in which an epoch visits `n` examples, by the key of the seed."""
+    key = jax.random.fold_in(_stream(key, "order"), epoch)
     return jax.random.permutation(key, jnp.arange(n, dtype=jnp.int32))

@@ -9,6 +9,7 @@ from typing import Any
 
 from eqcifar.config import TrainConfig
 from eqcifar.recipes import recipe_options
+from eqcifar.runs._origin import option_words
 
 from .compare import OURS
 from .records import RESULTS, read, renew
@@ -241,29 +242,21 @@ def fast_recipe(rows: list[dict[str, Any]]) -> list[str]:
     return lines
 
 
-def option(name: str, value: Any) -> str:
-    """A field of a configuration as `eqcifar train` takes it."""
-    name = name.replace("_", "-")
-    if isinstance(value, bool):
-        return f"--{name}" if value else f"--no-{name}"
-    values = value if isinstance(value, list) else [value]
-    return " ".join([f"--{name}", *(str(each) for each in values)])
-
-
 def recipe_search(rows: list[dict[str, Any]]) -> list[str]:
     """Validation accuracy of recipes, by the options that lead there from the fast."""
-    fast = TrainConfig.from_dict(recipe_options("fast")).to_dict()
-    ours = {*fast} - {"dataset", "val_size", "eval_every", "seed"}
+    fast = TrainConfig.from_dict(recipe_options("fast"))
+    ours = {*fast.to_dict()} - {"dataset", "val_size", "eval_every", "seed"}
     lines = [
         "| beside the recipe | seed | validation | training | TFLOP |",
         "|---|---|---|---|---|",
     ]
     for row in sorted(rows, key=lambda row: -row["accuracy"]):
-        config = row["case"]["config"]
+        config = TrainConfig.from_dict(row["case"]["config"])
         changed = [
-            option(name, value)
-            for name, value in config.items()
-            if name in ours and value != fast[name]
+            word
+            for name in config.to_dict()
+            if name in ours and getattr(config, name) != getattr(fast, name)
+            for word in option_words(name, getattr(config, name))
         ]
         words = f"`{' '.join(changed)}`" if changed else "nothing"
         lines.append(

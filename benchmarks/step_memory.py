@@ -10,7 +10,6 @@ Rows of earlier calls stay in the file, as long as they are of another case.
 
 import argparse
 import itertools
-import json
 import os
 import statistics
 import time
@@ -25,7 +24,7 @@ from eqcifar.training._batch import Epoch
 from eqcifar.training._memory import planned_memory
 from eqcifar.training._step import make_steps
 
-from .records import RESULTS, store
+from .records import read, store
 
 NUM_TRAIN = 2000
 
@@ -108,8 +107,7 @@ def main():
             print(f"{case}: {row['images_per_s']:.1f} images/s")
         rows.append({"case": case, **row})
     name = f"step_memory_{jax.default_backend()}"
-    path = RESULTS / f"{name}.json"
-    earlier = json.loads(path.read_text())["rows"] if path.exists() else []
+    earlier = read(name).get("rows", [])
     new = [row["case"] for row in rows]
     store(name, {"rows": [r for r in earlier if r["case"] not in new] + rows})
 

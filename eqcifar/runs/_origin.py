@@ -25,13 +25,17 @@ def train_arguments(recipe: TrainConfig) -> list[str]:
         value = getattr(recipe, name)
         if name in ("arch", "dataset", "seed") or value == default:
             continue
-        option = name.replace("_", "-")
-        if isinstance(value, bool):
-            words.append(f"--{option}" if value else f"--no-{option}")
-        else:
-            values = value if isinstance(value, tuple) else [value]
-            words += [f"--{option}", *map(str, values)]
+        words += option_words(name, value)
     return words
+
+
+def option_words(name: str, value: Any) -> list[str]:
+    """A field of a configuration as `eqcifar train` takes it."""
+    option = name.replace("_", "-")
+    if isinstance(value, bool):
+        return [f"--{option}" if value else f"--no-{option}"]
+    values = value if isinstance(value, tuple) else [value]
+    return [f"--{option}", *map(str, values)]
 
 
 def train_command(recipe: TrainConfig, seeds: Iterable[int]) -> str:

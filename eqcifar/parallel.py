@@ -16,6 +16,7 @@ import jax.numpy as jnp
 from jax.core import Tracer
 from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jaxtyping import Array
 
 from .errors import RunError, UsageError
 
@@ -128,11 +129,27 @@ class jit(Generic[_Arguments, _Result]):
 
 
 def replicate(tree: _Tree, mesh: Mesh) -> _Tree:
-    """Put a copy of every array of `tree` on each device."""
+    """Put a copy of every array of `tree` on each device, random keys included."""
     arrays, rest = eqx.partition(tree, eqx.is_array)
-    return eqx.combine(
-        jax.device_put(arrays, NamedSharding(mesh, PartitionSpec())), rest
+    # Keys as numbers: JAX puts none of them on the devices of other processes.
+    numbers = jax.tree.map(
+        lambda x: jax.random.key_data(x) if _is_key(x) else x, arrays
     )
+    copies = jax.device_put(numbers, NamedSharding(mesh, PartitionSpec()))
+    copies = jax.tree.map(
+        lambda copy, x: (
+            jax.random.wrap_key_data(copy, impl=jax.random.key_impl(x))
+            if _is_key(x)
+            else copy
+        ),
+        copies,
+        arrays,
+    )
+    return eqx.combine(copies, rest)
+
+
+def _is_key(array: Array) -> bool:
+    return jnp.issubdtype(array.dtype, jax.dtypes.prng_key)
 
 
 def split_batch(tree: _Tree, mesh: Mesh) -> _Tree:

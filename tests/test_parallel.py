@@ -6,11 +6,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from eqcifar.errors import UsageError
-from eqcifar.parallel import check_batch, initialise, make_mesh
+from eqcifar.parallel import check_batch, initialise, make_mesh, replicate
 
 _TRAIN = """
 import hashlib, json, os, sys
@@ -113,3 +115,12 @@ def test_slurm_with_more_gpus_than_tasks_is_refused(monkeypatch):
         monkeypatch.setenv(name, value)
     with pytest.raises(UsageError, match="--ntasks-per-node equal to the GPUs"):
         initialise()
+
+
+@pytest.mark.parametrize("impl", ["threefry2x32", "rbg"])
+def test_keys_are_replicated_as_they_are(impl):
+    key = jax.random.key(3, impl=impl)
+    tree = replicate({"key": key, "name": "a"}, make_mesh())
+    assert tree["name"] == "a"
+    assert jax.random.key_impl(tree["key"]) == jax.random.key_impl(key)
+    assert jnp.array_equal(jax.random.normal(tree["key"]), jax.random.normal(key))

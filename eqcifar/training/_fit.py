@@ -140,9 +140,7 @@ def fit(
     train_images, labels = splits["tr"]
     train_labels = replicate(jnp.asarray(labels), mesh)
     train_state = replicate(train_state, mesh)
-    # As numbers, for `jax.device_put` takes no keys to the devices of other processes.
-    key_data = jax.random.key_data(jax.random.key(config.seed))
-    key = jax.random.wrap_key_data(replicate(key_data, mesh))
+    key = replicate(jax.random.key(config.seed), mesh)
 
     rows: list[Row] = []
     compiled = False

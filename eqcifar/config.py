@@ -103,6 +103,16 @@ class TrainConfig:
         later=True,
     )
     momentum: float = _option(0.9, "Optimisation", "Nesterov momentum.")
+    muon_lr: float = _option(
+        0.0,
+        "Optimisation",
+        "Peak learning rate of Muon, which then moves the filters of all convolutions "
+        "but the first; 0: SGD for all.",
+        later=True,
+    )
+    muon_momentum: float = _option(
+        0.6, "Optimisation", "Nesterov momentum of Muon.", later=True
+    )
     weight_decay: float = _option(
         5e-4, "Optimisation", "L2 coefficient on all parameters, before clipping."
     )
@@ -167,6 +177,7 @@ class TrainConfig:
             "crop_pad",
             "cutout",
             "mixup",
+            "muon_lr",
             "weight_decay",
             "clip_norm",
         )
@@ -184,7 +195,7 @@ class TrainConfig:
             _require(self, name, getattr(self, name) >= 0, "0 or greater")
         # A larger one is no key of JAX.
         _require(self, "seed", self.seed < 2**63, "below 2**63")
-        for name in ("dropout", "momentum", "label_smoothing", "ema"):
+        for name in ("dropout", "momentum", "muon_momentum", "label_smoothing", "ema"):
             _require(self, name, 0 <= getattr(self, name) < 1, "at least 0, below 1")
         _require(self, "warmup", 0 <= self.warmup <= 1, "between 0 and 1")
         _require(self, "std", min(self.std) > 0, "greater than 0 in each channel")

@@ -21,7 +21,7 @@ from eqcifar.training import (
     l2_coefficients,
 )
 from eqcifar.training._batch import Epoch, alternating_flip, make_batch
-from eqcifar.training._state import learning_rate
+from eqcifar.training._optimiser import learning_rate
 
 from .helpers import random_network, small_dataset, small_net
 

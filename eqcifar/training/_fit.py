@@ -19,7 +19,8 @@ from ._evaluate import example_losses, predict
 from ._gradient import check_recipe
 from ._loss import Loss, find_loss
 from ._memory import planned_memory
-from ._state import TrainState, learning_rate, steps_per_epoch
+from ._optimiser import learning_rate, steps_per_epoch
+from ._state import TrainState
 from ._step import Epoch, epoch_order, make_steps
 
 Row = dict[str, int | float]

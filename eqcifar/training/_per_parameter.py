@@ -1,4 +1,4 @@
-"""What a step does otherwise for some parameters: learning rate and L2."""
+"""What a step does otherwise for some parameters: optimiser, learning rate and L2."""
 
 from typing import Any
 
@@ -8,6 +8,20 @@ from jaxtyping import Array, PyTree
 
 from ..config import TrainConfig
 from ..models import BatchNorm
+
+
+def moved_by_muon(parameters: PyTree, config: TrainConfig) -> PyTree:
+    """Whether Muon moves an array, and not SGD.
+
+    With `config.muon_lr` these are the filters of convolutions, that is arrays of four
+    axes, but not of one that takes colours.
+    """
+
+    def of(parameter):
+        is_filter = parameter.ndim == 4 and parameter.shape[1] != 3
+        return bool(config.muon_lr) and is_filter
+
+    return jax.tree.map(of, parameters)
 
 
 def learning_rates(parameters: PyTree, config: TrainConfig) -> PyTree:
@@ -35,19 +49,21 @@ def l2_coefficients(parameters: PyTree, config: TrainConfig) -> PyTree:
     - `parameters`: a model's floating-point arrays, as `eqx.filter` leaves them.
     - `config`: gives $\lambda$, `weight_decay`; without `decay_bias` it is that of
         weights alone, and where a learning rate has a multiple, it is divided by that:
-        L2 by itself moves all parameters alike.
+        L2 by itself moves all parameters alike. Those that `moved_by_muon` names have
+        none, for it would not change what they are rescaled to.
 
     **Returns:**
 
     A tree like `parameters`, of floats.
     """
 
-    def of(path, parameter, multiple):
+    def of(path, parameter, multiple, by_muon):
         decays = config.decay_bias or _is_weight(path, parameter)
-        return config.weight_decay / multiple if decays else 0.0
+        return config.weight_decay / multiple if decays and not by_muon else 0.0
 
     multiples = learning_rates(parameters, config)
-    return jax.tree.map_with_path(of, parameters, multiples)
+    by_muon = moved_by_muon(parameters, config)
+    return jax.tree.map_with_path(of, parameters, multiples, by_muon)
 
 
 def _is_weight(path: tuple[Any, ...], parameter: Array) -> bool:

@@ -1,11 +1,8 @@
-from collections.abc import Callable
-
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int32, UInt8
 
 from .. import data
@@ -13,6 +10,7 @@ from ..config import TrainConfig
 from ..errors import UsageError
 from ..models import whiten
 from ._forward import Model
+from ._optimiser import make_optimiser
 
 _WHITENING_IMAGES = 5000
 
@@ -36,7 +34,7 @@ class TrainState(eqx.Module):
     Randomness is a function of the seed and `step`, so nothing else has to be saved.
 
     - `model`, `state`: the network, which is evaluated and saved.
-    - `opt_state`: the optimiser's momentum.
+    - `opt_state`: the optimiser's momentum and count of steps.
     - `step`: steps taken, over all epochs.
     - `totals`: of the current epoch.
     - `raw`: with `config.ema`, the model and state that the steps move, of which the
@@ -54,60 +52,6 @@ class TrainState(eqx.Module):
     def moving(self) -> tuple[Model, eqx.nn.State]:
         """The model and state that the next step starts from."""
         return (self.model, self.state) if self.raw is None else self.raw
-
-
-def steps_per_epoch(config: TrainConfig, num_train: int) -> int:
-    """Steps in one epoch, in which each example is drawn at most once.
-
-    The remainder of the division by the batch size is left out of an epoch; every
-    epoch leaves out others.
-
-    **Raises:**
-
-    `UsageError` when there are fewer examples than one batch.
-    """
-    if num_train < config.batch_size:
-        raise UsageError(
-            f"batch_size = {config.batch_size} is larger than the training set of "
-            f"{num_train} images: choose --batch-size {num_train} or less"
-        )
-    return num_train // config.batch_size
-
-
-def learning_rate(
-    config: TrainConfig, num_train: int
-) -> Callable[[ArrayLike], Float[Array, ""]]:
-    """Linear warm-up to `config.lr`, then a cosine or a line to 0 at the last step.
-
-    With the line, and up to half of the steps for warm-up, it is the triangle of Smith
-    & Topin, 2018, https://arxiv.org/abs/1708.07120.
-
-    **Returns:**
-
-    A function from the step, counted from 0, to the learning rate. The first step's
-    is 0 if there is a warm-up, as in the original.
-    """
-    steps = config.epochs * steps_per_epoch(config, num_train)
-    first, warmup = 0.0 if config.warmup else config.lr, int(config.warmup * steps)
-    if config.schedule == "linear":
-        corners, rates = jnp.array([0, warmup, steps]), jnp.array([first, config.lr, 0])
-        return lambda step: jnp.interp(jnp.asarray(step), corners, rates)
-    schedule = optax.warmup_cosine_decay_schedule(first, config.lr, warmup, steps)
-    # Optax divides the step as it is; strict dtype promotion refuses an integer's.
-    return lambda step: jnp.asarray(schedule(jnp.asarray(step, jnp.float32)))
-
-
-def make_optimiser(config: TrainConfig, num_train: int) -> optax.GradientTransformation:
-    """SGD with Nesterov momentum after clipping, for gradients that include L2."""
-    clip = (
-        optax.clip_by_global_norm(config.clip_norm)
-        if config.clip_norm
-        else optax.identity()
-    )
-    sgd = optax.sgd(
-        learning_rate(config, num_train), momentum=config.momentum, nesterov=True
-    )
-    return optax.chain(clip, sgd)
 
 
 def initialise(

@@ -17,8 +17,9 @@ from ._batch import Epoch, alternating_flip, make_batch
 from ._forward import compute_dtype
 from ._gradient import make_gradient
 from ._loss import Loss
+from ._optimiser import make_optimiser
 from ._per_parameter import l2_coefficients, learning_rates
-from ._state import Totals, TrainState, make_optimiser
+from ._state import Totals, TrainState
 
 Steps = Callable[[Epoch, TrainState, int], TrainState]
 

@@ -243,9 +243,9 @@ def fast_recipe(rows: list[dict[str, Any]]) -> list[str]:
 
 
 def recipe_search(rows: list[dict[str, Any]]) -> list[str]:
-    """Validation accuracy of recipes, by the options that lead there from the fast."""
-    fast = TrainConfig.from_dict(recipe_options("fast"))
-    ours = {*fast.to_dict()} - {"dataset", "val_size", "eval_every", "seed"}
+    """Validation accuracy of recipes, by the options beside that of airbench94."""
+    recipe = TrainConfig.from_dict(recipe_options("airbench94"))
+    ours = {*recipe.to_dict()} - {"dataset", "val_size", "eval_every", "seed"}
     lines = [
         "| beside the recipe | seed | validation | training | TFLOP |",
         "|---|---|---|---|---|",
@@ -255,7 +255,7 @@ def recipe_search(rows: list[dict[str, Any]]) -> list[str]:
         changed = [
             word
             for name in config.to_dict()
-            if name in ours and getattr(config, name) != getattr(fast, name)
+            if name in ours and getattr(config, name) != getattr(recipe, name)
             for word in option_words(name, getattr(config, name))
         ]
         words = f"`{' '.join(changed)}`" if changed else "nothing"

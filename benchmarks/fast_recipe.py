@@ -1,24 +1,31 @@
-"""The fast recipe: accuracy and training time, and what each of its tricks brings.
+r"""The fast recipe: accuracy and training time, and what each of its tricks brings.
 
     python -m benchmarks.fast_recipe --dataset FOLDER
     python -m benchmarks.fast_recipe --dataset FOLDER --ablate --seeds 3 --minutes 8
     python -m benchmarks.fast_recipe --dataset FOLDER --ablate --whole    # on a GPU
+    python -m benchmarks.fast_recipe --dataset FOLDER --whole --workers 8 \
+        --try "width=1.0 epochs=9" --try muon_lr=0.12                     # likewise
 
 The first trains with `--recipe fast` on all images; killed, it goes on from the last
 epoch. The second trains a third of the width on 10,000 images for 6 epochs, with the
 recipe and with each of its tricks switched off or another value in its place, in turn,
 all with each seed before the next, and measures on 5,000 other images of the training
-split. The third does so with the recipe as it is. All keep what is done in
+split. The third does so with the recipe as it is. The fourth takes the values that are
+given; workers share the machine, so their times are not kept. All keep what is done in
 `benchmarks/results/`, so that calls add up.
 """
 
 import argparse
 import dataclasses
+import functools
 import json
 import math
+import multiprocessing
+import os
 import statistics
 import tempfile
 import time
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 
 import jax
@@ -32,19 +39,28 @@ from .records import hardware_and_versions, read, store
 # What is changed of the recipe; a learning rate is a multiple of its own.
 VARIANTS = {
     "none": {},
+    "SGD for all": {"muon_lr": 0.0},
+    "SGD for all, as quick as it learns best": {
+        "muon_lr": 0.0,
+        "lr": 3.75,
+        "warmup": 0.23,
+        "clip_norm": 5.0,
+    },
+    "half of Muon's learning rate": {"muon_lr": 0.5},
+    "twice Muon's learning rate": {"muon_lr": 2.0},
+    "half the learning rate of the others": {"lr": 0.5},
+    "twice the learning rate of the others": {"lr": 2.0},
+    "Muon's momentum 0.8": {"muon_momentum": 0.8},
     "no average of weights": {"ema": 0.0},
     "random flips": {"flip": "random"},
     "first layer not whitened": {"whiten": False},
     "BatchNorm's biases as slow as the rest": {"bn_bias_lr": 1.0},
     "no label smoothing": {"label_smoothing": 0.0},
+    "warm-up of 23 %": {"warmup": 0.23},
     "cosine": {"schedule": "cosine"},
     "crops of 4 pixels": {"crop_pad": 4},
     "squares of 8 pixels cut out": {"cutout": 8},
     "L2 of biases and BatchNorm's parameters too": {"decay_bias": True},
-    "L2 of 5e-4": {"weight_decay": 5e-4},
-    "momentum 0.9, the same step": {"momentum": 0.9, "lr": 2 / 3},
-    "half the learning rate": {"lr": 0.5},
-    "twice the learning rate": {"lr": 2.0},
     "bfloat16": {"precision": "bf16"},
 }
 # What is changed of the evaluation alone, of the same networks.
@@ -61,32 +77,53 @@ def main():
     )
     parser.add_argument("--dataset", required=True)
     parser.add_argument("--ablate", action="store_true")
-    parser.add_argument("--whole", action="store_true", help="ablate at full length")
+    parser.add_argument("--try", action="append", dest="tries", metavar="NAME=JSON ...")
+    parser.add_argument("--whole", action="store_true", help="not the reduced recipe")
+    parser.add_argument("--workers", type=int, default=1, help="networks at a time")
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--minutes", type=float, default=math.inf, help="then stop")
     parser.add_argument("--grad-accum", type=int, default=1)
     parser.add_argument("--set", action="append", default=[], metavar="NAME=JSON")
     parser.add_argument("--out", type=Path, help="folder for the full run")
     args = parser.parse_args()
-    given = dict(text.split("=", 1) for text in args.set)
-    given = {name: json.loads(value) for name, value in given.items()}
+    given = {**recipe_options("fast"), "dataset": args.dataset, **values(args.set)}
     deadline = time.monotonic() + 60 * args.minutes
-    if args.ablate:
-        # The average is one of fewer steps.
-        reduced = {"limit_train": 10_000, "width": 0.25, "epochs": 6, "ema": 0.95}
-        given = {"val_size": 5000, **({} if args.whole else reduced), **given}
-        ablate(args.dataset, given, args.seeds, deadline, args.grad_accum)
-    else:
+    if not (args.ablate or args.tries):
         out = args.out or Path(tempfile.gettempdir()) / "eqcifar-fast-recipe"
         for seed in range(args.seeds):
-            train(args.dataset, {**given, "seed": seed}, out, deadline, args.grad_accum)
+            config = TrainConfig.from_dict({**given, "seed": seed})
+            train(config, out, deadline, args.grad_accum)
+        return
+    # The average is one of fewer steps.
+    reduced = {"limit_train": 10_000, "width": 0.25, "epochs": 6, "ema": 0.95}
+    base = {"val_size": 5000, **({} if args.whole else reduced), **values(args.set)}
+    base = {**given, "eval_every": 1000, **base}
+    if args.ablate:
+        rates = {"lr", "muon_lr"}
+        variants = {
+            name: {k: v * base[k] if k in rates else v for k, v in changed.items()}
+            for name, changed in VARIANTS.items()
+        }
+        file = "fast_recipe_ablation"
+    else:
+        variants = {text: values(text.split()) for text in args.tries}
+        file = "fast_recipe_search"
+    cases = [
+        (name, TrainConfig.from_dict({**base, **changed, "seed": seed}))
+        for seed in range(args.seeds)
+        for name, changed in variants.items()
+    ]
+    measure_all(file, cases, args.workers, deadline, args.grad_accum)
 
 
-def train(dataset, given, out, deadline, grad_accum):
+def values(words):
+    """Fields of a configuration, each given as NAME=JSON."""
+    given = dict(word.split("=", 1) for word in words)
+    return {name: json.loads(value) for name, value in given.items()}
+
+
+def train(config, out, deadline, grad_accum):
     """The whole recipe as a run in a folder, which goes on when called again."""
-    config = TrainConfig.from_dict(
-        {**recipe_options("fast"), "dataset": dataset, **given}
-    )
     run = runs.train_run(
         config,
         out,
@@ -100,7 +137,7 @@ def train(dataset, given, out, deadline, grad_accum):
         print("not done yet: call it again to go on")
         return
     loaded = runs.load_model(run)
-    images = data.load(dataset)
+    images = data.load(config.dataset)
     accuracy = _accuracy(loaded, images.test, config)
     rows = run.log()
     seen = len(images.train) // config.batch_size * config.batch_size
@@ -108,7 +145,7 @@ def train(dataset, given, out, deadline, grad_accum):
         "fast_recipe",
         {"seed": config.seed, "config": _without_path(config)},
         {
-            "dataset": Path(dataset).name,
+            "dataset": Path(config.dataset).name,
             "train": len(images.train),
             "test": len(images.test),
             "accuracy": [accuracy.value, accuracy.low, accuracy.high],
@@ -120,62 +157,81 @@ def train(dataset, given, out, deadline, grad_accum):
     )
 
 
-def ablate(dataset, given, seeds, deadline, grad_accum):
-    """The reduced recipe and its variants, one short run after another."""
-    base = {**recipe_options("fast"), "eval_every": 1000, **given}
-    for seed in range(seeds):
-        images = data.load(
-            dataset,
-            val_size=base["val_size"],
-            limit_train=base.get("limit_train", 0),
-            seed=seed,
-        )
-        held_out = images.splits["val"]
-        for name, changed in VARIANTS.items():
-            values = {k: v * base[k] if k == "lr" else v for k, v in changed.items()}
-            config = TrainConfig.from_dict({**base, **values, "seed": seed})
-            case = {"changed": name, "seed": seed, "config": _without_path(config)}
-            if case in [row["case"] for row in stored("fast_recipe_ablation")]:
-                continue
-            if time.monotonic() > deadline:
-                print("not all done yet: call it again to go on")
-                return
-            network = models.create(
-                config.arch,
-                len(images.classes),
-                width=config.width,
-                key=training.random_stream(config.seed, "model"),
-            )
-            pixels = images.train.images
-            start = training.initialise(*network, config, len(pixels), images=pixels)
-            end, rows = training.fit(
-                start, images, config.one_view(), grad_accum=grad_accum
-            )
-            result = {
-                "dataset": Path(dataset).name,
-                "train": len(images.train),
-                "validation": len(held_out),
-                "accuracy": _accuracy(end, held_out, config).value,
-                "training_accuracy": rows[-1]["acc_tr"],
-                "loss": rows[-1]["loss"],
-                "training_seconds": sum(row["seconds"] for row in rows),
-                # Two a multiply-add, and a step is three forward passes.
-                "teraflop": 6e-12
-                * models.count_multiply_adds(*network)
-                * len(pixels)
-                * config.epochs,
+def measure_all(file, cases, workers, deadline, grad_accum):
+    """Networks in processes of their own, `workers` at a time."""
+    # Or the first process on a GPU takes the memory of all.
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
+    done = [row["case"] for row in stored(file)]
+    spawn = multiprocessing.get_context("spawn")
+    left_out = 0
+    with ProcessPoolExecutor(workers, mp_context=spawn) as pool:
+        futures = {}
+        for name, config in cases:
+            case = {
+                "changed": name,
+                "seed": config.seed,
+                "config": _without_path(config),
             }
-            if not changed:
-                views = {
-                    view: dataclasses.replace(config, **of)
-                    for view, of in VIEWS.items()
-                }
-                result["views"] = {
-                    view: _accuracy(end, held_out, seen).value
-                    for view, seen in views.items()
-                }
-            add("fast_recipe_ablation", case, result)
-            print(f"seed {seed}  changed: {name}: {result}", flush=True)
+            if case not in done:
+                future = pool.submit(
+                    measure, config, name == "none", deadline, grad_accum
+                )
+                futures[future] = case
+        for future in as_completed(futures):
+            case, result = futures[future], future.result()
+            if result is None:
+                left_out += 1
+                continue
+            if workers > 1:
+                result["training_seconds"] = None
+            add(file, case, result)
+            print(f"seed {case['seed']}  {case['changed']}: {result}", flush=True)
+    if left_out:
+        print(f"{left_out} not done yet: call it again to go on")
+
+
+load = functools.cache(data.load)
+
+
+def measure(config, with_views, deadline, grad_accum):
+    """Train on a part of the training split and measure on another."""
+    if time.monotonic() > deadline:
+        return None
+    images = load(
+        config.dataset,
+        val_size=config.val_size,
+        limit_train=config.limit_train,
+        seed=config.seed,
+    )
+    held_out, pixels = images.splits["val"], images.train.images
+    network = models.create(
+        config.arch,
+        len(images.classes),
+        width=config.width,
+        key=training.random_stream(config.seed, "model"),
+    )
+    start = training.initialise(*network, config, len(pixels), images=pixels)
+    end, rows = training.fit(start, images, config.one_view(), grad_accum=grad_accum)
+    result = {
+        "dataset": Path(config.dataset).name,
+        "train": len(pixels),
+        "validation": len(held_out),
+        "accuracy": _accuracy(end, held_out, config).value,
+        "training_accuracy": rows[-1]["acc_tr"],
+        "loss": rows[-1]["loss"],
+        "training_seconds": sum(row["seconds"] for row in rows),
+        # Two a multiply-add, and a step is three forward passes.
+        "teraflop": 6e-12
+        * models.count_multiply_adds(*network)
+        * len(pixels)
+        * config.epochs,
+    }
+    if with_views:
+        result["views"] = {
+            view: _accuracy(end, held_out, dataclasses.replace(config, **changed)).value
+            for view, changed in VIEWS.items()
+        }
+    return result
 
 
 def _accuracy(network, split, config):

@@ -11,6 +11,7 @@ from eqcifar import training
 from eqcifar.errors import UsageError
 from eqcifar.parallel import make_mesh
 from eqcifar.training import Diverged, Interrupted, TrainConfig, fit, initialise
+from eqcifar.training._optimiser import learning_rate
 
 from .helpers import small_dataset, small_net
 
@@ -115,7 +116,7 @@ def test_batch_statistics_of_groups_are_those_of_each_group(x64):
 
 def test_learning_rate_warms_up_for_a_tenth_then_falls_as_a_cosine():
     config = TrainConfig(epochs=10, batch_size=10, lr=0.8)
-    schedule = training._state.learning_rate(config, 100)
+    schedule = learning_rate(config, 100)
     assert float(schedule(0)) == 0
     assert float(schedule(5)) == pytest.approx(0.4)
     assert float(schedule(10)) == pytest.approx(0.8)
@@ -157,9 +158,7 @@ def test_rows_hold_the_means_of_the_epoch_and_measure_when_asked():
         for p in numbers(eqx.filter(state.model, eqx.is_inexact_array))
     )
     assert rows[1]["weight_norm"] == pytest.approx(math.sqrt(squares), rel=1e-6)
-    assert rows[1]["lr"] == pytest.approx(
-        float(training._state.learning_rate(CONFIG, 64)(7))
-    )
+    assert rows[1]["lr"] == pytest.approx(float(learning_rate(CONFIG, 64)(7)))
 
 
 def test_it_learns():

@@ -1,6 +1,7 @@
 """Muon against singular value decompositions in NumPy."""
 
 import dataclasses
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -101,6 +102,7 @@ def test_filters_move_by_all_directions_alike_and_are_rescaled(x64):
 def test_filters_of_zeros_stay_finite():
     parameters = {"filters": jnp.zeros((4, 6, 3, 3))}
     optimiser = make_optimiser(CONFIG, 64)
+    updates: Any
     updates, _ = optimiser.update(
         random_like(parameters, 1), optimiser.init(parameters), parameters
     )

@@ -1,6 +1,6 @@
 """The learning rate's schedule, and what becomes of a gradient."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 
 import jax
 import jax.numpy as jnp
@@ -82,7 +82,10 @@ def make_optimiser(config: TrainConfig, num_train: int) -> optax.GradientTransfo
     def muon_rate(step):
         return config.muon_lr / config.lr * rate(step)
 
-    optimisers = {"muon": muon(muon_rate, config.muon_momentum), "sgd": sgd}
+    optimisers: dict[Hashable, optax.GradientTransformation] = {
+        "muon": muon(muon_rate, config.muon_momentum),
+        "sgd": sgd,
+    }
     return optax.chain(clip, optax.partition(optimisers, names))
 
 
@@ -119,10 +122,10 @@ def muon(
         weight_dimension_numbers=as_matrices,
     )
 
-    def update(updates: PyTree, state: optax.OptState, parameters: PyTree = None):
-        # Strict promotion refuses Optax's product of a float and a count.
+    def update(updates, state, params=None):
+        # Strict promotion refuses Optax's power of a float by a count.
         with jax.numpy_dtype_promotion("standard"):
-            moved, state = directions.update(updates, state, parameters)
+            moved, state = directions.update(updates, state, params)
         moved = jax.tree.map(lambda new, old: new.astype(old.dtype), moved, updates)
         return moved, state
 

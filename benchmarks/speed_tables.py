@@ -4,6 +4,7 @@ python -m benchmarks.speed_tables
 """
 
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -233,8 +234,10 @@ def fast_recipe(rows: list[dict[str, Any]]) -> list[str]:
         timed = row["training_seconds"] is not None
         minutes = f"{row['training_seconds'] / 60:.3g}" if timed else ""
         images = f"{row['images_per_s']:,.0f}" if timed else ""
+        by = "Muon" if config.get("muon_lr") else "SGD"
+        network = f"{config['arch']}, width {config['width']:g}"
         lines.append(
-            f"| {config['arch']}, width {config['width']:g}, {config['precision']} "
+            f"| {network}, {config['precision']}, {by} "
             f"| {config['epochs']} | {case['seed']} "
             f"| **{value:.2f} %**, {low:.1f} to {high:.1f} "
             f"| {minutes} | {images} | {processor(row)} |"
@@ -242,12 +245,12 @@ def fast_recipe(rows: list[dict[str, Any]]) -> list[str]:
     return lines
 
 
-def recipe_search(rows: list[dict[str, Any]]) -> list[str]:
-    """Validation accuracy of recipes, by the options beside that of airbench94."""
-    recipe = TrainConfig.from_dict(recipe_options("airbench94"))
+def recipe_search(name: str, rows: list[dict[str, Any]]) -> list[str]:
+    """Validation accuracy of recipes, by the options beside one that has a name."""
+    recipe = TrainConfig.from_dict(recipe_options(name))
     ours = {*recipe.to_dict()} - {"dataset", "val_size", "eval_every", "seed"}
     lines = [
-        "| beside the recipe | seed | validation | training | TFLOP |",
+        f"| beside `--recipe {name}` | seed | validation | training | TFLOP |",
         "|---|---|---|---|---|",
     ]
     for row in sorted(rows, key=lambda row: -row["accuracy"]):
@@ -300,15 +303,20 @@ def main():
     found |= {name: table(read(name)) for name, table in single.items() if read(name)}
     renew(DOCS / "speed.md", {name: lines for name, lines in found.items() if lines})
     recipes = {
-        "fast_recipe": (fast_recipe, ["cpu", "gpu"]),
-        "fast_recipe_ablation": (recipe_ablation, ["cpu"]),
-        "fast_recipe_search": (recipe_search, ["gpu"]),
+        "fast_recipe": (fast_recipe, ["fast_recipe_cpu", "fast_recipe_gpu"]),
+        "fast_recipe_ablation": (recipe_ablation, ["fast_recipe_ablation_cpu"]),
+        "fast_recipe_search": (
+            partial(recipe_search, "airbench94"),
+            ["fast_recipe_search_gpu"],
+        ),
+        "fast_recipe_search_cpu": (
+            partial(recipe_search, "fast"),
+            ["fast_recipe_search_cpu"],
+        ),
     }
     found = {}
-    for name, (table, devices) in recipes.items():
-        if rows := [
-            row for d in devices for row in read(f"{name}_{d}").get("rows", [])
-        ]:
+    for name, (table, files) in recipes.items():
+        if rows := [row for file in files for row in read(file).get("rows", [])]:
             found[name] = table(rows)
     renew(DOCS / "training.md", found)
 

@@ -245,12 +245,12 @@ def fast_recipe(rows: list[dict[str, Any]]) -> list[str]:
     return lines
 
 
-def recipe_search(name: str, rows: list[dict[str, Any]]) -> list[str]:
+def recipe_search(recipe_name: str, rows: list[dict[str, Any]]) -> list[str]:
     """Validation accuracy of recipes, by the options beside one that has a name."""
-    recipe = TrainConfig.from_dict(recipe_options(name))
+    recipe = TrainConfig.from_dict(recipe_options(recipe_name))
     ours = {*recipe.to_dict()} - {"dataset", "val_size", "eval_every", "seed"}
     lines = [
-        f"| beside `--recipe {name}` | seed | validation | training | TFLOP |",
+        f"| beside `--recipe {recipe_name}` | seed | validation | training | TFLOP |",
         "|---|---|---|---|---|",
     ]
     for row in sorted(rows, key=lambda row: -row["accuracy"]):
@@ -305,13 +305,14 @@ def main():
     recipes = {
         "fast_recipe": (fast_recipe, ["fast_recipe_cpu", "fast_recipe_gpu"]),
         "fast_recipe_ablation": (recipe_ablation, ["fast_recipe_ablation_cpu"]),
+        "airbench94_ablation": (recipe_ablation, ["airbench94_ablation_cpu"]),
         "fast_recipe_search": (
-            partial(recipe_search, "airbench94"),
-            ["fast_recipe_search_gpu"],
-        ),
-        "fast_recipe_search_cpu": (
             partial(recipe_search, "fast"),
             ["fast_recipe_search_cpu"],
+        ),
+        "airbench94_search": (
+            partial(recipe_search, "airbench94"),
+            ["airbench94_search_gpu"],
         ),
     }
     found = {}

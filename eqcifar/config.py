@@ -107,14 +107,16 @@ class TrainConfig:
         0.0,
         "Optimisation",
         "Peak learning rate of Muon, which then moves the filters of all convolutions "
-        "but the first; 0: SGD for all.",
+        "but those that take colours; 0: SGD for all.",
         later=True,
     )
     muon_momentum: float = _option(
         0.6, "Optimisation", "Nesterov momentum of Muon.", later=True
     )
     weight_decay: float = _option(
-        5e-4, "Optimisation", "L2 coefficient on all parameters, before clipping."
+        5e-4,
+        "Optimisation",
+        "L2 coefficient on all parameters that SGD moves, before clipping.",
     )
     decay_bias: bool = _option(
         True,

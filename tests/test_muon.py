@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from eqcifar import runs
+from eqcifar.errors import UsageError
 from eqcifar.models import BatchNorm
 from eqcifar.parallel import make_mesh
 from eqcifar.training import (
@@ -21,7 +22,7 @@ from eqcifar.training import (
 )
 from eqcifar.training._optimiser import learning_rate, make_optimiser
 
-from .helpers import small_dataset
+from .helpers import small_dataset, small_net
 
 CONFIG = TrainConfig(epochs=1, batch_size=16, lr=0.5, warmup=0.0, muon_lr=0.2)
 
@@ -37,7 +38,7 @@ class TwoConvolutions(eqx.Module):
     def __init__(self, *, key):
         keys = jax.random.split(key, 3)
         self.first = eqx.nn.Conv2d(3, 5, 3, use_bias=False, key=keys[0])
-        self.second = eqx.nn.Conv2d(5, 7, 3, use_bias=False, key=keys[1])
+        self.second = eqx.nn.Conv2d(5, 7, 3, key=keys[1])
         self.norm = BatchNorm(7)
         self.linear = eqx.nn.Linear(7, 4, key=keys[2])
 
@@ -73,11 +74,10 @@ def newton_schulz(singular_values):
     return s
 
 
-def test_filters_move_by_all_directions_alike_and_are_rescaled(x64):
+@pytest.mark.parametrize("shape", [(4, 6, 3, 3), (12, 4, 1, 1)])
+def test_filters_move_by_all_directions_alike_and_are_rescaled(x64, shape):
     config = dataclasses.replace(CONFIG, clip_norm=0.0)
-    parameters = {
-        "filters": jnp.asarray(np.random.default_rng(0).normal(size=(4, 6, 3, 3)))
-    }
+    parameters: Any = random_like({"filters": jnp.zeros(shape)}, seed=0)
     optimiser, rate = make_optimiser(config, 64), learning_rate(config, 64)
     state = optimiser.init(parameters)
     momentum, average = config.muon_momentum, 0.0
@@ -87,16 +87,16 @@ def test_filters_move_by_all_directions_alike_and_are_rescaled(x64):
         updates, state = optimiser.update(gradient, state, parameters)
         parameters = eqx.apply_updates(parameters, updates)
 
-        g = np.asarray(gradient["filters"]).reshape(4, -1)
+        g = np.asarray(gradient["filters"]).reshape(len(before), -1)
         average = momentum * average + (1 - momentum) * g
         direction = momentum * average / (1 - momentum ** (t + 2))
         direction += (1 - momentum) * g / (1 - momentum ** (t + 1))
         u, s, vt = np.linalg.svd(direction, full_matrices=False)
         step = u * newton_schulz(s) @ vt
         assert 0.5 < newton_schulz(s).min() < newton_schulz(s).max() < 1.3
-        expected = 2 * before / np.linalg.norm(before)
+        expected = np.sqrt(len(before)) * before / np.linalg.norm(before)
         expected -= 0.2 / 0.5 * float(rate(t)) * step.reshape(before.shape)
-        np.testing.assert_allclose(parameters["filters"], expected, atol=1e-6)
+        np.testing.assert_allclose(parameters["filters"], expected, atol=1e-8)
 
 
 def test_filters_of_zeros_stay_finite():
@@ -122,6 +122,11 @@ def test_what_is_no_filter_moves_as_without_muon():
     same = jax.tree.map(jnp.array_equal, updates(CONFIG), plain)
     assert not same.second.weight
     assert sum(map(bool, jax.tree.leaves(same))) == len(jax.tree.leaves(same)) - 1
+
+
+def test_muon_needs_filters():
+    with pytest.raises(UsageError, match="muon_lr needs a convolution"):
+        initialise(*small_net(), CONFIG, 64)
 
 
 def test_l2_leaves_out_what_is_rescaled():

@@ -220,12 +220,15 @@ def _summary(train_state: TrainState, clock: _Clock) -> Row:
         "weight_norm": float(eqx.filter_jit(optax.tree.norm)(parameters)),
         "gradient_norm": float(totals.gradient_norm) / count,
     }
+    rates = f"lr = {clock.config.lr:g}"
+    if clock.config.muon_lr:
+        rates += f", muon_lr = {clock.config.muon_lr:g}"
     for name in ("loss", "gradient_norm", "weight_norm"):
         if not math.isfinite(row[name]):
             raise Diverged(
                 f"training diverged: {name} is {row[name]} in epoch {clock.epoch + 1}; "
-                f"lower the learning rate (lr = {clock.config.lr:g}) or clip_norm "
-                f"({clock.config.clip_norm:g}), or lengthen the warm-up"
+                f"lower the learning rate ({rates}), clip gradients (clip_norm = "
+                f"{clock.config.clip_norm:g}; 0: never), or lengthen the warm-up"
             )
     row["seconds"], row["images_per_s"] = clock.read(clock.last_step)
     return row

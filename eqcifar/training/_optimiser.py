@@ -99,12 +99,12 @@ def muon(
     \eta_t\,\mathrm{msign}(d)$. Here $d$ is Nesterov's direction: $\mu v + g$ once $v
     \leftarrow \mu v + g$ has forgotten its start, for which Optax corrects before. Of
     $\mathrm{msign}(U S V^\top) = U V^\top$, three Newton-Schulz iterations give an
-    approximation: singular values near 1. The rescaling changes no output where
+    approximation, see docs/training.md. The rescaling changes no output where
     BatchNorm follows, and stands for L2.
 
     Jordan, 2024, "Muon: An optimizer for hidden layers in neural networks",
     https://kellerjordan.github.io/posts/muon/; three iterations and the rescaling are
-    those of its airbench94_muon.
+    those of https://github.com/KellerJordan/cifar10-airbench, airbench94_muon.py.
 
     **Arguments:**
 

@@ -14,7 +14,7 @@ def moved_by_muon(parameters: PyTree, config: TrainConfig) -> PyTree:
     """Whether Muon moves an array, and not SGD.
 
     With `config.muon_lr` these are the filters of convolutions, that is arrays of four
-    axes, but not of one that takes colours.
+    axes, but not of those that take three channels, as colours are.
     """
 
     def of(parameter):
@@ -50,7 +50,7 @@ def l2_coefficients(parameters: PyTree, config: TrainConfig) -> PyTree:
     - `config`: gives $\lambda$, `weight_decay`; without `decay_bias` it is that of
         weights alone, and where a learning rate has a multiple, it is divided by that:
         L2 by itself moves all parameters alike. Those that `moved_by_muon` names have
-        none, for it would not change what they are rescaled to.
+        none: their length is set anyway.
 
     **Returns:**
 

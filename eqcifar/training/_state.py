@@ -11,6 +11,7 @@ from ..errors import UsageError
 from ..models import whiten
 from ._forward import Model
 from ._optimiser import make_optimiser
+from ._per_parameter import moved_by_muon
 
 _WHITENING_IMAGES = 5000
 
@@ -34,7 +35,7 @@ class TrainState(eqx.Module):
     Randomness is a function of the seed and `step`, so nothing else has to be saved.
 
     - `model`, `state`: the network, which is evaluated and saved.
-    - `opt_state`: the optimiser's momentum and count of steps.
+    - `opt_state`: the optimiser's momentum, count of steps and the like.
     - `step`: steps taken, over all epochs.
     - `totals`: of the current epoch.
     - `raw`: with `config.ema`, the model and state that the steps move, of which the
@@ -74,7 +75,7 @@ def initialise(
 
     **Raises:**
 
-    `UsageError` when `config.whiten` cannot be done.
+    `UsageError` when `config.whiten` or `config.muon_lr` cannot be done.
     """
     if config.whiten:
         if images is None:
@@ -86,6 +87,11 @@ def initialise(
         few = data.normalise(jnp.asarray(few), config.mean, config.std)
         model = whiten(model, few)
     parameters = eqx.filter(model, eqx.is_inexact_array)
+    if config.muon_lr and not any(jax.tree.leaves(moved_by_muon(parameters, config))):
+        raise UsageError(
+            "muon_lr needs a convolution beyond those that take colours, and this "
+            "network has none: leave it at 0"
+        )
     # Donated with the rest, so it may not share buffers with the caller's arrays.
     network, raw = (
         jax.tree.map(

@@ -20,7 +20,7 @@ from eqcifar.runs import Hooks, Run, train_run, train_run_with
 from eqcifar.runs._claim import Claim
 from eqcifar.training import Diverged, evaluate, predict, squared_error
 
-from .helpers import SmallNet, small_dataset, small_net
+from .helpers import SmallNet, random_network, small_dataset, small_net
 
 CONFIG = TrainConfig(epochs=4, batch_size=16, lr=0.5, mixup=0.4, eval_every=2)
 STEPS = 4 * 4
@@ -414,3 +414,10 @@ def test_a_loss_of_ones_own_is_written_down(tmp_path):
     with pytest.raises(UsageError, match="no loss 'a.b' here"):
         train_with(None, tmp_path / "none")
     assert not (tmp_path / "none").exists()
+
+
+def test_images_too_small_for_the_network_leave_no_folder(tmp_path):
+    net = random_network(models.create, "airbench94", 4, width=1 / 16)
+    with pytest.raises(UsageError, match="cannot pool 1x1 features"):
+        train_run_with(tmp_path / "run", small_dataset(), net.model, net.state, CONFIG)
+    assert not (tmp_path / "run").exists()

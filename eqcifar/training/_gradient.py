@@ -1,3 +1,4 @@
+import contextlib
 from collections.abc import Callable
 
 import equinox as eqx
@@ -15,6 +16,9 @@ from ..parallel import check_batch, split_batch
 from ._forward import Model, cast, compute_dtype, forward_train, mean_state
 from ._loss import Loss
 from ._state import TrainState
+
+# Images of CIFAR's size suit every network here, and to ask one takes a while.
+_FITS_ALL = 32
 
 
 class Outcome(eqx.Module):
@@ -122,12 +126,13 @@ def check_recipe(
 ):
     """Refuse what a recipe asks of images, batches and devices that they have not.
 
-    Crops and squares that are too large, and pieces of a batch that would change the
-    numbers or cannot be shared.
+    Crops and squares that are too large, images that are too small for the network, and
+    pieces of a batch that would change the numbers or cannot be shared.
 
     **Arguments:**
 
-    - `train_state`: its network tells whether examples share statistics.
+    - `train_state`: its network tells what images it takes, and whether examples share
+        statistics.
     - `dataset`: its images have the size that the network is asked about.
     - `config`: gives `batch_size`, `bn_group`, `crop_pad` and `cutout`.
     - `mesh`: the devices that share each piece.
@@ -152,6 +157,8 @@ def check_recipe(
             f"cannot cut squares of {config.cutout} pixels out of images of "
             f"{height}x{width}: give a --cutout of {min(height, width)} at most"
         )
+    if min(height, width) < _FITS_ALL:
+        _check_network(train_state, dataset)
     fits = 0 < config.bn_group <= size and size % config.bn_group == 0
     if grad_accum > 1 and not fits and _uses_batch(train_state, dataset):
         share = config.bn_group or config.batch_size
@@ -161,20 +168,32 @@ def check_recipe(
         )
 
 
+def _check_network(train_state: TrainState, dataset: Dataset):
+    """Refuse images of which the network leaves nothing."""
+    model, state = train_state.moving
+    # One may take sums over the batch in inference mode too.
+    with contextlib.suppress(NameError):
+        _trace_alone(eqx.nn.inference_mode(model), state, dataset)
+
+
 def _uses_batch(train_state: TrainState, dataset: Dataset) -> bool:
     """Whether an example's output depends on the others of its batch."""
-    model, state = train_state.moving
-    image_size = dataset.train.images.shape[1:3]
-    image = jax.ShapeDtypeStruct((3, *image_size), compute_dtype(model, "f32"))
-
-    def alone(model, state, image, key):
-        return model(image, state, key=key)
-
     try:
-        eqx.filter_eval_shape(alone, model, state, image, jax.random.key(0))
+        _trace_alone(*train_state.moving, dataset)
     except (NameError, UsageError) as error:
         # What is computed over the batch names its axis, which there is not here.
         if isinstance(error.__cause__ or error, NameError):
             return True
         raise
     return False
+
+
+def _trace_alone(model: Model, state: eqx.nn.State, dataset: Dataset):
+    """Give the network the shape of one image, without a batch around it."""
+    image_size = dataset.train.images.shape[1:3]
+    image = jax.ShapeDtypeStruct((3, *image_size), compute_dtype(model, "f32"))
+
+    def alone(model, state, image, key):
+        return model(image, state, key=key)
+
+    eqx.filter_eval_shape(alone, model, state, image, jax.random.key(0))

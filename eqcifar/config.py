@@ -195,8 +195,8 @@ class TrainConfig:
             _require(self, name, getattr(self, name) > 0, "greater than 0")
         for name in non_negative:
             _require(self, name, getattr(self, name) >= 0, "0 or greater")
-        # A larger one is no key of JAX.
-        _require(self, "seed", self.seed < 2**63, "below 2**63")
+        # Of a larger one JAX takes the lower 32 bits, where it computes in float32.
+        _require(self, "seed", self.seed < 2**32, "below 2**32")
         for name in ("dropout", "momentum", "muon_momentum", "label_smoothing", "ema"):
             _require(self, name, 0 <= getattr(self, name) < 1, "at least 0, below 1")
         _require(self, "warmup", 0 <= self.warmup <= 1, "between 0 and 1")

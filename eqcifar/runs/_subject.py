@@ -58,7 +58,7 @@ class SharpnessOptions:
         _require(self.rtol is None or self.rtol > 0, "rtol", "greater than 0")
         _require(self.batch_size >= 1, "batch_size", "1 or more")
         _require(self.memory > 0, "memory", "greater than 0")
-        _require(0 <= self.seed < 2**63, "seed", "0 or more, and below 2**63")
+        _require(0 <= self.seed < 2**32, "seed", "0 or more, and below 2**32")
 
 
 def _require(holds: bool, name: str, allowed: str):

@@ -1,5 +1,6 @@
 """The learning rate's schedule, and what becomes of a gradient."""
 
+import math
 from collections.abc import Callable, Hashable
 
 import jax
@@ -139,7 +140,7 @@ def muon(
 def _rescale(updates: PyTree, parameters: PyTree) -> PyTree:
     def add_rescaling(update, parameter):
         norm = jnp.linalg.norm(parameter.ravel())
-        factor = jnp.where(norm > 0, jnp.sqrt(len(parameter)) / norm, 1)
+        factor = jnp.where(norm > 0, math.sqrt(len(parameter)) / norm, 1)
         return update + (factor - 1) * parameter
 
     return jax.tree.map(add_rescaling, updates, parameters)

@@ -86,18 +86,19 @@ def main():
     parser.add_argument("--set", action="append", default=[], metavar="NAME=JSON")
     parser.add_argument("--out", type=Path, help="folder for the full run")
     args = parser.parse_args()
-    given = {**recipe_options("fast"), "dataset": args.dataset, **values(args.set)}
+    recipe = {**recipe_options("fast"), "dataset": args.dataset}
+    given = values(args.set)
     deadline = time.monotonic() + 60 * args.minutes
     if not (args.ablate or args.tries):
         out = args.out or Path(tempfile.gettempdir()) / "eqcifar-fast-recipe"
         for seed in range(args.seeds):
-            config = TrainConfig.from_dict({**given, "seed": seed})
+            config = TrainConfig.from_dict({**recipe, **given, "seed": seed})
             train(config, out, deadline, args.grad_accum)
         return
     # The average is one of fewer steps.
     reduced = {"limit_train": 10_000, "width": 0.25, "epochs": 6, "ema": 0.95}
-    base = {"val_size": 5000, **({} if args.whole else reduced), **values(args.set)}
-    base = {**given, "eval_every": 1000, **base}
+    reduced = {} if args.whole else reduced
+    base = {**recipe, "eval_every": 1000, "val_size": 5000, **reduced, **given}
     if args.ablate:
         rates = {"lr", "muon_lr"}
         variants = {

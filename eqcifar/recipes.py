@@ -37,7 +37,6 @@ RECIPES: dict[str, dict[str, Any]] = {
     "fast": {
         **_AIRBENCH94,
         "epochs": 12,
-        "batch_size": 256,
         "lr": 0.2,
         "warmup": 0.0,
         "muon_lr": 0.08,

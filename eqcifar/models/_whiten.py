@@ -46,7 +46,7 @@ def whiten(
     `UsageError` when there is no such array.
     """
     leaves, structure = jax.tree.flatten(model)
-    found = [i for i, leaf in enumerate(leaves) if _takes_colours(leaf)]
+    found = [i for i, leaf in enumerate(leaves) if takes_colours(leaf)]
     if not found:
         raise UsageError(
             "this network has no first convolution to whiten: none of its arrays is "
@@ -61,7 +61,8 @@ def whiten(
     return jax.tree.unflatten(structure, leaves)
 
 
-def _takes_colours(leaf: Any) -> bool:
+def takes_colours(leaf: Any) -> bool:
+    """Whether it is the array of a convolution of three channels, as colours are."""
     return isinstance(leaf, jax.Array) and leaf.ndim == 4 and leaf.shape[1] == 3
 
 

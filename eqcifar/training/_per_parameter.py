@@ -8,6 +8,7 @@ from jaxtyping import Array, PyTree
 
 from ..config import TrainConfig
 from ..models import BatchNorm
+from ..models._whiten import takes_colours
 
 
 def moved_by_muon(parameters: PyTree, config: TrainConfig) -> PyTree:
@@ -18,7 +19,7 @@ def moved_by_muon(parameters: PyTree, config: TrainConfig) -> PyTree:
     """
 
     def of(parameter):
-        is_filter = parameter.ndim == 4 and parameter.shape[1] != 3
+        is_filter = parameter.ndim == 4 and not takes_colours(parameter)
         return bool(config.muon_lr) and is_filter
 
     return jax.tree.map(of, parameters)

@@ -6,6 +6,8 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from ._convolve_3x3 import convolve_3x3
+
 
 class Conv2d(eqx.Module):
     """A convolution made to be quick on CPUs.
@@ -64,38 +66,15 @@ class Conv2d(eqx.Module):
 
 
 def _convolve(x: Array, weight: Array, stride: int, padding: int) -> Array:
-    def convolve(x, weight):
-        layout = "NHWC", "OIHW", "NHWC"
-        return lax.conv_general_dilated(
-            x[None],
-            weight,
-            (stride, stride),
-            [(padding, padding)] * 2,
-            dimension_numbers=layout,
-        )[0]
-
-    small = weight.shape[-1] == 3 and max(x.shape[:2]) <= 2
-    if small and stride == padding == 1:
-        # Both are traced everywhere: `count_multiply_adds` counts the convolution.
-        return lax.platform_dependent(
-            x, weight, cpu=_convolve_densely, default=convolve
-        )
-    return convolve(x, weight)
-
-
-def _convolve_densely(x: Array, weight: Array) -> Array:
-    """Multiply by the whole matrix from input places to output places.
-
-    XLA has no quick convolution of such small images on CPUs: it takes 80 times this.
-    """
-    centre = weight.shape[-1] // 2
-    # Which tap of the kernel leads from an input place to an output place.
-    rows, columns = (
-        jnp.arange(length)[:, None] - jnp.arange(length) + centre
-        for length in x.shape[:2]
-    )
-    matrix = weight[:, :, rows[:, :, None, None], columns]
-    return jnp.einsum("hwc,dchpwq->pqd", x, matrix)
+    if weight.shape[-1] == 3 and stride == padding == 1:
+        return convolve_3x3(x, weight)
+    return lax.conv_general_dilated(
+        x[None],
+        weight,
+        (stride, stride),
+        [(padding, padding)] * 2,
+        dimension_numbers=("NHWC", "OIHW", "NHWC"),
+    )[0]
 
 
 def _materialise(x: Array) -> Array:

@@ -57,10 +57,11 @@ def _count(jaxpr: Jaxpr) -> int:
 
 def _count_equation(equation: JaxprEqn) -> int:
     params = equation.params
-    if equation.primitive.name == "conv_general_dilated":
+    if equation.primitive.name in ("conv_general_dilated", "convolve_3x3"):
         # For each output value, the kernel's size for one output channel.
         kernel = _shape(equation.invars[1])
-        out_channels = kernel[params["dimension_numbers"].rhs_spec[0]]
+        layout = params.get("dimension_numbers")
+        out_channels = kernel[layout.rhs_spec[0] if layout else 0]
         output = math.prod(_shape(equation.outvars[0]))
         return output * math.prod(kernel) // out_channels
     if equation.primitive.name == "dot_general":

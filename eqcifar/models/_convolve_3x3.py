@@ -1,0 +1,157 @@
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.core import ShapedArray
+from jax.extend.core import Primitive
+from jax.interpreters import ad, batching, mlir
+from jaxtyping import Array, Float
+
+from ._winograd import winograd, winograd_weight_gradient
+
+# With fewer, the sums before and after take more time than the products save.
+_FEWEST_CHANNELS = 32
+
+
+def convolve_3x3(
+    x: Float[Array, "*batch height width in_channels"],
+    weight: Float[Array, "out_channels in_channels 3 3"],
+) -> Float[Array, "*batch height width out_channels"]:
+    """Convolve at a stride and a padding of 1, on CPUs by what is quickest there.
+
+    A primitive, so that each gradient is computed by an algorithm of its own: that of
+    `x` by a convolution again, that of `weight` by the primitive's companion. On other
+    devices, and where kernels are batched, all is as with `lax.conv_general_dilated`.
+    Figures are in docs/speed.md.
+    """
+    return _convolve_p.bind(x, weight)
+
+
+def _convolve(x: Array, weight: Array) -> Array:
+    layout = "NHWC", "OIHW", "NHWC"
+    return lax.conv_general_dilated(
+        x, weight, (1, 1), [(1, 1), (1, 1)], dimension_numbers=layout
+    )
+
+
+def _convolve_densely(x: Array, weight: Array) -> Array:
+    """Multiply by the whole matrix from input places to output places.
+
+    XLA has no quick convolution of very small images on CPUs: it takes 80 times this.
+    """
+    # Which tap of the kernel leads from an input place to an output place.
+    rows, columns = (
+        jnp.arange(length)[:, None] - jnp.arange(length) + 1 for length in x.shape[1:3]
+    )
+    matrix = weight[:, :, rows[:, :, None, None], columns]
+    return jnp.einsum("nhwc,dchpwq->npqd", x, matrix)
+
+
+def _convolve_on_cpu(x: Array, weight: Array) -> Array:
+    if _is_tiny(x):
+        return _convolve_densely(x, weight)
+    if _suits_winograd(x, *weight.shape[:2]):
+        return winograd(x, weight)
+    return _convolve(x, weight)
+
+
+def _weight_gradient(x: Array, y: Array) -> Array:
+    return _transpose(_convolve, x, y)
+
+
+def _weight_gradient_on_cpu(x: Array, y: Array) -> Array:
+    if _is_tiny(x):
+        return _transpose(_convolve_densely, x, y)
+    if _suits_winograd(x, x.shape[-1], y.shape[-1]):
+        return winograd_weight_gradient(x, y)
+    return _transpose(_convolve, x, y)
+
+
+def _is_tiny(x: Array) -> bool:
+    return max(x.shape[1:3]) <= 2
+
+
+def _suits_winograd(x: Array, *channels: int) -> bool:
+    # Half precision would lose too much in the sums.
+    return min(channels) >= _FEWEST_CHANNELS and x.dtype.itemsize >= 4
+
+
+def _transpose(convolve: Callable[[Array, Array], Array], x: Array, y: Array) -> Array:
+    weight = jax.ShapeDtypeStruct((y.shape[-1], x.shape[-1], 3, 3), x.dtype)
+    (gradient,) = jax.linear_transpose(lambda weight: convolve(x, weight), weight)(y)
+    return gradient
+
+
+def _images(x: Array) -> Array:
+    """One axis of examples, of none or several."""
+    return x[None] if x.ndim == 3 else lax.collapse(x, 0, x.ndim - 3)
+
+
+def _value(convolve: Callable[[Array, Array], Array]) -> Callable:
+    def value(x: Array, weight: Array) -> Array:
+        y = convolve(_images(x), weight)
+        return lax.reshape(y, (*x.shape[:-1], y.shape[-1]))
+
+    return value
+
+
+def _gradient(weight_gradient: Callable[[Array, Array], Array]) -> Callable:
+    return lambda x, y: weight_gradient(_images(x), _images(y))
+
+
+def _primitive(name: str, shape: Callable, anywhere: Callable, on_cpu: Callable):
+    primitive = Primitive(name)
+    primitive.def_abstract_eval(lambda a, b: ShapedArray(shape(a, b), a.dtype))
+    primitive.def_impl(jax.jit(primitive.bind))
+    for function, platform in ((anywhere, None), (on_cpu, "cpu")):
+        lowering = mlir.lower_fun(function, multiple_results=False)
+        mlir.register_lowering(primitive, lowering, platform=platform)
+    return primitive
+
+
+_convolve_p = _primitive(
+    "convolve_3x3",
+    lambda x, weight: (*x.shape[:-1], weight.shape[0]),
+    _value(_convolve),
+    _value(_convolve_on_cpu),
+)
+_gradient_p = _primitive(
+    "convolve_3x3_weight_gradient",
+    lambda x, y: (y.shape[-1], x.shape[-1], 3, 3),
+    _gradient(_weight_gradient),
+    _gradient(_weight_gradient_on_cpu),
+)
+
+
+def _turned(weight: Array) -> Array:
+    """The kernel that leads from results back to inputs."""
+    return lax.transpose(lax.rev(weight, (2, 3)), (1, 0, 2, 3))
+
+
+# Of each, how its transposes in its first and in its second argument are computed.
+ad.defbilinear(
+    _convolve_p,
+    lambda cotangent, x, weight: _convolve_p.bind(cotangent, _turned(weight)),
+    lambda cotangent, x, weight: _gradient_p.bind(x, cotangent),
+)
+ad.defbilinear(
+    _gradient_p,
+    lambda cotangent, x, y: _convolve_p.bind(y, _turned(cotangent)),
+    lambda cotangent, x, y: _convolve_p.bind(x, cotangent),
+)
+
+
+def _convolve_batch(args, dims):
+    x, weight = args
+    if dims[1] is None:
+        return _convolve_p.bind(jnp.moveaxis(x, dims[0], 0), weight), 0
+    return jax.vmap(_value(_convolve), in_axes=dims)(x, weight), 0
+
+
+def _gradient_batch(args, dims):
+    return jax.vmap(_gradient(_weight_gradient), in_axes=dims)(*args), 0
+
+
+batching.primitive_batchers[_convolve_p] = _convolve_batch
+batching.primitive_batchers[_gradient_p] = _gradient_batch

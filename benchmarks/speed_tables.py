@@ -204,9 +204,11 @@ def ablation(record: dict[str, Any]) -> list[str]:
     """Images a second of each variant."""
     rows = record["rows"]
     names = list(dict.fromkeys(n for row in rows for n in row["images_per_second"]))
+    before = record["before"]
+    before = f"; `before` is commit {before[:7]}" if before else ""
     lines = [
         f"{machine(record)} Images/s, median of {record['arguments']['rounds']} turns, "
-        f"lowest to highest; `before` is commit {(record['before'] or '')[:7]}.",
+        f"lowest to highest{before}.",
         "",
         f"| | {' | '.join(row['arch'] for row in rows)} |",
         f"|---|{'---|' * len(rows)}",
@@ -292,15 +294,18 @@ def recipe_ablation(rows: list[dict[str, Any]]) -> list[str]:
 
 
 def main():
-    single = {
-        "input": inputs,
-        "startup": startup,
+    single = {"input": inputs, "startup": startup}
+    found = {"comparison": comparison(), "train_step": train_step()}
+    found |= {name: table(read(name)) for name, table in single.items() if read(name)}
+    by_machine = {
         "convolutions": convolutions,
         "step_profile": profile,
         "step_ablation": ablation,
     }
-    found = {"comparison": comparison(), "train_step": train_step()}
-    found |= {name: table(read(name)) for name, table in single.items() if read(name)}
+    for name, table in by_machine.items():
+        found[name] = [
+            line for record in records(name) for line in ["", *table(record)]
+        ][1:]
     renew(DOCS / "speed.md", {name: lines for name, lines in found.items() if lines})
     recipes = {
         "fast_recipe": (fast_recipe, ["fast_recipe_cpu", "fast_recipe_gpu"]),

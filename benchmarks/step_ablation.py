@@ -6,6 +6,7 @@ that take turns. Before the clock each takes two steps: the parameters move alik
     python -m benchmarks.step_ablation
     git worktree add FOLDER d1b994a                       # channels first, a sum a pass
     python -m benchmarks.step_ablation --before FOLDER
+    python -m benchmarks.step_ablation --variants "without Winograd's algorithm"
     python -m benchmarks.step_ablation --archs resnet8 --batch 16 --tiny    # a minute
 """
 
@@ -36,11 +37,12 @@ from eqcifar.models import _conv2d
 _conv2d._materialise = lambda x: x
 """,
     "2x2 images convolved by XLA": """
-from eqcifar.models import _conv2d
-from jax import lax
-_conv2d._convolve_densely = lambda x, weight: lax.conv_general_dilated(
-    x[None], weight, (1, 1), [(1, 1)] * 2, dimension_numbers=("NHWC", "OIHW", "NHWC")
-)[0]
+from eqcifar.models import _convolve_3x3
+_convolve_3x3._convolve_densely = _convolve_3x3._convolve
+""",
+    "without Winograd's algorithm": """
+from eqcifar.models import _convolve_3x3
+_convolve_3x3._FEWEST_CHANNELS = 10**6
 """,
     "BatchNorm's sums one at a time": """
 from eqcifar.models import _pair
@@ -165,15 +167,20 @@ def main():
     parser.add_argument("--batch", type=int, default=128)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=0.8, help="of a turn")
+    parser.add_argument("--variants", help="some, separated by commas; else all")
+    parser.add_argument("--machine", default="", help="a name to add to the file's")
     parser.add_argument("--before", type=Path, help="another checkout to compare with")
     parser.add_argument("--tiny", action="store_true", help="store nothing")
     args = parser.parse_args()
     here = Path(__file__).parent.parent
+    names = [AS_IS, *args.variants.split(",")] if args.variants else list(CHANGES)
+    if unknown := set(names) - {*CHANGES}:
+        parser.error(f"no such variant: {', '.join(sorted(unknown))}")
     rows = []
     for arch in args.archs.split(","):
         checkouts = {
             name: here
-            for name in CHANGES
+            for name in names
             if name != "before" and (name not in ONLY or arch in ONLY[name])
         }
         if args.before:
@@ -205,6 +212,7 @@ def main():
             "before": commit,
             "rows": rows,
         },
+        args.machine,
     )
 
 

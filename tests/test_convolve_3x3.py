@@ -72,8 +72,7 @@ def convolutions(function, *args):
     ("height", "width", "in_channels", "out_channels"),
     [
         (4, 8, MANY, MANY + 1),
-        (7, 3, MANY, MANY),
-        (1, 5, MANY + 1, MANY),
+        (7, 1, MANY + 1, MANY),
         (2, 1, FEW, MANY),
         (5, 4, MANY, FEW),
     ],
@@ -93,25 +92,18 @@ def test_none_or_several_axes_of_examples(batch):
 
 
 @pytest.mark.usefixtures("x64")
-@pytest.mark.parametrize("axes", [(1, None), (0, None), (None, 1), (0, 0)])
-def test_under_vmap(axes):
+@pytest.mark.parametrize("axes", [(1, None), (None, 1), (0, 0)])
+def test_gradients_of_each_under_vmap(axes):
     x, weight = inputs(5, 4)
     if axes[1] is not None:
         weight = jnp.stack([weight, jnp.cos(weight)], axes[1])
-    # The gradients of each member by itself, and of all.
-    for function in (
-        lambda convolve: (
-            lambda x, w: jax.grad(
-                lambda *args: jnp.sum(jnp.sin(convolve(*args))), (0, 1)
-            )(x, w)
-        ),
-        lambda convolve: lambda x, w: every_derivative(convolve, x, w),
-    ):
-        ours, theirs = (
-            jax.jit(jax.vmap(function(each), in_axes=axes))(x, weight)
-            for each in (convolve_3x3, plain)
-        )
-        close(ours, theirs, 1e-12)
+
+    def gradients(convolve):
+        loss = lambda *args: jnp.sum(jnp.sin(convolve(*args)))  # noqa: E731
+        gradient = jax.vmap(jax.grad(loss, (0, 1)), in_axes=axes)
+        return jax.jit(gradient)(x, weight)
+
+    close(gradients(convolve_3x3), gradients(plain), 1e-12)
 
 
 def test_the_algorithm_is_used_where_it_is_quick():

@@ -50,15 +50,12 @@ def winograd(
     plain sum.
     """
     taps = lax.transpose(weight, (2, 3, 1, 0))
-    factors = _stack(_TAPS, _unstack(_stack(_TAPS, _unstack(taps, 0)), 1))
-    products = lax.dot_general(
-        _values(x), lax.optimization_barrier(factors), (((5,), (2,)), ((0, 1), (0, 1)))
-    )
-    y = lax.optimization_barrier(products)
+    taps = _times(_TAPS, _unstack(_times(_TAPS, _unstack(taps, 0)), 1))
+    taps = lax.optimization_barrier(taps)
+    y = lax.dot_general(_values(x), taps, (((5,), (2,)), ((0, 1), (0, 1))))
     for axis, length in ((3, x.shape[2]), (1, x.shape[1])):
-        y = lax.optimization_barrier(_stack(_RESULTS, _unstack(y, 0), axis + 1))
-        y = lax.collapse(y, axis, axis + 2)
-        y = lax.slice_in_dim(y, 0, length, axis=axis)
+        y = _times(_RESULTS, _unstack(lax.optimization_barrier(y), 0), axis + 1)
+        y = lax.slice_in_dim(lax.collapse(y, axis, axis + 2), 0, length, axis=axis)
     return y
 
 
@@ -66,14 +63,13 @@ def winograd_weight_gradient(
     x: Float[Array, "batch height width in_channels"],
     y: Float[Array, "batch height width out_channels"],
 ) -> Float[Array, "out_channels in_channels 3 3"]:
-    """The gradient of `winograd`'s weight where `y` is that of its result."""
+    """The gradient of the kernel of `winograd` where `y` is that of its result."""
     for axis in (1, 3):
-        y = lax.optimization_barrier(_stack(_RESULTS.T, _pieces(y, axis)))
-    places = (2, 3, 4), (2, 3, 4)
-    factors = lax.dot_general(_values(x), y, (places, ((0, 1), (0, 1))))
-    factors = lax.optimization_barrier(factors)
-    taps = _stack(_TAPS.T, _unstack(factors, 0))
-    taps = _stack(_TAPS.T, _unstack(taps, 1))
+        y = lax.optimization_barrier(_times(_RESULTS.T, _pieces(y, axis)))
+    places = 2, 3, 4
+    taps = lax.dot_general(_values(x), y, ((places, places), ((0, 1), (0, 1))))
+    taps = _times(_TAPS.T, _unstack(lax.optimization_barrier(taps), 0))
+    taps = _times(_TAPS.T, _unstack(taps, 1))
     return lax.transpose(taps, (3, 2, 0, 1))
 
 
@@ -82,7 +78,7 @@ def _values(x: Array) -> Array:
         inner = _pieces(x, axis)
         tiles = [_pad(inner[-1], axis, 1, -1), *inner, _pad(inner[0], axis, -1, 1)]
         # Else XLA computes it anew wherever it is read.
-        x = lax.optimization_barrier(_stack(_VALUES, tiles))
+        x = lax.optimization_barrier(_times(_VALUES, tiles))
     return x
 
 
@@ -104,7 +100,7 @@ def _unstack(x: Array, axis: int) -> list[Array]:
     return [lax.index_in_dim(x, i, axis, False) for i in range(x.shape[axis])]
 
 
-def _stack(
+def _times(
     matrix: Float[np.ndarray, "rows columns"], arrays: Sequence[Array], axis: int = 0
 ) -> Array:
     """The matrix times the arrays, whose place it takes: a new axis of its rows."""

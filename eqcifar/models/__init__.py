@@ -14,6 +14,9 @@ from ._blocks import (
 )
 from ._conv2d import Conv2d as Conv2d
 from ._count import (
+    PRODUCTS as PRODUCTS,
+)
+from ._count import (
     count_multiply_adds as count_multiply_adds,
 )
 from ._count import (

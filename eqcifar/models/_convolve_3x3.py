@@ -20,12 +20,14 @@ def convolve_3x3(
 ) -> Float[Array, "*batch height width out_channels"]:
     """Convolve at a stride and a padding of 1, on CPUs by what is quickest there.
 
-    A primitive, so that each gradient is computed by an algorithm of its own: that of
-    `x` by a convolution again, that of `weight` by the primitive's companion. On other
-    devices, and where kernels are batched, all is as with `lax.conv_general_dilated`.
-    Figures are in docs/speed.md.
+    There it is a primitive, so that each gradient is computed by an algorithm of its
+    own: that of `x` by a convolution again, that of `weight` by the primitive's
+    companion. Where kernels are batched, and on other devices, all is as with
+    `lax.conv_general_dilated`. Figures are in docs/speed.md.
     """
-    return _convolve_p.bind(x, weight)
+    if jax.default_backend() == "cpu":
+        return convolve_3x3_p.bind(x, weight)
+    return _value(_convolve)(x, weight)
 
 
 def _convolve(x: Array, weight: Array) -> Array:
@@ -110,7 +112,7 @@ def _primitive(name: str, shape: Callable, anywhere: Callable, on_cpu: Callable)
     return primitive
 
 
-_convolve_p = _primitive(
+convolve_3x3_p = _primitive(
     "convolve_3x3",
     lambda x, weight: (*x.shape[:-1], weight.shape[0]),
     _value(_convolve),
@@ -131,21 +133,21 @@ def _turned(weight: Array) -> Array:
 
 # Of each, how its transposes in its first and in its second argument are computed.
 ad.defbilinear(
-    _convolve_p,
-    lambda cotangent, x, weight: _convolve_p.bind(cotangent, _turned(weight)),
+    convolve_3x3_p,
+    lambda cotangent, x, weight: convolve_3x3_p.bind(cotangent, _turned(weight)),
     lambda cotangent, x, weight: _gradient_p.bind(x, cotangent),
 )
 ad.defbilinear(
     _gradient_p,
-    lambda cotangent, x, y: _convolve_p.bind(y, _turned(cotangent)),
-    lambda cotangent, x, y: _convolve_p.bind(x, cotangent),
+    lambda cotangent, x, y: convolve_3x3_p.bind(y, _turned(cotangent)),
+    lambda cotangent, x, y: convolve_3x3_p.bind(x, cotangent),
 )
 
 
 def _convolve_batch(args, dims):
     x, weight = args
     if dims[1] is None:
-        return _convolve_p.bind(jnp.moveaxis(x, dims[0], 0), weight), 0
+        return convolve_3x3_p.bind(jnp.moveaxis(x, dims[0], 0), weight), 0
     return jax.vmap(_value(_convolve), in_axes=dims)(x, weight), 0
 
 
@@ -153,5 +155,5 @@ def _gradient_batch(args, dims):
     return jax.vmap(_gradient(_weight_gradient), in_axes=dims)(*args), 0
 
 
-batching.primitive_batchers[_convolve_p] = _convolve_batch
+batching.primitive_batchers[convolve_3x3_p] = _convolve_batch
 batching.primitive_batchers[_gradient_p] = _gradient_batch

@@ -6,8 +6,15 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 from equinox.nn import State
+from jax import lax
 from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn
 from jaxtyping import Array, PyTree
+
+from ._convolve_3x3 import convolve_3x3_p
+
+_CONVOLUTIONS = lax.conv_general_dilated_p, convolve_3x3_p
+# The primitives in which a network multiplies and adds.
+PRODUCTS = *_CONVOLUTIONS, lax.dot_general_p
 
 
 def count_parameters(model: PyTree) -> int:
@@ -57,14 +64,14 @@ def _count(jaxpr: Jaxpr) -> int:
 
 def _count_equation(equation: JaxprEqn) -> int:
     params = equation.params
-    if equation.primitive.name in ("conv_general_dilated", "convolve_3x3"):
+    if equation.primitive in _CONVOLUTIONS:
         # For each output value, the kernel's size for one output channel.
         kernel = _shape(equation.invars[1])
         layout = params.get("dimension_numbers")
         out_channels = kernel[layout.rhs_spec[0] if layout else 0]
         output = math.prod(_shape(equation.outvars[0]))
         return output * math.prod(kernel) // out_channels
-    if equation.primitive.name == "dot_general":
+    if equation.primitive in PRODUCTS:
         (contracted, _), _ = params["dimension_numbers"]
         left = _shape(equation.invars[0])
         output = math.prod(_shape(equation.outvars[0]))

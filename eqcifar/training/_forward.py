@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax.extend.core import Primitive
 from jaxtyping import Array, Float, Key, PyTree
 
-from ..models import BatchNorm
+from ..models import PRODUCTS, BatchNorm
 
 Model = Callable[..., tuple[Float[Array, " classes"], eqx.nn.State]]
 
@@ -105,7 +105,7 @@ def _is_block(node: Any) -> bool:
 
 
 def _is_product(primitive: Primitive, *_: Any, **__: Any) -> bool:
-    return primitive in (jax.lax.conv_general_dilated_p, jax.lax.dot_general_p)
+    return primitive in PRODUCTS
 
 
 def mean_state(states: eqx.nn.State) -> eqx.nn.State:

@@ -204,8 +204,8 @@ def ablation(record: dict[str, Any]) -> list[str]:
     """Images a second of each variant."""
     rows = record["rows"]
     names = list(dict.fromkeys(n for row in rows for n in row["images_per_second"]))
-    before = record["before"]
-    before = f"; `before` is commit {before[:7]}" if before else ""
+    commit = record["before"]
+    before = f"; `before` is commit {commit[:7]}" if commit else ""
     lines = [
         f"{machine(record)} Images/s, median of {record['arguments']['rounds']} turns, "
         f"lowest to highest{before}.",

@@ -1,4 +1,4 @@
-"""What each thing that makes the training step quick is worth on a CPU.
+r"""What each thing that makes the training step quick is worth on a CPU.
 
 The library as it is beside itself with one thing taken away, or added, in processes
 that take turns. Before the clock each takes two steps: the parameters move alike.
@@ -6,7 +6,8 @@ that take turns. Before the clock each takes two steps: the parameters move alik
     python -m benchmarks.step_ablation
     git worktree add FOLDER d1b994a                       # channels first, a sum a pass
     python -m benchmarks.step_ablation --before FOLDER
-    python -m benchmarks.step_ablation --variants "without Winograd's algorithm"
+    python -m benchmarks.step_ablation --machine NAME --seconds 4 \
+        --variants "without Winograd's algorithm"
     python -m benchmarks.step_ablation --archs resnet8 --batch 16 --tiny    # a minute
 """
 
@@ -51,7 +52,6 @@ one_by_one = mlir.lower_fun(_pair._sums, multiple_results=True)
 mlir.register_lowering(_pair._sums_p, one_by_one, platform="cpu")
 """,
     "with huge pages": "",
-    "before": "",
 }
 VARIABLES = {"with huge pages": {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}}
 ONLY = {"2x2 images convolved by XLA": ("vgg",)}
@@ -78,7 +78,7 @@ class Variant:
         self.name, self.case = name, case
         paths = {"PYTHONPATH": str(checkout), **VARIABLES.get(name, {})}
         self._process = subprocess.Popen(
-            [sys.executable, "-c", CHANGES[name] + _SERVE],
+            [sys.executable, "-c", CHANGES.get(name, "") + _SERVE],
             cwd=checkout,
             env={**os.environ, **paths},
             stdin=subprocess.PIPE,
@@ -173,15 +173,17 @@ def main():
     parser.add_argument("--tiny", action="store_true", help="store nothing")
     args = parser.parse_args()
     here = Path(__file__).parent.parent
-    names = [AS_IS, *args.variants.split(",")] if args.variants else list(CHANGES)
-    if unknown := set(names) - {*CHANGES}:
+    names = [AS_IS, *args.variants.split(",")] if args.variants else [*CHANGES]
+    if unknown := set(names) - CHANGES.keys():
         parser.error(f"no such variant: {', '.join(sorted(unknown))}")
+    if args.variants and not (args.machine or args.tiny):
+        parser.error(
+            "--variants would replace the table of all: add --machine or --tiny"
+        )
     rows = []
     for arch in args.archs.split(","):
         checkouts = {
-            name: here
-            for name in names
-            if name != "before" and (name not in ONLY or arch in ONLY[name])
+            name: here for name in names if name not in ONLY or arch in ONLY[name]
         }
         if args.before:
             checkouts["before"] = args.before.resolve()

@@ -1,5 +1,7 @@
 """The convolution by Winograd's algorithm is the plain one: values and derivatives."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -53,11 +55,13 @@ def every_derivative(convolve, *at):
 
     def run(at):
         gradient = jax.grad(scalar, (0, 1))
+        steepness = lambda *at: sum(jnp.sum(jnp.sin(g)) for g in gradient(*at))  # noqa: E731
         return (
             convolve(*at),
             jax.jvp(gradient, at, along),
             jax.jvp(slope, at, along),
             jax.grad(slope, (0, 1))(*at),
+            jax.grad(steepness, (0, 1))(*at),
         )
 
     return jax.jit(run)(at)
@@ -91,27 +95,52 @@ def test_none_or_several_axes_of_examples(batch):
     close(every_derivative(convolve_3x3, *at), every_derivative(plain, *at), 1e-12)
 
 
+def gradients(convolve, *at):
+    return jax.grad(lambda *args: jnp.sum(jnp.sin(convolve(*args))), (0, 1))(*at)
+
+
 @pytest.mark.usefixtures("x64")
-@pytest.mark.parametrize("axes", [(1, None), (None, 1), (0, 0)])
-def test_gradients_of_each_under_vmap(axes):
-    x, weight = inputs(5, 4)
+@pytest.mark.parametrize("size", [5, 2])
+@pytest.mark.parametrize("axes", [(1, None), (None, 1)])
+def test_gradients_of_each_under_vmap(axes, size):
+    x, weight = inputs(size, size)
     if axes[1] is not None:
         weight = jnp.stack([weight, jnp.cos(weight)], axes[1])
-
-    def gradients(convolve):
-        loss = lambda *args: jnp.sum(jnp.sin(convolve(*args)))  # noqa: E731
-        gradient = jax.vmap(jax.grad(loss, (0, 1)), in_axes=axes)
-        return jax.jit(gradient)(x, weight)
-
-    close(gradients(convolve_3x3), gradients(plain), 1e-12)
+    ours, theirs = (
+        jax.jit(jax.vmap(partial(gradients, convolve), in_axes=axes))(x, weight)
+        for convolve in (convolve_3x3, plain)
+    )
+    close(ours, theirs, 1e-12)
 
 
-def test_the_algorithm_is_used_where_it_is_quick():
-    gradient = jax.grad(lambda *args: jnp.sum(convolve_3x3(*args) ** 2), (0, 1))
+@pytest.mark.usefixtures("x64")
+def test_jacobian():
+    x, weight = inputs(4, 4, batch=(1,))
+
+    def jacobian(convolve):
+        results = lambda *args: jnp.mean(convolve(*args), (0, 1, 2))[:3]  # noqa: E731
+        return jax.jit(jax.jacrev(results, (0, 1)))(x, weight)
+
+    close(jacobian(convolve_3x3), jacobian(plain), 1e-12)
+
+
+def test_each_algorithm_is_used_where_it_is_quick():
+    gradient = partial(gradients, convolve_3x3)
     assert convolutions(gradient, *inputs(8, 8)) == 0
-    assert convolutions(gradient, *inputs(2, 2)) == 0
+    assert convolutions(gradient, *inputs(2, 2, FEW, FEW)) == 0
     assert convolutions(gradient, *inputs(8, 8, MANY, FEW)) == 3
     assert convolutions(gradient, *inputs(8, 8, dtype=jnp.bfloat16)) == 3
+    elsewhere = (
+        jax.jit(gradient).trace(*inputs(8, 8)).lower(lowering_platforms=("cuda",))
+    )
+    assert elsewhere.as_text().count("stablehlo.convolution") == 3
+
+
+def test_other_types_are_refused_at_once():
+    x, weight = inputs(4, 4)
+    message = "float32, 32 channels to 32, cannot convolve bfloat16 of 32 channels"
+    with pytest.raises(TypeError, match=message):
+        convolve_3x3(x.astype(jnp.bfloat16), weight)
 
 
 def test_rounding_errors_are_small_in_float32():

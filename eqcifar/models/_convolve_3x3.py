@@ -1,4 +1,6 @@
+import math
 from collections.abc import Callable
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -25,9 +27,15 @@ def convolve_3x3(
     companion. Where kernels are batched, and on other devices, all is as with
     `lax.conv_general_dilated`. Figures are in docs/speed.md.
     """
+    if x.shape[-1] != weight.shape[1] or x.dtype != weight.dtype:
+        raise TypeError(
+            f"a kernel of {weight.dtype}, {weight.shape[1]} channels to "
+            f"{weight.shape[0]}, cannot convolve {x.dtype} of {x.shape[-1]} channels"
+        )
     if jax.default_backend() == "cpu":
         return convolve_3x3_p.bind(x, weight)
-    return _value(_convolve)(x, weight)
+    # GPUs know JAX's own gradients of a convolution.
+    return _with_images(_convolve)(x, weight)
 
 
 def _convolve(x: Array, weight: Array) -> Array:
@@ -50,24 +58,31 @@ def _convolve_densely(x: Array, weight: Array) -> Array:
     return jnp.einsum("nhwc,dchpwq->npqd", x, matrix)
 
 
+def _convolve_without_winograd(x: Array, weight: Array) -> Array:
+    convolve = _convolve_densely if _is_tiny(x) else _convolve
+    return convolve(x, weight)
+
+
 def _convolve_on_cpu(x: Array, weight: Array) -> Array:
-    if _is_tiny(x):
-        return _convolve_densely(x, weight)
     if _suits_winograd(x, *weight.shape[:2]):
         return winograd(x, weight)
-    return _convolve(x, weight)
+    return _convolve_without_winograd(x, weight)
 
 
-def _weight_gradient(x: Array, y: Array) -> Array:
-    return _transpose(_convolve, x, y)
+def _transpose(
+    convolve: Callable[[Array, Array], Array], x: Array, cotangent: Array
+) -> Array:
+    """The gradient of the kernel where `cotangent` is that of the result."""
+    shape = cotangent.shape[-1], x.shape[-1], 3, 3
+    weight = jax.ShapeDtypeStruct(shape, x.dtype)
+    (gradient,) = jax.linear_transpose(partial(convolve, x), weight)(cotangent)
+    return gradient
 
 
-def _weight_gradient_on_cpu(x: Array, y: Array) -> Array:
-    if _is_tiny(x):
-        return _transpose(_convolve_densely, x, y)
-    if _suits_winograd(x, x.shape[-1], y.shape[-1]):
-        return winograd_weight_gradient(x, y)
-    return _transpose(_convolve, x, y)
+def _gradient_on_cpu(x: Array, cotangent: Array) -> Array:
+    if _suits_winograd(x, x.shape[-1], cotangent.shape[-1]):
+        return winograd_weight_gradient(x, cotangent)
+    return _transpose(_convolve_without_winograd, x, cotangent)
 
 
 def _is_tiny(x: Array) -> bool:
@@ -76,21 +91,16 @@ def _is_tiny(x: Array) -> bool:
 
 def _suits_winograd(x: Array, *channels: int) -> bool:
     # Half precision would lose too much in the sums.
-    return min(channels) >= _FEWEST_CHANNELS and x.dtype.itemsize >= 4
-
-
-def _transpose(convolve: Callable[[Array, Array], Array], x: Array, y: Array) -> Array:
-    weight = jax.ShapeDtypeStruct((y.shape[-1], x.shape[-1], 3, 3), x.dtype)
-    (gradient,) = jax.linear_transpose(lambda weight: convolve(x, weight), weight)(y)
-    return gradient
+    precise = x.dtype in (jnp.float32, jnp.float64)
+    return precise and min(channels) >= _FEWEST_CHANNELS and not _is_tiny(x)
 
 
 def _images(x: Array) -> Array:
     """One axis of examples, of none or several."""
-    return x[None] if x.ndim == 3 else lax.collapse(x, 0, x.ndim - 3)
+    return lax.reshape(x, (math.prod(x.shape[:-3]), *x.shape[-3:]))
 
 
-def _value(convolve: Callable[[Array, Array], Array]) -> Callable:
+def _with_images(convolve: Callable[[Array, Array], Array]) -> Callable:
     def value(x: Array, weight: Array) -> Array:
         y = convolve(_images(x), weight)
         return lax.reshape(y, (*x.shape[:-1], y.shape[-1]))
@@ -98,11 +108,13 @@ def _value(convolve: Callable[[Array, Array], Array]) -> Callable:
     return value
 
 
-def _gradient(weight_gradient: Callable[[Array, Array], Array]) -> Callable:
-    return lambda x, y: weight_gradient(_images(x), _images(y))
+def _over_images(gradient: Callable[[Array, Array], Array]) -> Callable:
+    return lambda x, cotangent: gradient(_images(x), _images(cotangent))
 
 
-def _primitive(name: str, shape: Callable, anywhere: Callable, on_cpu: Callable):
+def _primitive(
+    name: str, shape: Callable, anywhere: Callable, on_cpu: Callable
+) -> Primitive:
     primitive = Primitive(name)
     primitive.def_abstract_eval(lambda a, b: ShapedArray(shape(a, b), a.dtype))
     primitive.def_impl(jax.jit(primitive.bind))
@@ -115,14 +127,14 @@ def _primitive(name: str, shape: Callable, anywhere: Callable, on_cpu: Callable)
 convolve_3x3_p = _primitive(
     "convolve_3x3",
     lambda x, weight: (*x.shape[:-1], weight.shape[0]),
-    _value(_convolve),
-    _value(_convolve_on_cpu),
+    _with_images(_convolve),
+    _with_images(_convolve_on_cpu),
 )
 _gradient_p = _primitive(
     "convolve_3x3_weight_gradient",
-    lambda x, y: (y.shape[-1], x.shape[-1], 3, 3),
-    _gradient(_weight_gradient),
-    _gradient(_weight_gradient_on_cpu),
+    lambda x, cotangent: (cotangent.shape[-1], x.shape[-1], 3, 3),
+    _over_images(partial(_transpose, _convolve)),
+    _over_images(_gradient_on_cpu),
 )
 
 
@@ -139,8 +151,8 @@ ad.defbilinear(
 )
 ad.defbilinear(
     _gradient_p,
-    lambda cotangent, x, y: convolve_3x3_p.bind(y, _turned(cotangent)),
-    lambda cotangent, x, y: convolve_3x3_p.bind(x, cotangent),
+    lambda along, x, cotangent: convolve_3x3_p.bind(cotangent, _turned(along)),
+    lambda along, x, cotangent: convolve_3x3_p.bind(x, along),
 )
 
 
@@ -148,11 +160,13 @@ def _convolve_batch(args, dims):
     x, weight = args
     if dims[1] is None:
         return convolve_3x3_p.bind(jnp.moveaxis(x, dims[0], 0), weight), 0
-    return jax.vmap(_value(_convolve), in_axes=dims)(x, weight), 0
+    convolve = _with_images(_convolve_without_winograd)
+    return jax.vmap(convolve, in_axes=dims)(x, weight), 0
 
 
 def _gradient_batch(args, dims):
-    return jax.vmap(_gradient(_weight_gradient), in_axes=dims)(*args), 0
+    gradient = _over_images(partial(_transpose, _convolve_without_winograd))
+    return jax.vmap(gradient, in_axes=dims)(*args), 0
 
 
 batching.primitive_batchers[convolve_3x3_p] = _convolve_batch

@@ -13,7 +13,7 @@ from jaxtyping import Array, PyTree
 from ._convolve_3x3 import convolve_3x3_p
 
 _CONVOLUTIONS = lax.conv_general_dilated_p, convolve_3x3_p
-# The primitives in which a network multiplies and adds.
+# The primitives in which a network's forward pass multiplies and adds.
 PRODUCTS = *_CONVOLUTIONS, lax.dot_general_p
 
 
@@ -71,7 +71,7 @@ def _count_equation(equation: JaxprEqn) -> int:
         out_channels = kernel[layout.rhs_spec[0] if layout else 0]
         output = math.prod(_shape(equation.outvars[0]))
         return output * math.prod(kernel) // out_channels
-    if equation.primitive in PRODUCTS:
+    if equation.primitive is lax.dot_general_p:
         (contracted, _), _ = params["dimension_numbers"]
         left = _shape(equation.invars[0])
         output = math.prod(_shape(equation.outvars[0]))

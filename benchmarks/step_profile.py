@@ -2,7 +2,8 @@
 
 The profiler sees an operation of XLA from its start to the end of its call. A
 convolution is handed to threads meanwhile, so convolutions are the rest of the step,
-with the waiting between operations: compare them with `benchmarks.convolutions`.
+with the waiting between operations: compare them, and the sums of Winograd's algorithm,
+with `benchmarks.convolutions`.
 
     python -m benchmarks.step_profile
 """
@@ -29,6 +30,8 @@ def kind(name: str, origin: str) -> str:
     """The kind of an operation, by its name in the program and what it came from."""
     if name.startswith(("convolution", "dot", "while", "call")):
         return REST
+    if "winograd" in origin:
+        return "sums of Winograd's algorithm"
     if "transpose" in name or "copy" in name:
         return "transposed copies"
     if "reduce" in name:
@@ -108,6 +111,7 @@ def main():
     )
     parser.add_argument("--archs", default="resnet18,resnet20,wrn16-4,vgg")
     parser.add_argument("--batch", type=int, default=128)
+    parser.add_argument("--machine", default="", help="ends the name of the result")
     parser.add_argument("--steps", type=int, default=3, help="under the profiler")
     args = parser.parse_args()
     pool = ProcessPoolExecutor(
@@ -124,7 +128,8 @@ def main():
     pool.shutdown()
     load = os.getloadavg()[0]
     arguments = {"steps": args.steps}
-    store("step_profile", {"load_average": load, "arguments": arguments, "rows": rows})
+    result = {"load_average": load, "arguments": arguments, "rows": rows}
+    store("step_profile", result, args.machine)
 
 
 if __name__ == "__main__":

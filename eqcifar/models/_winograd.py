@@ -1,6 +1,7 @@
 from collections.abc import Sequence
 from functools import reduce
 
+import jax
 import numpy as np
 from jax import lax
 from jaxtyping import Array, Float
@@ -41,6 +42,7 @@ _RESULTS = np.array(
 )
 
 
+@jax.named_scope("winograd")
 def winograd(
     x: Float[Array, "batch height width in_channels"],
     weight: Float[Array, "out_channels in_channels 3 3"],
@@ -61,6 +63,7 @@ def winograd(
     return y
 
 
+@jax.named_scope("winograd")
 def winograd_weight_gradient(
     x: Float[Array, "batch height width in_channels"],
     cotangent: Float[Array, "batch height width out_channels"],

@@ -157,4 +157,4 @@ def fitting(network: Network, examples: Examples, memory: float) -> Examples:
     traced = jax.make_jaxpr(network)(network.params, image)
     made = [v.aval for equation in traced.eqns for v in equation.outvars]
     each = sum(math.prod(a.shape) * a.dtype.itemsize for a in made)
-    return examples.within(memory, each)
+    return examples.within(memory, float(each))

@@ -24,8 +24,9 @@ def convolve_3x3(
 
     There it is a primitive, so that each gradient is computed by an algorithm of its
     own: that of `x` by a convolution again, that of `weight` by the primitive's
-    companion. Where kernels are batched, and on other devices, all is as with
-    `lax.conv_general_dilated`. Figures are in docs/speed.md.
+    companion. Under `vmap` over kernels, or gradients of them, Winograd's algorithm is
+    not used; on other devices all is as with `lax.conv_general_dilated`. Figures are in
+    docs/speed.md.
     """
     if x.shape[-1] != weight.shape[1] or x.dtype != weight.dtype:
         raise TypeError(

@@ -16,7 +16,7 @@ from eqcifar import data, models, parallel, runs
 from eqcifar.config import TrainConfig
 from eqcifar.errors import RunError, UsageError
 from eqcifar.parallel import make_mesh
-from eqcifar.runs import Hooks, Run, train_run, train_run_with
+from eqcifar.runs import Hooks, Run, _train, train_run, train_run_with
 from eqcifar.runs._claim import Claim
 from eqcifar.training import Diverged, evaluate, predict, squared_error
 
@@ -152,6 +152,37 @@ def test_a_run_that_failed_between_writes_is_the_same(tmp_path, uninterrupted):
     # And between the last epoch and the model.
     (path / "model.eqx").unlink()
     assert content(train(path)) == content(uninterrupted)
+
+
+def test_saving_takes_a_twentieth_of_the_time(tmp_path, monkeypatch, uninterrupted):
+    now = 100.0
+    saved = []
+    save_checkpoint = _train.save_checkpoint
+
+    def save(path, train_state, *rest):
+        nonlocal now
+        now += 1
+        saved.append(int(train_state.step))
+        save_checkpoint(path, train_state, *rest)
+
+    def end_epoch(train_state, row):
+        nonlocal now
+        now += 10
+        if row["epoch"] == fails_after:
+            raise ZeroDivisionError("oh")
+
+    monkeypatch.setattr(_train, "save_checkpoint", save)
+    monkeypatch.setattr(_train, "monotonic", lambda: now)
+    path, fails_after = tmp_path / "run", 2
+    with pytest.raises(ZeroDivisionError):
+        train(path, on_epoch=end_epoch)
+    # A second for the first epoch, so none for 20 seconds.
+    assert saved == [4]
+    assert [row["epoch"] for row in Run(path).log()] == [1, 2]
+    fails_after = None
+    run = train(path, on_epoch=end_epoch)
+    assert saved == [4, 8, 16]
+    assert content(run) == content(uninterrupted)
 
 
 def test_a_finished_run_is_not_trained_again(uninterrupted):

@@ -1,6 +1,8 @@
-from collections.abc import Hashable
+from collections.abc import Hashable, Sequence
+from functools import partial
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 from equinox.nn import State, StateIndex
 from jax import lax
@@ -98,32 +100,19 @@ class BatchNorm(eqx.Module):
         A `UsageError` in training mode when no `vmap` axis has the right name.
         """
         del key
-        dtype = x.dtype if jnp.finfo(x.dtype).bits > 32 else jnp.dtype(jnp.float32)
-        wide = x.astype(dtype)
-        if self.inference:
-            mean = state.get(self.running_mean).astype(dtype)
-            var = state.get(self.running_var).astype(dtype)
-            centred, left = wide - self._spread(mean, wide), jnp.zeros_like(mean)
-        else:
-            # About a value that the channel has: E[x^2] - E[x]^2 alone cancels when
-            # the mean is large. Any constant does, so it has no part in derivatives.
-            about = self._batch_mean([lax.stop_gradient(self._middle(wide))])[0]
-            centred = wide - self._spread(about, wide)
-            sums = pair_sums(centred, jnp.square(centred), self.channel_axis)
-            left, square = self._batch_mean(
-                [each * (each.size / wide.size) for each in sums]
-            )
-            var = square - jnp.square(left)
-            state = self._move(state, self.running_mean, about + left)
-            state = self._move(state, self.running_var, var)
-        scale = lax.rsqrt(var + self.eps) * self.weight.astype(dtype)
-        offset = self.bias.astype(dtype) - left * scale
-        scale, offset = pair_spread(scale, offset, centred, self.channel_axis)
-        return (centred * scale + offset).astype(x.dtype), state
-
-    def _batch_mean(self, values: list[Array]) -> list[Array]:
+        running = state.get(self.running_mean), state.get(self.running_var)
         try:
-            return lax.pmean(values, self.axis_name)
+            y, running = _normalise(
+                x,
+                self.weight,
+                self.bias,
+                running,
+                inference=self.inference,
+                momentum=self.momentum,
+                eps=self.eps,
+                axis_name=self.axis_name,
+                channel_axis=self.channel_axis,
+            )
         except NameError as error:
             raise UsageError(
                 "BatchNorm in training mode needs a batch: call the model under "
@@ -131,19 +120,62 @@ class BatchNorm(eqx.Module):
                 "out_axes=(0, None))`, or on a single example after "
                 "`eqx.nn.inference_mode(model)`"
             ) from error
+        if not self.inference:
+            state = state.set(self.running_mean, running[0])
+            state = state.set(self.running_var, running[1])
+        return y, state
 
-    def _move(self, state: State, index: StateIndex, value: Array) -> State:
-        running = state.get(index)
-        kept = self.momentum * running
-        return state.set(index, kept + (1 - self.momentum) * value.astype(kept.dtype))
 
-    def _middle(self, x: Array) -> Array:
-        for axis in reversed(self._spatial(x)):
-            x = lax.index_in_dim(x, x.shape[axis] // 2, axis, keepdims=False)
-        return x
+Statistics = tuple[Float[Array, " channels"], Float[Array, " channels"]]
 
-    def _spatial(self, x: Array) -> tuple[int, ...]:
-        return tuple(set(range(x.ndim)) - {self.channel_axis % x.ndim})
 
-    def _spread(self, statistic: Array, x: Array) -> Array:
-        return jnp.expand_dims(statistic.astype(x.dtype), self._spatial(x))
+# A function of its own, so that layers of one shape are traced once.
+@partial(
+    jax.jit,
+    static_argnames=("inference", "momentum", "eps", "axis_name", "channel_axis"),
+)
+def _normalise(
+    x: Float[Array, "..."],
+    weight: Float[Array, " channels"],
+    bias: Float[Array, " channels"],
+    running: Statistics,
+    *,
+    inference: bool,
+    momentum: float,
+    eps: float,
+    axis_name: Hashable,
+    channel_axis: int,
+) -> tuple[Float[Array, "..."], Statistics]:
+    """The normalised example, and the running mean and variance after it."""
+    spatial = tuple(set(range(x.ndim)) - {channel_axis % x.ndim})
+    dtype = x.dtype if jnp.finfo(x.dtype).bits > 32 else jnp.dtype(jnp.float32)
+    wide = x.astype(dtype)
+    if inference:
+        about, var = (each.astype(dtype) for each in running)
+        centred, left = wide - jnp.expand_dims(about, spatial), jnp.zeros_like(about)
+    else:
+        # About a value that the channel has: E[x^2] - E[x]^2 alone cancels when the
+        # mean is large. Any constant does, so it has no part in derivatives.
+        about = lax.pmean(lax.stop_gradient(_middle(wide, spatial)), axis_name)
+        centred = wide - jnp.expand_dims(about, spatial)
+        sums = pair_sums(centred, jnp.square(centred), channel_axis)
+        left, square = lax.pmean(
+            [each * (each.size / wide.size) for each in sums], axis_name
+        )
+        var = square - jnp.square(left)
+
+        def move(old: Array, new: Array) -> Array:
+            kept = momentum * old
+            return kept + (1 - momentum) * new.astype(kept.dtype)
+
+        running = move(running[0], about + left), move(running[1], var)
+    scale = lax.rsqrt(var + eps) * weight.astype(dtype)
+    offset = bias.astype(dtype) - left * scale
+    scale, offset = pair_spread(scale, offset, centred, channel_axis)
+    return (centred * scale + offset).astype(x.dtype), running
+
+
+def _middle(x: Array, spatial: Sequence[int]) -> Array:
+    for axis in reversed(spatial):
+        x = lax.index_in_dim(x, x.shape[axis] // 2, axis, keepdims=False)
+    return x

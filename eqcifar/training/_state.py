@@ -3,7 +3,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import Array, Float, Int32, UInt8
+from jaxtyping import Array, Float, Int32, PyTree, UInt8
 
 from .. import data
 from ..config import TrainConfig
@@ -92,17 +92,19 @@ def initialise(
             "muon_lr needs a convolution beyond those that take colours, and this "
             "network has none: leave it at 0"
         )
-    # Donated with the rest, so it may not share buffers with the caller's arrays.
-    network, raw = (
-        jax.tree.map(
-            lambda leaf: leaf.copy() if eqx.is_array(leaf) else leaf, (model, state)
-        )
-        for _ in range(2)
-    )
+    # Donated with the rest, so they may not share buffers with the caller's arrays.
+    network = _copy((model, state))
+    raw = _copy((model, state)) if config.ema else None
     return TrainState(
         *network,
         opt_state=make_optimiser(config, num_train).init(parameters),
         step=jnp.zeros((), jnp.int32),
         totals=Totals.zero(),
-        raw=raw if config.ema else None,
+        raw=raw,
     )
+
+
+# One program for all arrays.
+@eqx.filter_jit
+def _copy(tree: PyTree) -> PyTree:
+    return jax.tree.map(lambda leaf: leaf.copy() if eqx.is_array(leaf) else leaf, tree)

@@ -14,6 +14,7 @@ many single steps as take about `--seconds`.
 
 import argparse
 import math
+import multiprocessing
 import os
 import time
 from collections.abc import Sequence
@@ -184,19 +185,30 @@ def main():
         case = Case(arch, args.batch, args.precision, size, evaluated, steps)
         rows.append(compare(case, peers, args.rounds, args.seconds))
         show(rows[-1])
-    if args.tiny:
-        return
-    # It starts JAX, on a GPU too: when the sides have ended.
+        if not args.tiny:
+            # As soon as there is one, for a check of the next may fail.
+            keep(rows, args, "gpu" if on_gpu else "cpu")
+
+
+def keep(rows: list[dict[str, Any]], args: argparse.Namespace, device: str):
+    """Write the result, in a process of its own, which starts JAX for that."""
+    record = {
+        "load_average": os.getloadavg()[0],
+        "arguments": {"rounds": args.rounds, "seconds": args.seconds},
+        "rows": rows,
+    }
+    name = f"compare_{device}_{args.precision}_{args.batch}"
+    spawn = multiprocessing.get_context("spawn")
+    process = spawn.Process(target=_store, args=(name, record, args.machine))
+    process.start()
+    process.join()
+
+
+def _store(*arguments: Any):
+    # PyTorch's processes import this file too, and are to be without JAX.
     from .records import store
 
-    device = "gpu" if on_gpu else "cpu"
-    arguments = {"rounds": args.rounds, "seconds": args.seconds}
-    load = os.getloadavg()[0]
-    store(
-        f"compare_{device}_{args.precision}_{args.batch}",
-        {"load_average": load, "arguments": arguments, "rows": rows},
-        args.machine,
-    )
+    store(*arguments)
 
 
 if __name__ == "__main__":

@@ -8,6 +8,8 @@ Before the clock: the same weights on the same batch give the same loss and grad
     python -m benchmarks.compare --precision bf16 --batch 1000    # GPU
     python -m benchmarks.compare --tiny       # a GPU's ways, small enough for a CPU
 
+The result is written after each network, in place of an earlier one of all.
+
 On a GPU a turn is whole epochs of 50,000 images, one call each here; on the CPU as
 many single steps as take about `--seconds`.
 """
@@ -18,6 +20,7 @@ import multiprocessing
 import os
 import time
 from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -198,10 +201,8 @@ def keep(rows: list[dict[str, Any]], args: argparse.Namespace, device: str):
         "rows": rows,
     }
     name = f"compare_{device}_{args.precision}_{args.batch}"
-    spawn = multiprocessing.get_context("spawn")
-    process = spawn.Process(target=_store, args=(name, record, args.machine))
-    process.start()
-    process.join()
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        pool.submit(_store, name, record, args.machine).result()
 
 
 def _store(*arguments: Any):

@@ -30,9 +30,10 @@ def main():
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=RESULTS)
     parser.add_argument("--worker", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--save-all", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.worker:
-        return work(options.worker, options.epochs)
+        return work(options.worker, options.epochs, options.save_all)
     with tempfile.TemporaryDirectory() as folder:
         result = measure(Path(folder), options)
     options.out.parent.mkdir(parents=True, exist_ok=True)
@@ -54,7 +55,8 @@ def measure(folder: Path, options: argparse.Namespace) -> dict:
     moments = []
     # Spread over the run by the rows of its log, then at any moment of an epoch.
     for least in sorted(rng.choices(range(options.epochs - 5), k=options.kills)):
-        process = start(killed, options.epochs)
+        # Half of them with a checkpoint after each epoch, so that kills meet writes.
+        process = start(killed, options.epochs, save_all=len(moments) % 2 == 0)
         wait_until_training(process)
         while rows(killed) < least and process.poll() is None:
             time.sleep(0.001)
@@ -82,8 +84,10 @@ def measure(folder: Path, options: argparse.Namespace) -> dict:
     }
 
 
-def start(run: Path, epochs: int) -> subprocess.Popen[str]:
+def start(run: Path, epochs: int, save_all: bool = False) -> subprocess.Popen[str]:
     command = [sys.executable, __file__, "--worker", run, "--epochs", epochs]
+    if save_all:
+        command.append("--save-all")
     environment = os.environ | {
         "JAX_PLATFORMS": "cpu",
         "JAX_COMPILATION_CACHE_DIR": str(run.parent / "compiled"),
@@ -111,7 +115,7 @@ def finish(process: subprocess.Popen[str]):
         raise SystemExit(f"the worker failed:\n{errors}")
 
 
-def work(run: Path, epochs: int):
+def work(run: Path, epochs: int, save_all: bool):
     import equinox as eqx
     import jax
     import numpy as np
@@ -120,7 +124,7 @@ def work(run: Path, epochs: int):
     from eqcifar.data import Dataset, Split
     from eqcifar.models import BatchNorm
     from eqcifar.parallel import make_mesh
-    from eqcifar.runs import Hooks, train_run_with
+    from eqcifar.runs import Hooks, _train, train_run_with
 
     class Net(eqx.Module):
         conv: eqx.nn.Conv2d
@@ -149,6 +153,8 @@ def work(run: Path, epochs: int):
     dataset = Dataset("noise", tuple("abcd"), split(64), split(16), None, True)
     config = TrainConfig(epochs=epochs, batch_size=16, mixup=0.4)
     model, state = eqx.nn.make_with_state(Net)(jax.random.key(0))
+    if save_all:
+        _train._MOST_TIME_SAVING = 1.0
     said = False
 
     def say(progress):

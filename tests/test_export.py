@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import re
 import sys
@@ -20,7 +21,12 @@ from .cli_tools import run_cli
 from .helpers import SmallNet, random_network, small_dataset
 
 CONFIG = TrainConfig(
-    arch="resnet8", width=0.25, dataset="synthetic", limit_train=40, limit_test=20
+    arch="resnet8",
+    width=0.25,
+    dataset="synthetic",
+    limit_train=40,
+    limit_test=20,
+    batch_size=20,
 )
 SMALL = (eqx.nn.make_with_state(SmallNet),)
 
@@ -35,6 +41,7 @@ def run(tmp_path_factory, dataset):
     """A run's folder, as training leaves it."""
     path = tmp_path_factory.mktemp("run")
     train_state = random_network(models.create, "resnet8", 10, width=0.25)
+    train_state = dataclasses.replace(train_state, step=jnp.asarray(10, jnp.int32))
     environment = {"versions": {"jax": "1.2.3"}, "devices": {"kind": "cpu", "count": 1}}
     runs.save_model(path / "model.eqx", train_state, CONFIG, dataset, environment)
     examples = {"train": 40, "test": 20}
@@ -42,6 +49,8 @@ def run(tmp_path_factory, dataset):
     (path / "config.json").write_text(json.dumps(config))
     (path / "status.json").write_text(json.dumps({"state": "done"}))
     append_row(path / "log.tsv", {"epoch": 5, "acc_te": 0.25, "loss_te": 0.5})
+    # Of an epoch after the checkpoint.
+    append_row(path / "log.tsv", {"epoch": 6, "acc_te": 0.75, "loss_te": 0.25})
     return runs.Run(path)
 
 

@@ -13,6 +13,7 @@ from eqcifar.models._layers import (
     hidden_linear,
     max_over_space,
     max_pool,
+    normal,
 )
 
 KEY = jax.random.key(0)
@@ -119,6 +120,11 @@ def test_initial_weights():
         np.testing.assert_allclose((weight**4).mean(), 3 * variance**2, rtol=0.1)
         assert layer.bias is not None
         assert not layer.bias.any()
+
+
+def test_weights_are_drawn_as_without_jit():
+    plain = 0.3 * jax.random.normal(KEY, (3 * 5 * 7,)).reshape(3, 5, 7)
+    np.testing.assert_array_equal(normal(KEY, (3, 5, 7), 0.3), plain)
 
 
 def test_airbench_starts_from_partial_identities():

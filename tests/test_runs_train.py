@@ -167,13 +167,13 @@ def test_saving_takes_a_twentieth_of_the_time(tmp_path, monkeypatch, uninterrupt
 
     def end_epoch(train_state, row):
         nonlocal now
-        now += 10
+        now += pause
         if row["epoch"] == fails_after:
             raise ZeroDivisionError("oh")
 
     monkeypatch.setattr(_train, "save_checkpoint", save)
     monkeypatch.setattr(_train, "monotonic", lambda: now)
-    path, fails_after = tmp_path / "run", 2
+    path, fails_after, pause = tmp_path / "run", 2, 10
     with pytest.raises(ZeroDivisionError):
         train(path, on_epoch=end_epoch)
     # A second for the first epoch, so none for 20 seconds.
@@ -183,6 +183,11 @@ def test_saving_takes_a_twentieth_of_the_time(tmp_path, monkeypatch, uninterrupt
     run = train(path, on_epoch=end_epoch)
     assert saved == [4, 8, 16]
     assert content(run) == content(uninterrupted)
+    # Time enough before the third epoch, and none before the last.
+    saved.clear()
+    pause = 12
+    train(tmp_path / "other", on_epoch=end_epoch)
+    assert saved == [4, 12, 16]
 
 
 def test_a_finished_run_is_not_trained_again(uninterrupted):

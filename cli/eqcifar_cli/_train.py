@@ -168,7 +168,7 @@ def train(
     status = run.status()
     if stop.number is not None and status["state"] == "interrupted":
         screen.print(
-            f"Interrupted: {status['message']}, saved in {run.path}. Run the same "
+            f"Interrupted: {status['message']}. Results in {run.path}. Run the same "
             "command to go on.",
             soft_wrap=True,
         )

@@ -12,6 +12,8 @@ from eqcifar.errors import UsageError
 
 from ._pair import pair_spread, pair_sums
 
+_Statistics = tuple[Float[Array, " channels"], Float[Array, " channels"]]
+
 
 class BatchNorm(eqx.Module):
     r"""Normalises each channel by its mean and variance over batch and space.
@@ -101,32 +103,21 @@ class BatchNorm(eqx.Module):
         """
         del key
         running = state.get(self.running_mean), state.get(self.running_var)
-        try:
-            y, running = _normalise(
-                x,
-                self.weight,
-                self.bias,
-                running,
-                inference=self.inference,
-                momentum=self.momentum,
-                eps=self.eps,
-                axis_name=self.axis_name,
-                channel_axis=self.channel_axis,
-            )
-        except NameError as error:
-            raise UsageError(
-                "BatchNorm in training mode needs a batch: call the model under "
-                f"`jax.vmap(..., axis_name={self.axis_name!r}, in_axes=(0, None), "
-                "out_axes=(0, None))`, or on a single example after "
-                "`eqx.nn.inference_mode(model)`"
-            ) from error
+        y, running = _normalise(
+            x,
+            self.weight,
+            self.bias,
+            running,
+            inference=bool(self.inference),
+            momentum=self.momentum,
+            eps=self.eps,
+            axis_name=self.axis_name,
+            channel_axis=self.channel_axis,
+        )
         if not self.inference:
             state = state.set(self.running_mean, running[0])
             state = state.set(self.running_var, running[1])
         return y, state
-
-
-Statistics = tuple[Float[Array, " channels"], Float[Array, " channels"]]
 
 
 # A function of its own, so that layers of one shape are traced once.
@@ -138,16 +129,16 @@ def _normalise(
     x: Float[Array, "..."],
     weight: Float[Array, " channels"],
     bias: Float[Array, " channels"],
-    running: Statistics,
+    running: _Statistics,
     *,
     inference: bool,
     momentum: float,
     eps: float,
     axis_name: Hashable,
     channel_axis: int,
-) -> tuple[Float[Array, "..."], Statistics]:
+) -> tuple[Float[Array, "..."], _Statistics]:
     """The normalised example, and the running mean and variance after it."""
-    spatial = tuple(set(range(x.ndim)) - {channel_axis % x.ndim})
+    spatial = [axis for axis in range(x.ndim) if axis != channel_axis % x.ndim]
     dtype = x.dtype if jnp.finfo(x.dtype).bits > 32 else jnp.dtype(jnp.float32)
     wide = x.astype(dtype)
     if inference:
@@ -156,23 +147,37 @@ def _normalise(
     else:
         # About a value that the channel has: E[x^2] - E[x]^2 alone cancels when the
         # mean is large. Any constant does, so it has no part in derivatives.
-        about = lax.pmean(lax.stop_gradient(_middle(wide, spatial)), axis_name)
+        middle = lax.stop_gradient(_middle(wide, spatial))
+        (about,) = _batch_mean([middle], axis_name)
         centred = wide - jnp.expand_dims(about, spatial)
         sums = pair_sums(centred, jnp.square(centred), channel_axis)
-        left, square = lax.pmean(
+        left, square = _batch_mean(
             [each * (each.size / wide.size) for each in sums], axis_name
         )
         var = square - jnp.square(left)
-
-        def move(old: Array, new: Array) -> Array:
-            kept = momentum * old
-            return kept + (1 - momentum) * new.astype(kept.dtype)
-
-        running = move(running[0], about + left), move(running[1], var)
+        mean = about + left
+        running = _move(running[0], mean, momentum), _move(running[1], var, momentum)
     scale = lax.rsqrt(var + eps) * weight.astype(dtype)
     offset = bias.astype(dtype) - left * scale
     scale, offset = pair_spread(scale, offset, centred, channel_axis)
     return (centred * scale + offset).astype(x.dtype), running
+
+
+def _batch_mean(values: list[Array], axis_name: Hashable) -> list[Array]:
+    try:
+        return lax.pmean(values, axis_name)
+    except NameError as error:
+        raise UsageError(
+            "BatchNorm in training mode needs a batch: call the model under "
+            f"`jax.vmap(..., axis_name={axis_name!r}, in_axes=(0, None), "
+            "out_axes=(0, None))`, or on a single example after "
+            "`eqx.nn.inference_mode(model)`"
+        ) from error
+
+
+def _move(running: Array, new: Array, momentum: float) -> Array:
+    kept = momentum * running
+    return kept + (1 - momentum) * new.astype(kept.dtype)
 
 
 def _middle(x: Array, spatial: Sequence[int]) -> Array:

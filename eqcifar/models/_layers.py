@@ -17,7 +17,7 @@ def normal(
     """Draw an array of this standard deviation, in the default dtype."""
     # A flat draw has the same values and compiles in a quarter of the time.
     flat = jax.random.normal(key, (math.prod(shape),))
-    # Rounded as it would be outside of this function.
+    # Else XLA merges two factors, and the last bit is another than without `jit`.
     return (std * jax.lax.optimization_barrier(flat)).reshape(shape)
 
 

@@ -81,7 +81,9 @@ def model_card(loaded: LoadedModel, run: Run) -> str:
         sha256=data["sha256"],
         step=header["step"],
         seed=config.seed,
-        results="".join(f"- **Results** {line}.\n" for line in _results(run)),
+        results="".join(
+            f"- **Results** {line}.\n" for line in _results(run, config, header["step"])
+        ),
         mean=", ".join(map(str, config.mean)),
         std=", ".join(map(str, config.std)),
         probabilities={"mse": "cut to [0, 1], which need not sum to 1"}.get(
@@ -93,12 +95,16 @@ def model_card(loaded: LoadedModel, run: Run) -> str:
     )
 
 
-def _results(run: Run) -> Iterator[str]:
+def _results(run: Run, config: TrainConfig, step: int) -> Iterator[str]:
     rows = run.log() if (run.path / "log.tsv").exists() else []
     if not rows:
         return
-    row = rows[-1]
     examples = read_json(run.path / "config.json").get("data", {}).get("examples", {})
+    per_epoch = examples.get("train", 0) // config.batch_size
+    # The log of an unfinished run can be ahead of its checkpoint.
+    row = next((row for row in rows if row["epoch"] * per_epoch == step), None)
+    if row is None:
+        return
     yield f"are of epoch {row['epoch']}, the last; nothing was selected"
     for split, short in (("train", "tr"), ("val", "va"), ("test", "te")):
         accuracy, loss = row[f"acc_{short}"], row[f"loss_{short}"]

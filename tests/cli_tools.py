@@ -3,14 +3,10 @@
 import os
 import subprocess
 import sys
-import tempfile
 
 from typer.testing import CliRunner, Result
 
 from eqcifar_cli import app
-
-# With this set, the command line leaves the compilation cache of the tests alone.
-_COMPILED = os.path.join(tempfile.gettempdir(), f"eqcifar-tests-{os.getuid()}")
 
 # One device, as the tests pretend to have eight; a network of four channels.
 TINY = (
@@ -22,7 +18,7 @@ TINY = (
 
 def run_cli(*arguments: object, **env: str) -> Result:
     """The outcome of a command line, run in this process."""
-    env = {"JAX_COMPILATION_CACHE_DIR": _COMPILED, "COLUMNS": "100", **env}
+    env = {"COLUMNS": "100", **env}
     return CliRunner().invoke(app, [str(argument) for argument in arguments], env=env)
 
 
@@ -34,7 +30,7 @@ def start_cli(*arguments: object, first: str = "", **env: str) -> subprocess.Pop
     program = f"{first}\nfrom eqcifar_cli import app\napp(prog_name='eqcifar')"
     return subprocess.Popen(
         [sys.executable, "-c", program, *map(str, arguments)],
-        env={**os.environ, "JAX_COMPILATION_CACHE_DIR": _COMPILED, **env},
+        env={**os.environ, **env},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

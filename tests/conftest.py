@@ -1,7 +1,13 @@
 import os
+import tempfile
 
-# Read when jax is imported: the tests never use an accelerator.
+# Read when jax is imported: the tests never use an accelerator, and share what they
+# compile among all their processes, also those of later runs.
 os.environ["JAX_PLATFORMS"] = "cpu"
+os.environ["JAX_COMPILATION_CACHE_DIR"] = os.path.join(
+    tempfile.gettempdir(), f"eqcifar-tests-{os.getuid()}"
+)
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 os.environ["HF_HUB_OFFLINE"] = "1"
 
 import jax  # noqa: E402

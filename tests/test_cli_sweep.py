@@ -16,14 +16,13 @@ from .cli_tools import TINY, run_cli, run_python, start_cli
 from .test_sweep import make_sweep, wait_for
 
 SWEEP = "sweep", *TINY[1:-2], "--epochs", "2"
-KEEP_ALL = {"JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0", "JAX_PLATFORMS": "cpu"}
 
 
 @pytest.fixture(scope="module")
 def swept(tmp_path_factory):
     """The folder of results of a sweep of two runs, and how it went."""
     out = tmp_path_factory.mktemp("results")
-    process = start_cli(*SWEEP, "--seeds", "0-1", "--out", out, **KEEP_ALL)
+    process = start_cli(*SWEEP, "--seeds", "0-1", "--out", out)
     printed, errors = process.communicate(timeout=300)
     return out, process.returncode, printed, errors
 
@@ -85,7 +84,7 @@ def test_a_failure_shows_the_end_of_its_log_and_exits_1(tmp_path):
 @pytest.mark.skipif(sys.platform == "win32", reason="has no such signals")
 def test_ctrl_c_stops_every_run_resumably(tmp_path):
     options = "--epochs", 5000, "--eval-every", 5000, "--seeds", "0-1"
-    process = start_cli(*SWEEP, *options, "--jobs", 2, "--out", tmp_path, **KEEP_ALL)
+    process = start_cli(*SWEEP, *options, "--jobs", 2, "--out", tmp_path)
 
     def all_training():
         assert process.poll() is None

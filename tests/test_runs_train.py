@@ -27,21 +27,6 @@ STEPS = 4 * 4
 TIMES = "seconds", "images_per_s"
 
 
-@pytest.fixture(autouse=True, scope="module")
-def compilations(tmp_path_factory):
-    """Every `fit` compiles its steps anew: keep what XLA makes of them."""
-    settings = {
-        "jax_compilation_cache_dir": str(tmp_path_factory.mktemp("compiled")),
-        "jax_persistent_cache_min_compile_time_secs": 0,
-    }
-    before = {name: getattr(jax.config, name) for name in settings}
-    for name, value in settings.items():
-        jax.config.update(name, value)
-    yield
-    for name, value in before.items():
-        jax.config.update(name, value)
-
-
 def train(path, config=CONFIG, dataset=None, grad_accum=1, **hooks):
     dataset = small_dataset() if dataset is None else dataset
     return train_run_with(
@@ -67,7 +52,7 @@ def content(run):
 
 
 @pytest.fixture(scope="module")
-def uninterrupted(compilations, tmp_path_factory):
+def uninterrupted(tmp_path_factory):
     return train(tmp_path_factory.mktemp("run") / "seed0")
 
 

@@ -294,10 +294,10 @@ def recipe_ablation(rows: list[dict[str, Any]]) -> list[str]:
 
 
 def main():
-    single = {"input": inputs, "startup": startup}
     found = {"comparison": comparison(), "train_step": train_step()}
-    found |= {name: table(read(name)) for name, table in single.items() if read(name)}
     by_machine = {
+        "input": inputs,
+        "startup": startup,
         "convolutions": convolutions,
         "step_profile": profile,
         "step_ablation": ablation,

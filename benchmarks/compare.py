@@ -31,8 +31,8 @@ from .speed import Case, spread
 OURS = "eqcifar"
 # Relative differences of the gradient, as a vector, that rounding accounts for. PyTorch
 # in channels_last is up to 8e-3 away from itself in NCHW and from ours, which agree to
-# 1e-6 to 1e-3. In bfloat16, ours and PyTorch's are as far from float32 as each other, 0.2
-# to 0.4 at 16 to 64 images: see docs/speed.md.
+# 1e-6 to 1e-3. In bfloat16, ours and PyTorch's are as far from float32 as each other,
+# 0.2 to 0.4 at 16 to 64 images: see docs/speed.md.
 TOLERANCES = {"f32": 2e-2, "bf16": 0.3}
 
 

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from ..config import TrainConfig
+from ..training import steps_per_epoch
 from ._arrays import named_arrays
 from ._directory import Run
 from ._files import read_json
@@ -100,7 +101,9 @@ def _results(run: Run, config: TrainConfig, step: int) -> Iterator[str]:
     if not rows:
         return
     examples = read_json(run.path / "config.json").get("data", {}).get("examples", {})
-    per_epoch = examples.get("train", 0) // config.batch_size
+    if "train" not in examples:
+        return
+    per_epoch = steps_per_epoch(config, examples["train"])
     # The log of an unfinished run can be ahead of its checkpoint.
     row = next((row for row in rows if row["epoch"] * per_epoch == step), None)
     if row is None:

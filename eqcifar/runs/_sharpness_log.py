@@ -13,7 +13,7 @@ from ..config import TrainConfig
 from ..data import Dataset
 from ..errors import EqcifarError
 from ..parallel import is_main_process, make_mesh
-from ..training import Row, TrainState
+from ..training import Row, TrainState, steps_per_epoch
 from ._directory import Run
 from ._sharpness import measure_examples, sharpness_row
 from ._subject import SharpnessOptions, Subject
@@ -57,7 +57,7 @@ class SharpnessLog:
     def on_start(self, run: Run, dataset: Dataset, train_state: TrainState):
         """Drop what a resumed run will measure again; catch up where a kill was."""
         self._dataset, self._path = dataset, run.path / "sharpness_log.tsv"
-        self._per_epoch = len(dataset.train) // self._config.batch_size
+        self._per_epoch = steps_per_epoch(self._config, len(dataset.train))
         step = int(train_state.step)
         if not is_main_process():
             return

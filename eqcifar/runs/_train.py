@@ -29,6 +29,7 @@ from ..training import (
     initialise,
     loss_name,
     random_stream,
+    steps_per_epoch,
 )
 from ._claim import Claim, on_main
 from ._directory import Run, run_path
@@ -190,7 +191,7 @@ def _train(
     env = environment(mesh.size, grad_accum=grad_accum, remat=remat)
     # The same numbers are to be the same file, whichever commit wrote it.
     written_by = {name: value for name, value in env.items() if name != "git"}
-    per_epoch = len(dataset.train) // config.batch_size
+    per_epoch = steps_per_epoch(config, len(dataset.train))
 
     def prepare(epoch):
         claim.describe(dataset, env)

@@ -49,6 +49,7 @@ from ._loss import (
 from ._loss import (
     squared_error as squared_error,
 )
+from ._optimiser import steps_per_epoch as steps_per_epoch
 from ._per_parameter import l2_coefficients as l2_coefficients
 from ._state import TrainState as TrainState
 from ._state import initialise as initialise

@@ -17,7 +17,7 @@ from ._batch import Epoch, alternating_flip, make_batch
 from ._forward import compute_dtype
 from ._gradient import make_gradient
 from ._loss import Loss
-from ._optimiser import make_optimiser
+from ._optimiser import make_optimiser, steps_per_epoch
 from ._per_parameter import l2_coefficients, learning_rates
 from ._state import Totals, TrainState
 
@@ -52,7 +52,7 @@ def make_steps(
     """
     optimiser = make_optimiser(config, num_train)
     gradient = make_gradient(config, loss, mesh, grad_accum, remat)
-    per_epoch = num_train // config.batch_size
+    per_epoch = steps_per_epoch(config, num_train)
 
     def step(epoch: Epoch, train_state: TrainState) -> TrainState:
         model, state = train_state.moving

@@ -76,6 +76,7 @@ def main():
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--dataset", required=True)
+    parser.add_argument("--recipe", default="fast", help="instead of it")
     parser.add_argument("--ablate", action="store_true")
     parser.add_argument("--try", action="append", dest="tries", metavar="NAME=JSON ...")
     parser.add_argument("--whole", action="store_true", help="not the reduced recipe")
@@ -86,7 +87,7 @@ def main():
     parser.add_argument("--set", action="append", default=[], metavar="NAME=JSON")
     parser.add_argument("--out", type=Path, help="folder for the full run")
     args = parser.parse_args()
-    recipe = {**recipe_options("fast"), "dataset": args.dataset}
+    recipe = {**recipe_options(args.recipe), "dataset": args.dataset}
     given = values(args.set)
     deadline = time.monotonic() + 60 * args.minutes
     if not (args.ablate or args.tries):
@@ -98,6 +99,7 @@ def main():
     # The average is one of fewer steps.
     reduced = {"limit_train": 10_000, "width": 0.25, "epochs": 6, "ema": 0.95}
     reduced = {} if args.whole else reduced
+    prefix = "fast_recipe" if args.recipe == "fast" else args.recipe
     base = {**recipe, "eval_every": 1000, "val_size": 5000, **reduced, **given}
     if args.ablate:
         rates = {"lr", "muon_lr"}
@@ -105,10 +107,10 @@ def main():
             name: {k: v * base[k] if k in rates else v for k, v in changed.items()}
             for name, changed in VARIANTS.items()
         }
-        file = "fast_recipe_ablation"
+        file = f"{prefix}_ablation"
     else:
         variants = {text: values(text.split()) for text in args.tries}
-        file = "fast_recipe_search"
+        file = f"{prefix}_search"
     cases = [
         (name, TrainConfig.from_dict({**base, **changed, "seed": seed}))
         for seed in range(args.seeds)

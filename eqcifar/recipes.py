@@ -33,6 +33,20 @@ RECIPES: dict[str, dict[str, Any]] = {
     "original": {},
     # SGD on a network that two CPU cores can train, nearly as in airbench94.
     "airbench94": _AIRBENCH94,
+    # For a GPU, nearly as in airbench96.
+    "airbench96": {
+        **_AIRBENCH94,
+        "arch": "airbench96",
+        "width": 1.0,
+        "crop_pad": 4,
+        "cutout": 12,
+        "epochs": 37,
+        "batch_size": 512,
+        "lr": 0.587,
+        "warmup": 0.1,
+        "precision": "bf16",
+        "eval_every": 37,
+    },
     # Fewer epochs of it by Muon, nearly as in airbench94_muon.
     "fast": {
         **_AIRBENCH94,

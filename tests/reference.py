@@ -38,6 +38,7 @@ CASES = {
     "bottleneck": (make_bottleneck, 8),
     "wrn16-2": (partial(models.create, "wrn16-2", width=1 / 4), 8),
     "airbench94": (partial(models.create, "airbench94", width=1 / 16), 32),
+    "airbench96": (partial(models.create, "airbench96", width=1 / 16), 32),
 }
 
 

@@ -23,7 +23,7 @@ MAPPED = {"axis_name": "batch", "in_axes": (0, None), "out_axes": (0, None)}
 # kuangliu/pytorch-cifar (`vgg` is that of the code this package started from);
 # resnet20 to resnet110: 0.27, 0.46, 0.66, 0.85 and 1.7 million in table 6 of He et
 # al.; wide ResNets: 36.5, 2.7 and 8.9 million in Zagoruyko & Komodakis; airbench94:
-# 1.97 million in Jordan.
+# 1.97 million in Jordan; airbench96: those of his script.
 PARAMETERS = {
     "vgg": 10_203_978,
     "vgg11": 9_231_114,
@@ -44,6 +44,7 @@ PARAMETERS = {
     "wrn28-10": 36_479_194,
     "wrn40-4": 8_949_210,
     "airbench94": 1_972_792,
+    "airbench96": 9_918_776,
 }
 
 
@@ -58,7 +59,14 @@ def test_parameters_are_as_published(name):
 
 @pytest.mark.parametrize(
     ("name", "millions"),
-    [("resnet18", 555), ("resnet20", 41), ("resnet110", 253), ("wrn28-10", 5243)],
+    [
+        ("resnet18", 555),
+        ("resnet20", 41),
+        ("resnet110", 253),
+        ("wrn28-10", 5243),
+        # 4.91e15 operations for 37 epochs of 48 batches of 1024, says its script.
+        ("airbench96", 452),
+    ],
 )
 def test_multiply_adds_are_as_published(name, millions):
     count = models.count_multiply_adds(*shapes(name))

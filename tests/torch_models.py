@@ -135,16 +135,30 @@ class WideResNet(nn.Module):
         return self.classifier(self.layers(x).mean((2, 3)))
 
 
+class AirbenchGroup(nn.Module):
+    def __init__(self, a, b, depth):
+        super().__init__()
+        self.first = nn.Sequential(
+            conv3x3(a, b), nn.MaxPool2d(2), nn.BatchNorm2d(b, momentum=0.4), nn.GELU()
+        )
+        branch: list[nn.Module] = [conv3x3(b, b), nn.BatchNorm2d(b, momentum=0.4)]
+        if depth == 3:
+            branch += [nn.GELU(), conv3x3(b, b), nn.BatchNorm2d(b, momentum=0.4)]
+        self.branch = nn.Sequential(*branch)
+        self.residual = depth == 3
+
+    def forward(self, x):
+        x = self.first(x)
+        return F.gelu(self.branch(x) + x if self.residual else self.branch(x))
+
+
 class Airbench(nn.Module):
-    def __init__(self, channels):
+    def __init__(self, channels, depth):
         super().__init__()
         a = 24
         layers: list[nn.Module] = [nn.Conv2d(3, a, 2), nn.GELU()]
         for b in channels:
-            layers += [
-                conv3x3(a, b), nn.MaxPool2d(2), nn.BatchNorm2d(b, momentum=0.4),
-                nn.GELU(), conv3x3(b, b), nn.BatchNorm2d(b, momentum=0.4), nn.GELU(),
-            ]  # fmt: skip
+            layers.append(AirbenchGroup(a, b, depth))
             a = b
         layers += [nn.AdaptiveMaxPool2d(1), nn.Flatten(), nn.Linear(a, 10, bias=False)]
         self.layers = nn.Sequential(*layers)
@@ -163,7 +177,8 @@ MODELS = {
     "basic": lambda: ResNet(Basic, 1, True, [2, 1], [4, 8]),
     "bottleneck": lambda: ResNet(Bottleneck, 4, True, [2, 1], [4, 8]),
     "wrn16-2": lambda: WideResNet(4, [8, 16, 32], 2),
-    "airbench94": lambda: Airbench([4, 16, 16]),
+    "airbench94": lambda: Airbench([4, 16, 16], 2),
+    "airbench96": lambda: Airbench([8, 24, 32], 3),
 }
 
 

@@ -1,5 +1,6 @@
 import math
 from collections.abc import Sequence
+from typing import Literal
 
 import equinox as eqx
 import jax
@@ -16,37 +17,53 @@ _FIRST_CHANNELS = 24
 
 
 class Group(eqx.Module):
-    """Two convolutions, the first before a 2x2 maximum."""
+    """Two or three convolutions, the first before a 2x2 maximum.
+
+    With three, the others are the branch of a residual.
+    """
 
     conv1: Conv2d
     norm1: BatchNorm
     conv2: Conv2d
     norm2: BatchNorm
+    conv3: Conv2d | None
+    norm3: BatchNorm | None
 
-    def __init__(self, in_channels: int, out_channels: int, *, key: PRNGKeyArray):
-        """Take the channels before and after."""
-        key1, key2 = jax.random.split(key)
-        self.conv1 = _partial_identity(in_channels, out_channels, key=key1)
+    def __init__(
+        self, in_channels: int, out_channels: int, depth: int, *, key: PRNGKeyArray
+    ):
+        """Take the channels before and after, and the number of convolutions."""
+        keys = jax.random.split(key, depth)
+        self.conv1 = _partial_identity(in_channels, out_channels, key=keys[0])
         self.norm1 = _norm(out_channels)
-        self.conv2 = _partial_identity(out_channels, out_channels, key=key2)
+        self.conv2 = _partial_identity(out_channels, out_channels, key=keys[1])
         self.norm2 = _norm(out_channels)
+        self.conv3 = self.norm3 = None
+        if depth == 3:
+            self.conv3 = _partial_identity(out_channels, out_channels, key=keys[2])
+            self.norm3 = _norm(out_channels)
 
     def __call__(
         self, x: Float[Array, "height width channels"], state: State
     ) -> tuple[Float[Array, "new_height new_width new_channels"], State]:
         """Return the group's value and the new state."""
-        y, state = self.norm1(max_pool(self.conv1(x)), state)
-        y, state = self.norm2(self.conv2(_gelu(y)), state)
+        x, state = self.norm1(max_pool(self.conv1(x)), state)
+        x = _gelu(x)
+        y, state = self.norm2(self.conv2(x), state)
+        if self.conv3 is not None and self.norm3 is not None:
+            y, state = self.norm3(self.conv3(_gelu(y)), state)
+            y = x + y
         return _gelu(y), state
 
 
 class Airbench(eqx.Module):
-    """A network to be trained in few epochs: three groups of two convolutions.
+    """A network to be trained in few epochs: three groups of 3x3 convolutions.
 
     A first convolution of 2x2, made for filters that whiten (`whiten`). Each group then
-    is 3x3 convolution, 2x2 maximum, BatchNorm, GELU, 3x3 convolution, BatchNorm and
-    GELU. The maximum over space of the last group goes to the classifier, whose logits
-    are divided by 9.
+    is convolution, 2x2 maximum, BatchNorm, GELU, convolution, BatchNorm and GELU; in
+    groups of three, GELU, convolution and BatchNorm again, and what came out of the
+    first GELU is added before the last. The maximum over space of the last group goes
+    to the classifier, whose logits are divided by 9.
 
     Jordan, 2024, https://arxiv.org/abs/2404.00498. There, BatchNorm has no weight, the
     first filters are fixed and their biases after three epochs: here all are trained.
@@ -62,6 +79,7 @@ class Airbench(eqx.Module):
         num_classes: int,
         *,
         channels: Sequence[int],
+        depth: Literal[2, 3] = 2,
         width: float = 1.0,
         key: PRNGKeyArray,
     ):
@@ -71,6 +89,7 @@ class Airbench(eqx.Module):
 
         - `num_classes`: The number of logits.
         - `channels`: The channels of each group.
+        - `depth`: Convolutions of each group.
         - `width`: Multiplies these, but not the 24 of the first convolution.
         """
         keys = jax.random.split(key, len(channels) + 2)
@@ -79,7 +98,7 @@ class Airbench(eqx.Module):
         groups = []
         for out_channels, key in zip(channels, keys[1:], strict=False):
             in_channels, size = size, scale_channels(out_channels, width)
-            groups.append(Group(in_channels, size, key=key))
+            groups.append(Group(in_channels, size, depth, key=key))
         self.groups = tuple(groups)
         self.classifier = classifier(size, num_classes, use_bias=False, key=keys[-1])
 

@@ -32,6 +32,7 @@ _ARCHITECTURES: dict[str, Callable[..., Architecture]] = {
     "airbench93": partial(Airbench, channels=(64, 128, 128)),
     "airbench94": partial(Airbench, channels=(64, 256, 256)),
     "airbench95": partial(Airbench, channels=(128, 384, 384)),
+    "airbench96": partial(Airbench, channels=(128, 384, 512), depth=3),
     "resnet8": partial(_cifar, depths=(1, 1, 1)),
     "resnet20": partial(_cifar, depths=(3, 3, 3)),
     "resnet32": partial(_cifar, depths=(5, 5, 5)),

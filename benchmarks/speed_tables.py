@@ -315,6 +315,10 @@ def main():
             partial(recipe_search, "fast"),
             ["fast_recipe_search_cpu"],
         ),
+        "fast_recipe_search_gpu": (
+            partial(recipe_search, "fast"),
+            ["fast_recipe_search_gpu"],
+        ),
         "airbench94_search": (
             partial(recipe_search, "airbench94"),
             ["airbench94_search_gpu"],

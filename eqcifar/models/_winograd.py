@@ -70,8 +70,8 @@ def winograd_weight_gradient(
 ) -> Float[Array, "out_channels in_channels 3 3"]:
     """The gradient of the kernel where `cotangent` is that of the result."""
     for axis in (1, 3):
-        pieces = _times(_RESULTS.T, _pieces(cotangent, axis))
-        cotangent = lax.optimization_barrier(pieces)
+        cotangent = _times(_RESULTS.T, _pieces(cotangent, axis))
+    cotangent = lax.optimization_barrier(cotangent)
     places = 2, 3, 4
     taps = lax.dot_general(_values(x), cotangent, ((places, places), ((0, 1), (0, 1))))
     taps = _times(_TAPS.T, _unstack(lax.optimization_barrier(taps), 0))
@@ -83,9 +83,9 @@ def _values(x: Array) -> Array:
     for axis in (1, 3):
         inner = _pieces(x, axis)
         tiles = [_pad(inner[-1], axis, 1, -1), *inner, _pad(inner[0], axis, -1, 1)]
-        # Else XLA computes it anew wherever it is read.
-        x = lax.optimization_barrier(_times(_VALUES, tiles))
-    return x
+        x = _times(_VALUES, tiles)
+    # Else XLA computes them anew wherever they are read.
+    return lax.optimization_barrier(x)
 
 
 def _pieces(x: Array, axis: int) -> list[Array]:

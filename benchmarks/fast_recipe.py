@@ -1,18 +1,19 @@
-r"""The fast recipe: accuracy and training time, and what each of its tricks brings.
+r"""The fast recipes: accuracy and training time, and what each of the tricks brings.
 
     python -m benchmarks.fast_recipe --dataset FOLDER
+    python -m benchmarks.fast_recipe --dataset FOLDER --recipe airbench96 --seeds 2
     python -m benchmarks.fast_recipe --dataset FOLDER --ablate --seeds 3 --minutes 8
     python -m benchmarks.fast_recipe --dataset FOLDER --ablate --whole    # on a GPU
     python -m benchmarks.fast_recipe --dataset FOLDER --whole --workers 8 \
         --try "width=1.0 epochs=9" --try muon_lr=0.12                     # likewise
 
-The first trains with `--recipe fast` on all images; killed, it goes on from the last
-epoch. The second trains a third of the width on 10,000 images for 6 epochs, with the
-recipe and with each of its tricks switched off or another value in its place, in turn,
-all with each seed before the next, and measures on 5,000 other images of the training
-split. The third does so with the recipe as it is. The fourth takes the values that are
-given; workers share the machine, so their times are not kept. All keep what is done in
-`benchmarks/results/`, so that calls add up.
+The first two train with a recipe, `fast` or another, on all images; killed, they go on
+from the last epoch. The third trains a third of the width on 10,000 images for 6
+epochs, with the recipe and with each of its tricks switched off or another value in its
+place, in turn, all with each seed before the next, and measures on 5,000 other images
+of the training split. The fourth does so with the recipe as it is. The fifth takes the
+values that are given; workers share the machine, so their times are not kept. All keep
+what is done in `benchmarks/results/`, so that calls add up.
 """
 
 import argparse
@@ -76,7 +77,7 @@ def main():
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--dataset", required=True)
-    parser.add_argument("--recipe", default="fast", help="instead of it")
+    parser.add_argument("--recipe", default="fast", help="trained in place of fast")
     parser.add_argument("--ablate", action="store_true")
     parser.add_argument("--try", action="append", dest="tries", metavar="NAME=JSON ...")
     parser.add_argument("--whole", action="store_true", help="not the reduced recipe")
@@ -87,6 +88,8 @@ def main():
     parser.add_argument("--set", action="append", default=[], metavar="NAME=JSON")
     parser.add_argument("--out", type=Path, help="folder for the full run")
     args = parser.parse_args()
+    if args.ablate and args.recipe != "fast":
+        parser.error("--ablate is of the fast recipe: leave out --recipe")
     recipe = {**recipe_options(args.recipe), "dataset": args.dataset}
     given = values(args.set)
     deadline = time.monotonic() + 60 * args.minutes
@@ -99,7 +102,6 @@ def main():
     # The average is one of fewer steps.
     reduced = {"limit_train": 10_000, "width": 0.25, "epochs": 6, "ema": 0.95}
     reduced = {} if args.whole else reduced
-    prefix = "fast_recipe" if args.recipe == "fast" else args.recipe
     base = {**recipe, "eval_every": 1000, "val_size": 5000, **reduced, **given}
     if args.ablate:
         rates = {"lr", "muon_lr"}
@@ -107,10 +109,10 @@ def main():
             name: {k: v * base[k] if k in rates else v for k, v in changed.items()}
             for name, changed in VARIANTS.items()
         }
-        file = f"{prefix}_ablation"
+        file = "fast_recipe_ablation"
     else:
         variants = {text: values(text.split()) for text in args.tries}
-        file = f"{prefix}_search"
+        file = f"{'fast_recipe' if args.recipe == 'fast' else args.recipe}_search"
     cases = [
         (name, TrainConfig.from_dict({**base, **changed, "seed": seed}))
         for seed in range(args.seeds)

@@ -50,8 +50,8 @@ def test_a_sweep_varies_what_a_recipe_leaves_open(tmp_path):
 def test_an_unknown_recipe_is_refused():
     _, result = parse(config_options, "--recipe", "quick")
     assert result.exit_code == 2
-    assert "no recipe 'quick': there are original, " in result.stderr
-    assert "airbench94, airbench96, fast" in result.stderr
+    message = "no recipe 'quick': there are original, airbench94, airbench96, fast"
+    assert message in " ".join(result.stderr.split())
     with pytest.raises(UsageError, match="no recipe"):
         recipe_options("quick")
 

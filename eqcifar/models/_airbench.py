@@ -30,7 +30,12 @@ class Group(eqx.Module):
     norm3: BatchNorm | None
 
     def __init__(
-        self, in_channels: int, out_channels: int, depth: int, *, key: PRNGKeyArray
+        self,
+        in_channels: int,
+        out_channels: int,
+        depth: Literal[2, 3],
+        *,
+        key: PRNGKeyArray,
     ):
         """Take the channels before and after, and the number of convolutions."""
         keys = jax.random.split(key, depth)
@@ -60,10 +65,10 @@ class Airbench(eqx.Module):
     """A network to be trained in few epochs: three groups of 3x3 convolutions.
 
     A first convolution of 2x2, made for filters that whiten (`whiten`). Each group then
-    is convolution, 2x2 maximum, BatchNorm, GELU, convolution, BatchNorm and GELU; in
-    groups of three, GELU, convolution and BatchNorm again, and what came out of the
-    first GELU is added before the last. The maximum over space of the last group goes
-    to the classifier, whose logits are divided by 9.
+    is convolution, 2x2 maximum, BatchNorm, GELU, convolution, BatchNorm and GELU; where
+    it has three, the last two, each with its BatchNorm and a GELU between, are a branch
+    that is added before the last GELU. The maximum over space of the last group goes to
+    the classifier, whose logits are divided by 9.
 
     Jordan, 2024, https://arxiv.org/abs/2404.00498. There, BatchNorm has no weight, the
     first filters are fixed and their biases after three epochs: here all are trained.
@@ -89,8 +94,8 @@ class Airbench(eqx.Module):
 
         - `num_classes`: The number of logits.
         - `channels`: The channels of each group.
-        - `depth`: Convolutions of each group.
-        - `width`: Multiplies these, but not the 24 of the first convolution.
+        - `depth`: The convolutions of each group.
+        - `width`: Multiplies the groups' channels, not the 24 of the first convolution.
         """
         keys = jax.random.split(key, len(channels) + 2)
         size = _FIRST_CHANNELS

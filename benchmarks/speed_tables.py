@@ -3,13 +3,14 @@
 python -m benchmarks.speed_tables
 """
 
+import dataclasses
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from eqcifar.config import TrainConfig
-from eqcifar.recipes import recipe_options
+from eqcifar.recipes import RECIPES, recipe_options
 from eqcifar.runs._origin import option_words
 
 from .compare import OURS
@@ -223,6 +224,25 @@ def ablation(record: dict[str, Any]) -> list[str]:
     return lines
 
 
+def recipe_values() -> list[str]:
+    """What each recipe sets, by its options, where it is not the default."""
+    default = TrainConfig()
+    configs = {
+        name: TrainConfig.from_dict(options) for name, options in RECIPES.items()
+    }
+    lines = [f"| option | {' | '.join(configs)} |", "|---|" + "---|" * len(configs)]
+    for field in dataclasses.fields(TrainConfig):
+        values = [getattr(config, field.name) for config in configs.values()]
+        if any(value != getattr(default, field.name) for value in values):
+            shown = (
+                {True: "yes", False: "no"}[value] if isinstance(value, bool) else value
+                for value in values
+            )
+            option = f"--{field.name.replace('_', '-')}"
+            lines.append(f"| `{option}` | {' | '.join(map(str, shown))} |")
+    return lines
+
+
 def fast_recipe(rows: list[dict[str, Any]]) -> list[str]:
     """Accuracy and time of whole runs with the fast recipe of their day."""
     lines = [
@@ -324,7 +344,7 @@ def main():
             ["airbench94_search_gpu"],
         ),
     }
-    found = {}
+    found = {"recipes": recipe_values()}
     for name, (table, files) in recipes.items():
         if rows := [row for file in files for row in read(file).get("rows", [])]:
             found[name] = table(rows)

@@ -194,6 +194,9 @@ def test_interrupted_training_is_continued_by_the_same_command(tmp_path):
         assert runs.latest_run(tmp_path).status()["state"] == "interrupted"
     log = runs.latest_run(tmp_path).log()
     assert [row["epoch"] for row in log] == list(range(1, len(log) + 1))
+    result = run_cli("eval", "--out", tmp_path)
+    assert result.exit_code == 0
+    assert "is not finished: its network of step" in result.stderr
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="has no such signals")

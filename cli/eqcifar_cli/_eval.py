@@ -40,6 +40,9 @@ def evaluate(
     path = runs.latest_run(out).path if run is None else run
     loaded = runs.load_model(path)
     config = loaded.config
+    if runs.Run(path).status()["state"] not in ("done", "unknown"):
+        step = loaded.header["step"]
+        print_warning(f"training of {path} is not finished: its network of step {step}")
     if dataset is None:
         chosen = data.load(
             config.dataset,

@@ -8,12 +8,12 @@ r"""The fast recipes: accuracy and training time, and what each of the tricks br
         --try "width=1.0 epochs=9" --try muon_lr=0.12                     # likewise
 
 The first two train with a recipe, `fast` or another, on all images; killed, they go on
-from the last epoch. The third trains a width of 0.25 on 10,000 images for 6
-epochs, with the recipe and with each of its tricks switched off or another value in its
-place, in turn, all with each seed before the next, and measures on 5,000 other images
-of the training split. The fourth does so with the recipe as it is. The fifth takes the
-values that are given; workers share the machine, so their times are not kept. All keep
-what is done in `benchmarks/results/`, so that calls add up.
+from the last epoch. The third trains a width of 0.25 on 10,000 images for 6 epochs,
+with the recipe and with each of its tricks switched off or another value in its place,
+in turn, all with each seed before the next, and measures on 5,000 other images of the
+training split. The fourth does so with the recipe as it is. The fifth takes the values
+that are given; workers share the machine, so their times are not kept. All keep what is
+done in `benchmarks/results/`, so that calls add up.
 """
 
 import argparse

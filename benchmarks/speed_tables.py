@@ -225,21 +225,14 @@ def ablation(record: dict[str, Any]) -> list[str]:
 
 
 def recipe_values() -> list[str]:
-    """What each recipe sets, by its options, where it is not the default."""
-    default = TrainConfig()
-    configs = {
-        name: TrainConfig.from_dict(options) for name, options in RECIPES.items()
-    }
-    lines = [f"| option | {' | '.join(configs)} |", "|---|" + "---|" * len(configs)]
+    """The options in which recipes differ."""
+    configs = [TrainConfig.from_dict(recipe_options(name)) for name in RECIPES]
+    lines = [f"| {' | '.join(RECIPES)} |", "---".join("|" * (len(RECIPES) + 1))]
     for field in dataclasses.fields(TrainConfig):
-        values = [getattr(config, field.name) for config in configs.values()]
-        if any(value != getattr(default, field.name) for value in values):
-            shown = (
-                {True: "yes", False: "no"}[value] if isinstance(value, bool) else value
-                for value in values
-            )
-            option = f"--{field.name.replace('_', '-')}"
-            lines.append(f"| `{option}` | {' | '.join(map(str, shown))} |")
+        values = [getattr(config, field.name) for config in configs]
+        if len(set(values)) > 1:
+            words = (" ".join(option_words(field.name, value)) for value in values)
+            lines.append(f"| `{'` | `'.join(words)}` |")
     return lines
 
 

@@ -135,18 +135,23 @@ def test_weights_are_drawn_as_without_jit():
     np.testing.assert_array_equal(normal(KEY, (3, 5, 7), 0.3), plain)
 
 
-def test_airbench_starts_from_partial_identities():
-    model, _ = models.create("airbench96", width=1 / 8, key=KEY)
-    x = jax.random.normal(KEY, (5, 5, 16))
+@pytest.mark.parametrize(
+    ("name", "before", "after", "depth"),
+    [("airbench94", 16, 64, 2), ("airbench96", 32, 96, 3)],
+)
+def test_airbench_starts_from_partial_identities(name, before, after, depth):
+    model, _ = models.create(name, width=1 / 4, key=KEY)
+    x = jax.random.normal(KEY, (5, 5, before))
     assert isinstance(model, models.Airbench)
     group = model.groups[1]
-    np.testing.assert_allclose(group.conv1(x)[..., :16], x, rtol=1e-5, atol=1e-5)
-    rest = group.conv1.weight[16:]
-    # Of 4,608 numbers: four standard errors.
-    assert jnp.var(rest) == pytest.approx(1 / (3 * 16 * 9), rel=0.083)
-    y = jax.random.normal(KEY, (5, 5, 48))
-    for conv in (group.conv2, group.conv3):
-        assert conv is not None
+    np.testing.assert_allclose(group.conv1(x)[..., :before], x, rtol=1e-5, atol=1e-5)
+    rest = group.conv1.weight[before:]
+    # Of 6,912 numbers or more: four standard errors.
+    assert jnp.var(rest) == pytest.approx(1 / (3 * before * 9), rel=0.07)
+    y = jax.random.normal(KEY, (5, 5, after))
+    others = [conv for conv in (group.conv2, group.conv3) if conv is not None]
+    assert len(others) == depth - 1
+    for conv in others:
         np.testing.assert_allclose(conv(y), y, rtol=1e-5, atol=1e-5)
 
 

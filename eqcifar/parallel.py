@@ -7,7 +7,7 @@ same on any number of devices; only the order of summation differs.
 
 import os
 from collections.abc import Callable
-from functools import cached_property, update_wrapper
+from functools import cache, cached_property, update_wrapper
 from typing import Any, Generic, ParamSpec, TypeVar
 
 import equinox as eqx
@@ -85,19 +85,34 @@ def make_mesh(devices: int | None = None) -> Mesh:
     )
 
 
+# Neither is documented by XLA, so that any version may lack them.
+_CPU_OPTIONS = {
+    "xla_cpu_experimental_ynn_fusion_type": "",
+    "xla_disable_hlo_passes": "cse_barrier_expander",
+}
+
+
 def compiler_options() -> dict[str, str]:
     """What XLA is told for the processors at hand, for `jax.jit`.
 
     On CPUs, convolutions by Eigen in place of YNNPACK (1.4 times the speed of a
     training step), and barriers that last until operations are fused, for which
-    `models.Conv2d` and rematerialisation have use. Figures are in docs/speed.md.
+    the networks' convolutions and rematerialisation have use. Figures are in
+    docs/speed.md. Options that this XLA does not have are left out.
     """
     if jax.default_backend() != "cpu":
         return {}
-    return {
-        "xla_cpu_experimental_ynn_fusion_type": "",
-        "xla_disable_hlo_passes": "cse_barrier_expander",
-    }
+    return {name: x for name, x in _CPU_OPTIONS.items() if _accepts(name, x)}
+
+
+@cache
+def _accepts(name: str, value: str) -> bool:
+    """Whether XLA compiles with an option, asked by the smallest of programs."""
+    try:
+        jax.jit(lambda: 0, compiler_options={name: value}).lower().compile()
+    except jax.errors.JaxRuntimeError:
+        return False
+    return True
 
 
 class jit(Generic[_Arguments, _Result]):

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from eqcifar import parallel
 from eqcifar.errors import UsageError
 from eqcifar.parallel import check_batch, initialise, make_mesh, replicate
 
@@ -124,3 +125,23 @@ def test_keys_are_replicated_as_they_are(impl):
     assert tree["name"] == "a"
     assert jax.random.key_impl(tree["key"]) == jax.random.key_impl(key)
     assert jnp.array_equal(jax.random.normal(tree["key"]), jax.random.normal(key))
+
+
+def test_options_that_xla_has_are_given_to_it():
+    assert parallel.compiler_options() == parallel._CPU_OPTIONS
+    text = parallel.jit(jnp.sin).lower(jnp.ones(2)).compile().compiled.as_text()
+    assert "sine" in text
+
+
+def test_options_that_xla_lacks_are_left_out(monkeypatch):
+    known = {"xla_disable_hlo_passes": "cse_barrier_expander"}
+    lacking = {"xla_that_was_dropped": "1", "xla_cpu_enable_fast_math": "neither"}
+    monkeypatch.setattr(parallel, "_CPU_OPTIONS", {**known, **lacking})
+    assert parallel.compiler_options() == known
+    doubled = parallel.jit(lambda x: 2 * x)(jnp.arange(3))
+    np.testing.assert_array_equal(doubled, [0, 2, 4])
+    # Told to XLA all the same, they end every compilation.
+    for name, value in lacking.items():
+        refused = jax.jit(jnp.sin, compiler_options={name: value})
+        with pytest.raises(jax.errors.JaxRuntimeError, match=name):
+            refused(jnp.ones(2))

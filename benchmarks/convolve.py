@@ -46,7 +46,7 @@ class Convolutions:
     def prepare(self, shape: Convolution) -> dict[str, np.ndarray]:
         """Compile one; the result and the gradients of images and weights."""
         x, weight, gradient = map(jnp.asarray, shape.arrays(self.batch))
-        layer = models.Conv2d(
+        layer = _conv2d.conv2d(
             shape.in_channels,
             shape.out_channels,
             shape.kernel,

@@ -328,8 +328,8 @@ def main():
     builds = {
         "resnet": lambda key: models.ResNet(
             CLASSES,
-            block=models.BasicBlock,
-            shortcut=models.ProjectionShortcut,
+            block="basic",
+            shortcut="projection",
             depths=(1, 1),
             channels=(2, 2),
             key=key,

@@ -144,8 +144,8 @@ def run() -> dict[str, Any]:
     weights, statistics = peers.export(small)
     model, empty = eqx.nn.make_with_state(models.ResNet)(
         10,
-        block=models.BasicBlock,
-        shortcut=models.PaddingShortcut,
+        block="basic",
+        shortcut="padding",
         depths=(1, 1),
         channels=(2, 4),
         key=jax.random.key(0),

@@ -21,8 +21,9 @@ def _option(
 class TrainConfig:
     """Everything that decides the numbers of a training run.
 
-    The defaults are the recipe of the original project. Each field is also an option
-    of `eqcifar train` and a key of a `--config` file; `metadata` carries its help.
+    The defaults are the default recipe; `recipes` has others by name. Each field is
+    also an option of `eqcifar train` and a key of a `--config` file; `metadata`
+    carries its help.
 
     **Raises:**
 
@@ -33,6 +34,13 @@ class TrainConfig:
     width: float = _option(1.0, "Model", "Multiplies the number of channels.")
     dropout: float = _option(
         0.0, "Model", "Dropout probability inside Wide ResNet blocks."
+    )
+    init: Literal["he", "lecun"] = _option(
+        "he",
+        "Model",
+        "Initial weights: variance 2 / fan-in and 1 / fan-in of the classifier, or "
+        "truncated normal of 1 / fan-in throughout.",
+        later=True,
     )
     whiten: bool = _option(
         False,
@@ -74,6 +82,13 @@ class TrainConfig:
     )
     mixup: float = _option(
         0.0, "Data", "Beta(b, b) parameter of MixUp; 0: none, 0.4 in the table."
+    )
+    mixup_group: int = _option(
+        0,
+        "Data",
+        "Examples whose MixUp partners are they themselves in reverse order, with the "
+        "same weights in every group; 0: the whole batch.",
+        later=True,
     )
     mean: tuple[float, float, float] = _option(
         (0.5, 0.5, 0.5), "Data", "Subtracted from each channel, pixels in [0, 1]."
@@ -146,8 +161,7 @@ class TrainConfig:
     bn_group: int = _option(
         0,
         "Optimisation",
-        "Examples that share batch statistics; 0: the whole batch, 125: the "
-        "original's runs on 8 GPUs.",
+        "Examples that share batch statistics; 0: the whole batch.",
     )
     precision: Literal["f32", "bf16"] = _option(
         "f32", "Optimisation", "Of the network; parameters and statistics stay float32."
@@ -173,12 +187,14 @@ class TrainConfig:
 
     def __post_init__(self):
         positive = "width", "epochs", "batch_size", "lr", "bn_bias_lr", "eval_every"
-        natural = "val_size", "limit_train", "limit_test", "bn_group", "seed"
+        natural = "val_size", "limit_train", "limit_test", "seed"
         non_negative = (
             *natural,
             "crop_pad",
             "cutout",
             "mixup",
+            "mixup_group",
+            "bn_group",
             "muon_lr",
             "weight_decay",
             "clip_norm",
@@ -203,12 +219,11 @@ class TrainConfig:
         _require(self, "std", min(self.std) > 0, "greater than 0 in each channel")
         known = not self.has_own_loss or "." in self.loss
         _require(self, "loss", known, " or ".join(_LOSSES))
-        _require(
-            self,
-            "bn_group",
-            self.bn_group == 0 or self.batch_size % self.bn_group == 0,
-            f"0 or a divisor of the batch size, {self.batch_size}",
-        )
+        for name in ("bn_group", "mixup_group"):
+            group = getattr(self, name)
+            divides = group == 0 or self.batch_size % group == 0
+            allowed = f"0 or a divisor of the batch size, {self.batch_size}"
+            _require(self, name, divides, allowed)
 
     @property
     def has_own_loss(self) -> bool:

@@ -86,13 +86,13 @@ def make_mesh(devices: int | None = None) -> Mesh:
 
 
 # Neither is documented by XLA, so that any version may lack them.
-_CPU_OPTIONS = {
+_CPU_OPTIONS: dict[str, Any] = {
     "xla_cpu_experimental_ynn_fusion_type": "",
     "xla_disable_hlo_passes": "cse_barrier_expander",
 }
 
 
-def compiler_options() -> dict[str, str]:
+def compiler_options() -> dict[str, Any]:
     """What XLA is told for the processors at hand, for `jax.jit`.
 
     On CPUs, convolutions by Eigen in place of YNNPACK (1.4 times the speed of a
@@ -106,7 +106,7 @@ def compiler_options() -> dict[str, str]:
 
 
 @cache
-def _accepts(name: str, value: str) -> bool:
+def _accepts(name: str, value: Any) -> bool:
     """Whether XLA compiles with an option, asked by the smallest of programs."""
     try:
         jax.jit(lambda: 0, compiler_options={name: value}).lower().compile()

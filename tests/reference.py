@@ -15,18 +15,18 @@ BATCH = 6
 small_resnet = partial(
     models.ResNet,
     10,
-    shortcut=models.ProjectionShortcut,
+    shortcut="projection",
     depths=(2, 1),
     channels=(4, 8),
 )
 
 
 def make_basic(*, key):
-    return eqx.nn.make_with_state(small_resnet)(block=models.BasicBlock, key=key)
+    return eqx.nn.make_with_state(small_resnet)(block="basic", key=key)
 
 
 def make_bottleneck(*, key):
-    return eqx.nn.make_with_state(small_resnet)(block=models.Bottleneck, key=key)
+    return eqx.nn.make_with_state(small_resnet)(block="bottleneck", key=key)
 
 
 # Name: how to make the model, and the size of the images.

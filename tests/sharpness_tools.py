@@ -52,8 +52,8 @@ def make(kind: str) -> tuple[Any, Any]:
     if kind == "resnet":
         build = lambda key: models.ResNet(  # noqa: E731
             CLASSES,
-            block=models.BasicBlock,
-            shortcut=models.ProjectionShortcut,
+            block="basic",
+            shortcut="projection",
             depths=(1, 1),
             channels=(2, 3),
             key=key,

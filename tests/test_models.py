@@ -159,8 +159,8 @@ def test_the_key_decides_the_weights():
     def make(seed):
         model = models.ResNet(
             4,
-            block=models.BasicBlock,
-            shortcut=models.PaddingShortcut,
+            block="basic",
+            shortcut="padding",
             depths=(2,),
             channels=(4,),
             key=jax.random.key(seed),

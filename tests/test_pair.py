@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from eqcifar.models import BatchNorm
+from eqcifar.models._batch_norm import batch_norm
 from eqcifar.models._pair import pair_spread, pair_sums
 
 pytestmark = pytest.mark.usefixtures("x64")
@@ -89,7 +89,7 @@ def test_eagerly_and_one_of_two():
 
 def test_every_derivative_of_batch_norm():
     x, weight, bias = 3 + 2 * normal(0, 5, 4, 2, 3), 1 + normal(1, 3), normal(2, 3)
-    norm, state = eqx.nn.make_with_state(BatchNorm)(3, channel_axis=-1)
+    norm, state = eqx.nn.make_with_state(batch_norm)(3)
 
     def ours(x, weight, bias):
         layer = eqx.tree_at(lambda n: (n.weight, n.bias), norm, (weight, bias))

@@ -53,7 +53,7 @@ def field_options(
         kind, default, about = option(field)
         parameters.append(parameter(field.name, Annotated[kind, about], default))
     parameters += [
-        parameter("recipe", _Recipe, "original"),
+        parameter("recipe", _Recipe, "default"),
         parameter(file_name, file_type, None),
         *own,
     ]

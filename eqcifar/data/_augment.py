@@ -152,11 +152,14 @@ def mixup(
     inputs: Float[Array, " batch *image"],
     targets: Float[Array, "batch classes"],
     beta: float,
+    group: int = 0,
 ) -> tuple[Float[Array, " batch *image"], Float[Array, "batch classes"]]:
     """Mix each example with its mirror image in the batch (the last with the first).
 
     The weight of an example is `max(w, 1 - w)`, with `w` drawn from Beta(beta, beta)
-    for each example on its own; its partner has the rest.
+    for each example on its own; its partner has the rest. In groups, each group is
+    mixed like a batch of that size, with the same weights: data-parallel training
+    does so where devices have one key.
 
     See "mixup: Beyond Empirical Risk Minimization", Zhang et al., ICLR 2018
     (https://arxiv.org/abs/1710.09412), which draws one weight for the whole batch.
@@ -167,20 +170,23 @@ def mixup(
     - `inputs`: normalised images.
     - `targets`: one-hot, or any other distribution over the classes.
     - `beta`: above 0; small values leave most examples nearly unmixed.
+    - `group`: examples in a group, a divisor of the batch; 0: all of them.
 
     **Returns:**
 
     Inputs and targets, mixed with the same weights.
     """
     batch = inputs.shape[0]
-    weight = jax.random.beta(key, beta, beta, (batch,), jnp.float32)
+    group = group or batch
+    weight = jax.random.beta(key, beta, beta, (group,), jnp.float32)
     weight = jnp.maximum(weight, 1 - weight)
 
     def mix(values):
         compute = _at_least_float32(values.dtype)
-        w = weight.astype(compute).reshape((batch,) + (1,) * (values.ndim - 1))
-        wide = values.astype(compute)
-        return (w * wide + (1 - w) * wide[::-1]).astype(values.dtype)
+        w = weight.astype(compute).reshape((group,) + (1,) * (values.ndim - 1))
+        wide = values.astype(compute).reshape(-1, group, *values.shape[1:])
+        mixed = w * wide + (1 - w) * wide[:, ::-1]
+        return mixed.astype(values.dtype).reshape(values.shape)
 
     return mix(inputs), mix(targets)
 

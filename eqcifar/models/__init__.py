@@ -1,17 +1,5 @@
 from ._airbench import Airbench as Airbench
 from ._batch_norm import BatchNorm as BatchNorm
-from ._blocks import (
-    BasicBlock as BasicBlock,
-)
-from ._blocks import (
-    Bottleneck as Bottleneck,
-)
-from ._blocks import (
-    PaddingShortcut as PaddingShortcut,
-)
-from ._blocks import (
-    ProjectionShortcut as ProjectionShortcut,
-)
 from ._conv2d import Conv2d as Conv2d
 from ._count import (
     PRODUCTS as PRODUCTS,
@@ -22,6 +10,7 @@ from ._count import (
 from ._count import (
     count_parameters as count_parameters,
 )
+from ._initial_weights import lecun_normal as lecun_normal
 from ._registry import Architecture as Architecture
 from ._registry import check_name as check_name
 from ._registry import create as create
@@ -29,5 +18,4 @@ from ._registry import names as names
 from ._resnet import ResNet as ResNet
 from ._vgg import VGG as VGG
 from ._whiten import whiten as whiten
-from ._wide_resnet import PreActivationBlock as PreActivationBlock
 from ._wide_resnet import WideResNet as WideResNet

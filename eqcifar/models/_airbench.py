@@ -8,8 +8,8 @@ import jax.numpy as jnp
 from equinox.nn import State
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from ._batch_norm import BatchNorm
-from ._conv2d import Conv2d
+from ._batch_norm import BatchNorm, batch_norm
+from ._conv2d import Conv2d, conv2d
 from ._layers import channels_last, classifier, max_over_space, max_pool, scale_channels
 
 # Both signs of the 12 filters that whiten patches of 2x2.
@@ -99,7 +99,7 @@ class Airbench(eqx.Module):
         """
         keys = jax.random.split(key, len(channels) + 2)
         size = _FIRST_CHANNELS
-        self.first = Conv2d(3, size, 2, padding=0, use_bias=True, key=keys[0])
+        self.first = conv2d(3, size, 2, padding=0, use_bias=True, key=keys[0])
         groups = []
         for out_channels, key in zip(channels, keys[1:], strict=False):
             in_channels, size = size, scale_channels(out_channels, width)
@@ -145,7 +145,7 @@ def _partial_identity(
 
     The others have variance 1 / (3 fan-in), as PyTorch's; section 3.3 of the paper.
     """
-    layer = Conv2d(in_channels, out_channels, 3, key=key)
+    layer = conv2d(in_channels, out_channels, 3, key=key)
     same = jnp.arange(min(in_channels, out_channels))
     weight = (layer.weight / math.sqrt(6)).at[same].set(0).at[same, same, 1, 1].set(1)
     return eqx.tree_at(lambda layer: layer.weight, layer, weight)
@@ -153,7 +153,7 @@ def _partial_identity(
 
 def _norm(channels: int) -> BatchNorm:
     # Statistics that follow quickly, for there are few steps.
-    return BatchNorm(channels, momentum=0.6, channel_axis=-1)
+    return batch_norm(channels, momentum=0.6)
 
 
 def _gelu(x: Array) -> Array:

@@ -41,7 +41,7 @@ class BatchNorm(eqx.Module):
     momentum: float = eqx.field(static=True)
     eps: float = eqx.field(static=True)
     axis_name: Hashable = eqx.field(static=True)
-    channel_axis: int = eqx.field(static=True)
+    channels_last: bool = eqx.field(static=True)
 
     def __init__(
         self,
@@ -50,8 +50,8 @@ class BatchNorm(eqx.Module):
         momentum: float = 0.9,
         eps: float = 1e-5,
         axis_name: Hashable = "batch",
-        channel_axis: int = 0,
         inference: bool = False,
+        _channels_last: bool = False,
     ):
         """Start from weight 1, bias 0, running mean 0 and running variance 1.
 
@@ -62,8 +62,6 @@ class BatchNorm(eqx.Module):
             PyTorch's `momentum` is one minus this.
         - `eps`: Added to the variance.
         - `axis_name`: The name of the `vmap` axis of the batch, or a tuple of names.
-        - `channel_axis`: The axis of the channels in one example; all others are
-            spatial. First as in `eqx.nn.Conv2d`, or -1 as in this package's models.
         - `inference`: Whether to use the running statistics. Toggled by
             `eqx.nn.inference_mode`.
         """
@@ -76,7 +74,8 @@ class BatchNorm(eqx.Module):
         self.momentum = momentum
         self.eps = eps
         self.axis_name = axis_name
-        self.channel_axis = channel_axis
+        # No axis is to be chosen: of a wrong one, equal sizes would tell nothing.
+        self.channels_last = _channels_last
 
     def __call__(
         self,
@@ -89,7 +88,8 @@ class BatchNorm(eqx.Module):
 
         **Arguments:**
 
-        - `x`: One example.
+        - `x`: One example; the channels are its first axis, as in `Conv2d` and
+            `eqx.nn.Conv2d`, and all others are spatial.
         - `state`: Holds the running statistics.
         - `key`: Ignored; every layer takes one.
 
@@ -99,9 +99,17 @@ class BatchNorm(eqx.Module):
 
         **Raises:**
 
-        A `UsageError` in training mode when no `vmap` axis has the right name.
+        A `UsageError` when there are not as many channels as it was made for, and in
+        training mode when no `vmap` axis has the right name.
         """
         del key
+        axis = -1 if self.channels_last else 0
+        if x.ndim == 0 or x.shape[axis] != len(self.weight):
+            raise UsageError(
+                f"BatchNorm of {len(self.weight)} channels cannot take {x.shape}: one "
+                "example's channels come first, as those of models.Conv2d and "
+                "eqx.nn.Conv2d do"
+            )
         running = state.get(self.running_mean), state.get(self.running_var)
         y, running = _normalise(
             x,
@@ -112,12 +120,16 @@ class BatchNorm(eqx.Module):
             momentum=self.momentum,
             eps=self.eps,
             axis_name=self.axis_name,
-            channel_axis=self.channel_axis,
+            channel_axis=axis,
         )
         if not self.inference:
             state = state.set(self.running_mean, running[0])
             state = state.set(self.running_var, running[1])
         return y, state
+
+
+# Of images with the channels last, as `conv2d` has them.
+batch_norm = partial(BatchNorm, _channels_last=True)
 
 
 # A function of its own, so that layers of one shape are traced once.

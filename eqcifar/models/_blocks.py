@@ -1,3 +1,5 @@
+from collections.abc import Callable
+from functools import partial
 from typing import ClassVar
 
 import equinox as eqx
@@ -6,8 +8,9 @@ import jax.numpy as jnp
 from equinox.nn import State
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from ._batch_norm import BatchNorm
-from ._conv2d import Conv2d
+from ._batch_norm import BatchNorm, batch_norm
+from ._conv2d import Conv2d, conv2d
+from ._layers import mean_pool_squares
 
 
 class ProjectionShortcut(eqx.Module):
@@ -20,8 +23,8 @@ class ProjectionShortcut(eqx.Module):
         self, in_channels: int, out_channels: int, stride: int, *, key: PRNGKeyArray
     ):
         """Take the channels before and after, and the spatial stride."""
-        self.conv = Conv2d(in_channels, out_channels, 1, stride=stride, key=key)
-        self.norm = BatchNorm(out_channels, channel_axis=-1)
+        self.conv = conv2d(in_channels, out_channels, 1, stride=stride, key=key)
+        self.norm = batch_norm(out_channels)
 
     def __call__(
         self, x: Float[Array, "height width channels"], state: State
@@ -55,11 +58,39 @@ class PaddingShortcut(eqx.Module):
         return jnp.pad(x, ((0, 0), (0, 0), (0, self.extra_channels))), state
 
 
-Shortcut = ProjectionShortcut | PaddingShortcut
+class PooledShortcut(eqx.Module):
+    """Matches shapes by means over squares, a 1x1 convolution and BatchNorm.
+
+    That of ResNet-D: He et al., 2019, https://arxiv.org/abs/1812.01187, figure 2.
+    """
+
+    conv: Conv2d
+    norm: BatchNorm
+    stride: int = eqx.field(static=True)
+
+    def __init__(
+        self, in_channels: int, out_channels: int, stride: int, *, key: PRNGKeyArray
+    ):
+        """Take the channels before and after, and the side of the squares."""
+        self.conv = conv2d(in_channels, out_channels, 1, key=key)
+        self.norm = batch_norm(out_channels)
+        self.stride = stride
+
+    def __call__(
+        self, x: Float[Array, "height width channels"], state: State
+    ) -> tuple[Float[Array, "new_height new_width new_channels"], State]:
+        """Return the shortcut's value and the new state."""
+        return self.norm(self.conv(mean_pool_squares(x, self.stride)), state)
+
+
+Shortcut = ProjectionShortcut | PaddingShortcut | PooledShortcut
 
 
 class BasicBlock(eqx.Module):
-    """Two 3x3 convolutions, the first with the stride; He et al., 2016, figure 5."""
+    """Two 3x3 convolutions; He et al., 2016, figure 5.
+
+    The stride is on the first one, as in the paper, or on the second.
+    """
 
     conv1: Conv2d
     norm1: BatchNorm
@@ -76,6 +107,7 @@ class BasicBlock(eqx.Module):
         stride: int,
         shortcut: type[Shortcut],
         *,
+        late_stride: bool = False,
         key: PRNGKeyArray,
     ):
         """Make the layers, and a shortcut where the shape changes.
@@ -86,12 +118,23 @@ class BasicBlock(eqx.Module):
         - `channels`: The channels inside; the output has `expansion` times as many.
         - `stride`: The spatial stride.
         - `shortcut`: The class of that shortcut.
+        - `late_stride`: Whether the stride is on the second convolution, which then
+            is padded as TensorFlow's and Flax's: of an even side only at the end.
         """
         keys = jax.random.split(key, 3)
-        self.conv1 = Conv2d(in_channels, channels, 3, stride=stride, key=keys[0])
-        self.norm1 = BatchNorm(channels, channel_axis=-1)
-        self.conv2 = Conv2d(channels, channels, 3, key=keys[1])
-        self.norm2 = BatchNorm(channels, channel_axis=-1)
+        first, second = (1, stride) if late_stride else (stride, 1)
+        padding = "SAME" if late_stride else None
+        self.conv1 = conv2d(in_channels, channels, 3, stride=first, key=keys[0])
+        self.norm1 = batch_norm(channels)
+        self.conv2 = conv2d(
+            channels,
+            channels,
+            3,
+            stride=second,
+            padding=padding,
+            key=keys[1],
+        )
+        self.norm2 = batch_norm(channels)
         same = in_channels == channels and stride == 1
         self.shortcut = (
             None if same else shortcut(in_channels, channels, stride, key=keys[2])
@@ -136,12 +179,12 @@ class Bottleneck(eqx.Module):
         """Take the arguments of [`BasicBlock`][]."""
         keys = jax.random.split(key, 4)
         out_channels = self.expansion * channels
-        self.conv1 = Conv2d(in_channels, channels, 1, key=keys[0])
-        self.norm1 = BatchNorm(channels, channel_axis=-1)
-        self.conv2 = Conv2d(channels, channels, 3, stride=stride, key=keys[1])
-        self.norm2 = BatchNorm(channels, channel_axis=-1)
-        self.conv3 = Conv2d(channels, out_channels, 1, key=keys[2])
-        self.norm3 = BatchNorm(out_channels, channel_axis=-1)
+        self.conv1 = conv2d(in_channels, channels, 1, key=keys[0])
+        self.norm1 = batch_norm(channels)
+        self.conv2 = conv2d(channels, channels, 3, stride=stride, key=keys[1])
+        self.norm2 = batch_norm(channels)
+        self.conv3 = conv2d(channels, out_channels, 1, key=keys[2])
+        self.norm3 = batch_norm(out_channels)
         same = in_channels == out_channels and stride == 1
         self.shortcut = (
             None if same else shortcut(in_channels, out_channels, stride, key=keys[3])
@@ -157,3 +200,15 @@ class Bottleneck(eqx.Module):
         if self.shortcut is not None:
             x, state = self.shortcut(x, state)
         return jax.nn.relu(x + y), state
+
+
+BLOCKS: dict[str, Callable[..., BasicBlock | Bottleneck]] = {
+    "basic": BasicBlock,
+    "late-stride": partial(BasicBlock, late_stride=True),
+    "bottleneck": Bottleneck,
+}
+SHORTCUTS: dict[str, type[Shortcut]] = {
+    "padding": PaddingShortcut,
+    "projection": ProjectionShortcut,
+    "pooled": PooledShortcut,
+}

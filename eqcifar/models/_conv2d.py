@@ -1,4 +1,6 @@
 import math
+from functools import partial
+from typing import Literal
 
 import equinox as eqx
 import jax
@@ -13,15 +15,15 @@ from ._layers import normal
 class Conv2d(eqx.Module):
     """A convolution made to be quick on CPUs.
 
-    The same function as `eqx.nn.Conv2d` with the same weights, but of images with their
-    channels last, as the kernels of CPUs and GPUs want them. By default an odd kernel
+    The same function as `eqx.nn.Conv2d` with the same weights. By default an odd kernel
     keeps the size. Figures are in docs/speed.md.
     """
 
     weight: Float[Array, "out_channels in_channels kernel_size kernel_size"]
     bias: Float[Array, " out_channels"] | None
     stride: int = eqx.field(static=True)
-    padding: int = eqx.field(static=True)
+    padding: int | Literal["SAME"] = eqx.field(static=True)
+    channels_last: bool = eqx.field(static=True)
 
     def __init__(
         self,
@@ -30,8 +32,9 @@ class Conv2d(eqx.Module):
         kernel_size: int,
         *,
         stride: int = 1,
-        padding: int | None = None,
+        padding: int | Literal["SAME"] | None = None,
         use_bias: bool = False,
+        _channels_last: bool = False,
         key: PRNGKeyArray,
     ):
         """Start from He-normal weights, of variance 2 / fan-in, and biases of zero.
@@ -43,34 +46,46 @@ class Conv2d(eqx.Module):
         - `in_channels`, `out_channels`: The channels before and after.
         - `kernel_size`: 3 or 1, and 2 once in this package.
         - `stride`: Of both spatial axes.
-        - `padding`: Zeros beyond each edge; by default, `kernel_size // 2`.
+        - `padding`: Zeros beyond each edge; by default, `kernel_size // 2`. "SAME" is
+            as few as give sizes divided by the stride, rounded up: an odd number of
+            them has one more at the end.
         """
         shape = out_channels, in_channels, kernel_size, kernel_size
         self.weight = normal(key, shape, math.sqrt(2 / math.prod(shape[1:])))
         self.bias = jnp.zeros(out_channels) if use_bias else None
         self.stride = stride
         self.padding = kernel_size // 2 if padding is None else padding
+        self.channels_last = _channels_last
 
     def __call__(
         self,
-        x: Float[Array, "height width in_channels"],
+        x: Float[Array, "in_channels height width"],
         *,
         key: PRNGKeyArray | None = None,
-    ) -> Float[Array, "new_height new_width out_channels"]:
+    ) -> Float[Array, "out_channels new_height new_width"]:
         """Convolve one image; `key` is ignored."""
         del key
+        x = x if self.channels_last else jnp.moveaxis(x, 0, -1)
         y = _convolve(_materialise(x), self.weight, self.stride, self.padding)
-        return _materialise(y if self.bias is None else y + self.bias)
+        y = _materialise(y if self.bias is None else y + self.bias)
+        return y if self.channels_last else jnp.moveaxis(y, -1, 0)
 
 
-def _convolve(x: Array, weight: Array, stride: int, padding: int) -> Array:
-    if weight.shape[-1] == 3 and stride == padding == 1:
+# Of images with the channels last, as this package's networks have them inside: so the
+# kernels of CPUs and GPUs want them.
+conv2d = partial(Conv2d, _channels_last=True)
+
+
+def _convolve(
+    x: Array, weight: Array, stride: int, padding: int | Literal["SAME"]
+) -> Array:
+    if weight.shape[-1] == 3 and stride == 1 and padding in (1, "SAME"):
         return convolve_3x3(x, weight)
     return lax.conv_general_dilated(
         x[None],
         weight,
         (stride, stride),
-        [(padding, padding)] * 2,
+        padding if isinstance(padding, str) else [(padding, padding)] * 2,
         dimension_numbers=("NHWC", "OIHW", "NHWC"),
     )[0]
 

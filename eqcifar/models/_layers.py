@@ -123,6 +123,26 @@ def mean_pool(x: Float[Array, "height width channels"]) -> Float[Array, " channe
     return jnp.mean(x, axis=(0, 1))
 
 
+def mean_pool_squares(
+    x: Float[Array, "height width channels"], size: int
+) -> Float[Array, "height//{size} width//{size} channels"]:
+    """Average each channel over squares of `size` pixels a side.
+
+    **Raises:**
+
+    A `UsageError` when squares do not fill the features.
+    """
+    height, width, channels = x.shape
+    if height % size or width % size:
+        raise UsageError(
+            f"{height}x{width} features are not made of squares of {size}x{size}: this "
+            "architecture wants images whose sides can be halved three times "
+            "(resnet18 and others take any size)"
+        )
+    shape = height // size, size, width // size, size, channels
+    return jnp.mean(x.reshape(shape), axis=(1, 3))
+
+
 def scale_channels(channels: int, width: float) -> int:
     """Multiply a number of channels, rounding to the nearest integer.
 

@@ -2,7 +2,7 @@ import difflib
 import re
 from collections.abc import Callable
 from functools import partial
-from typing import TypeAlias
+from typing import Literal, TypeAlias
 
 import equinox as eqx
 from equinox.nn import State
@@ -11,17 +11,17 @@ from jaxtyping import PRNGKeyArray
 from eqcifar.errors import UsageError
 
 from ._airbench import Airbench
-from ._blocks import BasicBlock, Bottleneck, PaddingShortcut, ProjectionShortcut
+from ._initial_weights import lecun_normal
 from ._resnet import ResNet
 from ._vgg import VGG
 from ._wide_resnet import WideResNet
 
 Architecture: TypeAlias = VGG | ResNet | WideResNet | Airbench
 
-_imagenet = partial(ResNet, shortcut=ProjectionShortcut, channels=(64, 128, 256, 512))
-_cifar = partial(
-    ResNet, block=BasicBlock, shortcut=PaddingShortcut, channels=(16, 32, 64)
-)
+_imagenet = partial(ResNet, shortcut="projection", channels=(64, 128, 256, 512))
+_cifar = partial(ResNet, block="basic", shortcut="padding", channels=(16, 32, 64))
+# Those of sungyubkim/cifar_jax, where they are not the papers'.
+_original = partial(ResNet, block="late-stride", shortcut="pooled")
 
 _ARCHITECTURES: dict[str, Callable[..., Architecture]] = {
     "vgg": partial(VGG, depths=(2, 2, 2, 2, 2), hidden=(512, 512, 512)),
@@ -39,16 +39,22 @@ _ARCHITECTURES: dict[str, Callable[..., Architecture]] = {
     "resnet44": partial(_cifar, depths=(7, 7, 7)),
     "resnet56": partial(_cifar, depths=(9, 9, 9)),
     "resnet110": partial(_cifar, depths=(18, 18, 18)),
-    "resnet18": partial(_imagenet, block=BasicBlock, depths=(2, 2, 2, 2)),
-    "resnet34": partial(_imagenet, block=BasicBlock, depths=(3, 4, 6, 3)),
-    "resnet50": partial(_imagenet, block=Bottleneck, depths=(3, 4, 6, 3)),
-    "resnet101": partial(_imagenet, block=Bottleneck, depths=(3, 4, 23, 3)),
-    "resnet152": partial(_imagenet, block=Bottleneck, depths=(3, 8, 36, 3)),
+    "resnet18": partial(_imagenet, block="basic", depths=(2, 2, 2, 2)),
+    "resnet34": partial(_imagenet, block="basic", depths=(3, 4, 6, 3)),
+    "resnet50": partial(_imagenet, block="bottleneck", depths=(3, 4, 6, 3)),
+    "resnet101": partial(_imagenet, block="bottleneck", depths=(3, 4, 23, 3)),
+    "resnet152": partial(_imagenet, block="bottleneck", depths=(3, 8, 36, 3)),
     "wrn10-1": partial(WideResNet, depth=10, widen=1),
     "wrn16-4": partial(WideResNet, depth=16, widen=4),
     "wrn28-2": partial(WideResNet, depth=28, widen=2),
     "wrn28-10": partial(WideResNet, depth=28, widen=10),
     "wrn40-4": partial(WideResNet, depth=40, widen=4),
+    "original-resnet18": partial(
+        _original, depths=(2, 2, 2, 2), channels=(64, 128, 256, 512)
+    ),
+    "original-wrn28-10": partial(
+        _original, depths=(4, 4, 4), channels=(160, 320, 640), stem=16
+    ),
 }
 # Any other wide ResNet goes by the same pattern.
 _WIDE_RESNET = re.compile(r"wrn(\d+)-(\d+)")
@@ -68,6 +74,7 @@ def create(
     *,
     width: float = 1.0,
     dropout: float = 0.0,
+    init: Literal["he", "lecun"] = "he",
     key: PRNGKeyArray,
 ) -> tuple[Architecture, State]:
     """Make an architecture by its name.
@@ -79,6 +86,9 @@ def create(
     - `width`: Multiplies all channels.
     - `dropout`: The chance of a value to be dropped in training, from 0 to below 1;
         for wide ResNets only.
+    - `init`: The initial weights of layers before a ReLU have variance 2 / fan-in and
+        those of the classifier 1 / fan-in (He et al., 2015), or all as
+        [`lecun_normal`][] draws them.
     - `key`: For the initial weights.
 
     **Returns:**
@@ -102,7 +112,14 @@ def create(
                 "such as wrn28-10"
             )
         build = partial(build, dropout=dropout)
-    return eqx.nn.make_with_state(build)(num_classes, width=width, key=key)
+    model, state = eqx.nn.make_with_state(build)(num_classes, width=width, key=key)
+    if init == "lecun":
+        if isinstance(model, Airbench):
+            raise UsageError(
+                f"{name} starts from partial identities: leave out --init lecun"
+            )
+        model = lecun_normal(model, key=key)
+    return model, state
 
 
 def check_name(name: str) -> None:

@@ -1,13 +1,14 @@
 from collections.abc import Sequence
+from typing import Literal
 
 import equinox as eqx
 import jax
 from equinox.nn import State
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from ._batch_norm import BatchNorm
-from ._blocks import BasicBlock, Bottleneck, Shortcut
-from ._conv2d import Conv2d
+from ._batch_norm import BatchNorm, batch_norm
+from ._blocks import BLOCKS, SHORTCUTS, BasicBlock, Bottleneck
+from ._conv2d import Conv2d, conv2d
 from ._layers import channels_last, classifier, mean_pool, scale_channels
 
 
@@ -29,10 +30,11 @@ class ResNet(eqx.Module):
         self,
         num_classes: int,
         *,
-        block: type[BasicBlock] | type[Bottleneck],
-        shortcut: type[Shortcut],
+        block: Literal["basic", "late-stride", "bottleneck"],
+        shortcut: Literal["padding", "projection", "pooled"],
         depths: Sequence[int],
         channels: Sequence[int],
+        stem: int | None = None,
         width: float = 1.0,
         key: PRNGKeyArray,
     ):
@@ -41,26 +43,34 @@ class ResNet(eqx.Module):
         **Arguments:**
 
         - `num_classes`: The number of logits.
-        - `block`: Makes a residual block.
-        - `shortcut`: Makes the shortcut of a block that changes the shape.
+        - `block`: Two 3x3 convolutions, the stride on the first ("basic") or on the
+            second ("late-stride"), or 1x1, 3x3 and 1x1 ("bottleneck").
+        - `shortcut`: Of a block that changes the shape: pixels left out and channels of
+            zeros ("padding", option A of the paper), a strided 1x1 convolution
+            ("projection", option B), or one after means over squares ("pooled", that
+            of ResNet-D, https://arxiv.org/abs/1812.01187).
         - `depths`: The number of blocks in each stage.
         - `channels`: The channels inside the blocks of each stage. Every stage but the
             first halves the image.
+        - `stem`: The channels of the first convolution; as those of the first stage.
         - `width`: Multiplies all channels.
         """
         keys = iter(jax.random.split(key, sum(depths) + 2))
         widths = [scale_channels(c, width) for c in channels]
-        self.stem = Conv2d(3, widths[0], 3, key=next(keys))
-        self.norm = BatchNorm(widths[0], channel_axis=-1)
+        in_channels = widths[0] if stem is None else scale_channels(stem, width)
+        self.stem = conv2d(3, in_channels, 3, key=next(keys))
+        self.norm = batch_norm(in_channels)
+        make_block = BLOCKS[block]
         blocks = []
-        in_channels = widths[0]
         for stage, (depth, size) in enumerate(zip(depths, widths, strict=True)):
             for i in range(depth):
                 stride = 2 if stage > 0 and i == 0 else 1
                 blocks.append(
-                    block(in_channels, size, stride, shortcut, key=next(keys))
+                    make_block(
+                        in_channels, size, stride, SHORTCUTS[shortcut], key=next(keys)
+                    )
                 )
-                in_channels = block.expansion * size
+                in_channels = blocks[-1].expansion * size
         self.blocks = tuple(blocks)
         self.classifier = classifier(in_channels, num_classes, key=next(keys))
 

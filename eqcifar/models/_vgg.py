@@ -5,8 +5,8 @@ import jax
 from equinox.nn import State
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from ._batch_norm import BatchNorm
-from ._conv2d import Conv2d
+from ._batch_norm import BatchNorm, batch_norm
+from ._conv2d import Conv2d, conv2d
 from ._layers import (
     channels_last,
     classifier,
@@ -59,8 +59,8 @@ class VGG(eqx.Module):
             stage = []
             for _ in range(depth):
                 in_channels, size = size, scale_channels(out_channels, width)
-                layer = Conv2d(in_channels, size, 3, use_bias=True, key=next(keys))
-                stage.append((layer, BatchNorm(size, channel_axis=-1)))
+                layer = conv2d(in_channels, size, 3, use_bias=True, key=next(keys))
+                stage.append((layer, batch_norm(size)))
             stages.append(tuple(stage))
         self.stages = tuple(stages)
         linears = []

@@ -5,8 +5,8 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from eqcifar.errors import UsageError
 
-from ._batch_norm import BatchNorm
-from ._conv2d import Conv2d
+from ._batch_norm import BatchNorm, batch_norm
+from ._conv2d import Conv2d, conv2d
 from ._layers import channels_last, classifier, mean_pool, scale_channels
 
 
@@ -43,15 +43,15 @@ class PreActivationBlock(eqx.Module):
         - `dropout`: The chance of a value to be dropped.
         """
         keys = jax.random.split(key, 3)
-        self.norm1 = BatchNorm(in_channels, channel_axis=-1)
-        self.conv1 = Conv2d(in_channels, channels, 3, stride=stride, key=keys[0])
-        self.norm2 = BatchNorm(channels, channel_axis=-1)
+        self.norm1 = batch_norm(in_channels)
+        self.conv1 = conv2d(in_channels, channels, 3, stride=stride, key=keys[0])
+        self.norm2 = batch_norm(channels)
         self.dropout = eqx.nn.Dropout(dropout)
-        self.conv2 = Conv2d(channels, channels, 3, key=keys[1])
+        self.conv2 = conv2d(channels, channels, 3, key=keys[1])
         if in_channels == channels and stride == 1:
             self.shortcut = None
         else:
-            self.shortcut = Conv2d(in_channels, channels, 1, stride=stride, key=keys[2])
+            self.shortcut = conv2d(in_channels, channels, 1, stride=stride, key=keys[2])
 
     def __call__(
         self,
@@ -121,7 +121,7 @@ class WideResNet(eqx.Module):
         blocks_per_stage = (depth - 4) // 6
         keys = iter(jax.random.split(key, 3 * blocks_per_stage + 2))
         in_channels = scale_channels(16, width)
-        self.stem = Conv2d(3, in_channels, 3, key=next(keys))
+        self.stem = conv2d(3, in_channels, 3, key=next(keys))
         blocks = []
         for stage in range(3):
             channels = scale_channels(16 * 2**stage * widen, width)
@@ -134,7 +134,7 @@ class WideResNet(eqx.Module):
                 )
                 in_channels = channels
         self.blocks = tuple(blocks)
-        self.norm = BatchNorm(in_channels, channel_axis=-1)
+        self.norm = batch_norm(in_channels)
         self.classifier = classifier(in_channels, num_classes, key=next(keys))
 
     def __call__(

@@ -26,6 +26,7 @@ _SHORT = {
     "clip_norm": "clip",
     "label_smoothing": "ls",
     "bn_group": "bn",
+    "mixup_group": "mixupgroup",
     "eval_every": "every",
     "decay_bias": "biasdecay",
     "test_flip": "testflip",

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from ..config import TrainConfig
 from ..errors import RunError, UsageError
+from ..recipes import recipe_options
 from ._records import (
     SELECTIONS,
     Record,
@@ -23,7 +24,13 @@ from ._records import (
     sharpness_values,
 )
 
-_ARCHITECTURES = {"vgg": "vgg", "resnet": "resnet18", "wrn": "wrn28-10"}
+_ARCHITECTURES = {
+    "vgg": "vgg",
+    "resnet": "original-resnet18",
+    "wrn": "original-wrn28-10",
+}
+# Its README's table is of 8 GPUs; folders do not tell.
+_DEVICES = 8
 _NUMBER = r"(\d+(?:\.\d+)?(?:e-?\d+)?)"
 _NAME = re.compile(rf"(vgg|resnet|wrn)_{_NUMBER}_{_NUMBER}_(\d+)_(\d+)")
 _FILES = {"log.tsv", "sharpness.tsv"}
@@ -39,9 +46,10 @@ def read_original(
 
     Its `wd`, half the squared norm of the weights, becomes `weight_norm`, and its
     `grad_norm`, a squared norm, `gradient_norm`. Its `acc` and `loss` are those of an
-    epoch's last batch. What the folder's name does not tell is taken to be the
-    original's default; a run that ends before the longest of its configuration counts
-    as interrupted.
+    epoch's last batch. What the folder's name does not tell is taken to be as in
+    `--recipe original`, with BatchNorm and MixUp by the eighth of a batch that each of
+    8 devices has. A run that ends before the longest of its configuration counts as
+    interrupted.
 
     **Arguments:**
 
@@ -96,14 +104,18 @@ def _read(
             "the folder is not named <model>_<mixup>_<lr>_<batch size>_<seed>"
         )
     model, mixup, lr, batch_size, seed = match.groups()
+    group = int(batch_size) // math.gcd(int(batch_size), _DEVICES)
+    own = {
+        "arch": _ARCHITECTURES[model],
+        "dataset": path.parent.name,
+        "mixup": float(mixup),
+        "lr": float(lr),
+        "batch_size": int(batch_size),
+        "bn_group": group,
+        "mixup_group": group,
+    }
     try:
-        recipe = TrainConfig(
-            arch=_ARCHITECTURES[model],
-            dataset=path.parent.name,
-            mixup=float(mixup),
-            lr=float(lr),
-            batch_size=int(batch_size),
-        )
+        recipe = TrainConfig(**{**recipe_options("original"), **own})
     except UsageError as error:
         raise RunError(str(error)) from error
     values, epoch = {}, 0

@@ -115,6 +115,7 @@ def train_run(
             len(dataset.classes),
             width=config.width,
             dropout=config.dropout,
+            init=config.init,
             key=random_stream(config.seed, "model"),
         ),
         config,

@@ -89,7 +89,7 @@ class _Moved(eqx.Module):
 
 
 def _product(x: Array, along: Any, outputs: Array, inputs: Array) -> Array:
-    last = isinstance(along, Conv2d)
+    last = getattr(along, "channels_last", False)
     spread = lambda signs: signs if last else jnp.expand_dims(signs, range(1, x.ndim))  # noqa: E731
     return spread(outputs) * along(spread(inputs) * x)
 

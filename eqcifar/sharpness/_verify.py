@@ -10,7 +10,7 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float
 
 from eqcifar.errors import UsageError
-from eqcifar.models import BasicBlock, ProjectionShortcut, ResNet
+from eqcifar.models import ResNet
 
 from ._examples import Examples
 from ._hessian_trace import hessian_trace
@@ -85,8 +85,8 @@ def verify(rtol: float = 1e-4) -> list[Check]:
 
     model, state = eqx.nn.make_with_state(ResNet)(
         3,
-        block=BasicBlock,
-        shortcut=ProjectionShortcut,
+        block="basic",
+        shortcut="projection",
         depths=(1, 1),
         channels=(2, 3),
         key=key,

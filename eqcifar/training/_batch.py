@@ -65,7 +65,9 @@ def make_batch(
         key_cutout = jax.random.fold_in(key_augment, 2)
         inputs = data.cutout(key_cutout, inputs, config.cutout)
     if config.mixup:
-        inputs, targets = data.mixup(key_mixup, inputs, targets, config.mixup)
+        inputs, targets = data.mixup(
+            key_mixup, inputs, targets, config.mixup, config.mixup_group
+        )
     return inputs, targets
 
 

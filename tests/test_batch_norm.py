@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from eqcifar.errors import UsageError
-from eqcifar.models import BatchNorm
+from eqcifar.models import BatchNorm, Conv2d
 
 MAPPED = {"axis_name": "batch", "in_axes": (0, None), "out_axes": (0, None)}
 
@@ -158,3 +158,25 @@ def test_what_is_saved_in_inference_mode_is_not_frozen(tmp_path):
     x = jnp.asarray(random_batch(), jnp.float32)
     _, moved = jax.vmap(restored, **MAPPED)(x, state)
     assert not eqx.tree_equal(moved, state)
+
+
+@pytest.mark.parametrize("convolution", [eqx.nn.Conv2d, Conv2d])
+@pytest.mark.parametrize("size", [32, 16])
+def test_follows_a_convolution_of_as_many_channels_as_rows(convolution, size):
+    """Of which the shape does not tell the axis."""
+    layer = convolution(3, 32, 3, padding=1, use_bias=False, key=jax.random.key(0))
+    norm, state = eqx.nn.make_with_state(BatchNorm)(32)
+    x = jax.random.normal(jax.random.key(1), (8, 3, size, size))
+    y, _ = jax.vmap(lambda x, state: norm(layer(x), state), **MAPPED)(x, state)
+    assert y.shape == (8, 32, size, size)
+    np.testing.assert_allclose(y.mean((0, 2, 3)), np.zeros(32), atol=1e-5)
+    np.testing.assert_allclose(y.var((0, 2, 3)), np.ones(32), rtol=1e-3)
+
+
+def test_another_number_of_channels_is_refused():
+    norm, state = make()
+    for inference in (False, True):
+        mode = eqx.nn.inference_mode(norm, inference)
+        for shape in ((2, 4, 4, 3), (2, 4, 3), (2, 4), (2,)):
+            with pytest.raises(UsageError, match="of 3 channels.*come first"):
+                jax.vmap(mode, **MAPPED)(jnp.ones(shape), state)

@@ -25,6 +25,7 @@ def test_a_configuration_survives_its_dictionary():
         ({"momentum": 1.0}, "must be at least 0, below 1"),
         ({"seed": 2**32}, r"must be below 2\*\*32"),
         ({"bn_group": 3}, "must be 0 or a divisor of the batch size, 1000"),
+        ({"mixup_group": 3}, "mixup_group = 3: must be 0 or a divisor"),
     ],
 )
 def test_bad_values_are_refused_by_name(values, message):

@@ -8,6 +8,7 @@ import pytest
 
 from eqcifar import models
 from eqcifar.models import Conv2d
+from eqcifar.models._conv2d import conv2d
 
 pytestmark = pytest.mark.usefixtures("x64")
 
@@ -20,7 +21,7 @@ class ChannelsLast(eqx.Module):
 
 
 def plain(layer):
-    """The same layer as Equinox has it, of images with the channels last."""
+    """The same layer as Equinox has it."""
     out_channels, in_channels, size, _ = layer.weight.shape
     twin = eqx.nn.Conv2d(
         in_channels,
@@ -38,7 +39,7 @@ def plain(layer):
         (layer.weight, bias),
         is_leaf=lambda x: x is None,
     )
-    return ChannelsLast(twin)
+    return ChannelsLast(twin) if layer.channels_last else twin
 
 
 def close(ours, theirs, tolerance):
@@ -62,16 +63,20 @@ def close(ours, theirs, tolerance):
         (2, 1, 0, 5, 4),
         (2, 1, 0, 2, 2),
         (3, 1, 2, 2, 2),
+        (3, 2, "SAME", 5, 4),
+        (3, 1, "SAME", 5, 4),
     ],
 )
-def test_is_equinox_convolution(kernel_size, stride, padding, height, width):
+@pytest.mark.parametrize("make", [Conv2d, conv2d])
+def test_is_equinox_convolution(make, kernel_size, stride, padding, height, width):
     keys = jax.random.split(jax.random.key(1), 4)
-    ours = Conv2d(
+    ours = make(
         3, 4, kernel_size, stride=stride, padding=padding, use_bias=True, key=keys[0]
     )
     bias = jax.random.normal(keys[1], (4,))
     ours = eqx.tree_at(lambda layer: layer.bias, ours, bias)
     x = jax.random.normal(keys[2], (2, height, width, 3))
+    x = x if ours.channels_last else jnp.moveaxis(x, -1, 1)
 
     def both_ways(layer):
         call = lambda layer, x: jax.vmap(layer)(x)  # noqa: E731
@@ -107,7 +112,7 @@ def test_first_gradients_of_networks(name):
 @pytest.mark.parametrize(("kernel_size", "stride", "size"), [(3, 1, 2), (3, 2, 5)])
 def test_bfloat16_is_within_its_rounding(kernel_size, stride, size):
     keys = jax.random.split(jax.random.key(4), 2)
-    layer = Conv2d(16, 8, kernel_size, stride=stride, key=keys[0])
+    layer = conv2d(16, 8, kernel_size, stride=stride, key=keys[0])
     x = jax.random.normal(keys[1], (4, size, size, 16))
     narrow = lambda tree: jax.tree.map(lambda a: a.astype(jnp.bfloat16), tree)  # noqa: E731
     wide = lambda tree: jax.tree.map(lambda a: a.astype(float), tree)  # noqa: E731

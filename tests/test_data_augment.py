@@ -103,17 +103,21 @@ def test_cutout_has_its_middle_on_each_pixel_evenly(size):
 
 
 @pytest.mark.usefixtures("x64")
-def test_mixup_equals_the_original():
+@pytest.mark.parametrize("group", [0, 3, 12])
+def test_mixup_is_of_a_group_in_reverse(group):
     rng = np.random.default_rng(0)
-    inputs = rng.normal(size=(11, 3, 4, 4))
-    targets = np.eye(5)[rng.integers(5, size=11)]
+    inputs = rng.normal(size=(12, 3, 4, 4))
+    targets = np.eye(5)[rng.integers(5, size=12)]
     key = jax.random.key(3)
-    mixed, mixed_targets = mixup(key, jnp.asarray(inputs), jnp.asarray(targets), 0.4)
+    both = jnp.asarray(inputs), jnp.asarray(targets)
+    mixed, mixed_targets = mixup(key, *both, 0.4, group)
 
-    weight = np.asarray(jax.random.beta(key, 0.4, 0.4, (11,), jnp.float32))
+    group = group or 12
+    weight = np.asarray(jax.random.beta(key, 0.4, 0.4, (group,), jnp.float32))
     weight = np.maximum(weight, 1 - weight).astype(np.float64)
-    for row in range(11):
-        partner, w = 10 - row, weight[row]
+    for row in range(12):
+        place = row % group
+        partner, w = row - place + group - 1 - place, weight[place]
         expected = w * inputs[row] + (1 - w) * inputs[partner]
         np.testing.assert_allclose(mixed[row], expected, rtol=1e-12)
         expected = w * targets[row] + (1 - w) * targets[partner]

@@ -14,8 +14,8 @@ from .cli_tools import TINY, run_cli
 from .test_sweep_grid import parse
 
 
-def test_the_original_is_the_default():
-    assert TrainConfig.from_dict(recipe_options("original")) == TrainConfig()
+def test_no_recipe_is_the_default_recipe():
+    assert TrainConfig.from_dict(recipe_options("default")) == TrainConfig()
     assert parse(config_options)[0] == TrainConfig()
 
 
@@ -50,7 +50,7 @@ def test_a_sweep_varies_what_a_recipe_leaves_open(tmp_path):
 def test_an_unknown_recipe_is_refused():
     _, result = parse(config_options, "--recipe", "quick")
     assert result.exit_code == 2
-    message = "no recipe 'quick': there are original, airbench94, airbench96, fast"
+    message = "no recipe 'quick': there are default, original, airbench94, airbench96"
     assert message in result.stderr
     with pytest.raises(UsageError, match="no recipe"):
         recipe_options("quick")

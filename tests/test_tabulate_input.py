@@ -9,6 +9,7 @@ import pytest
 
 from eqcifar.config import TrainConfig
 from eqcifar.errors import UsageError
+from eqcifar.recipes import recipe_options
 from eqcifar.runs import _records, current_state, read_original, read_records, tabulate
 
 from .cli_tools import run_cli
@@ -163,9 +164,18 @@ def test_folders_of_the_original_are_read(tmp_path):
     assert "not named <model>_<mixup>_<lr>" in lines[0]
     (table,) = tabulate(records)
     (group,) = table.groups
-    assert group.fields == {"arch": "wrn28-10", "dataset": "cifar100"}
-    assert table.common == {"mixup": 0.4}
+    assert group.fields == {"arch": "original-wrn28-10", "dataset": "cifar100"}
+    assert table.common == {
+        "init": "lecun",
+        "mixup": 0.4,
+        "mixup_group": 125,
+        "bn_group": 125,
+    }
     assert (group.seeds("done"), group.seeds("interrupted")) == ([0, 1, 2, 3], [4])
+    # By its README, on 8 GPUs.
+    recipe = {**recipe_options("original"), "arch": "original-wrn28-10"}
+    expected = TrainConfig(**recipe, dataset="cifar100", mixup=0.4)
+    assert {record.recipe for record in records} == {expected}
     # As numpy.mean and numpy.std of the original's script give it.
     summary = group.summary("acc_te", ddof=0)
     assert summary.mean == pytest.approx(0.7815)

@@ -10,10 +10,21 @@ from ..errors import UsageError
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Split:
-    """Images as stored, 0 to 255 and colours last, with one label each."""
+    """Images as stored, 0 to 255 and colours last, with one label each.
+
+    The arrays become read-only, for a run is known by their digest.
+    """
 
     images: UInt8[np.ndarray, "n h w 3"]
     labels: Int32[np.ndarray, " n"]
+
+    def __post_init__(self):
+        for name in ("images", "labels"):
+            array = getattr(self, name)
+            if array.base is not None and array.flags.writeable:
+                array = array.copy()  # What it is a view of can be written to.
+            array.flags.writeable = False
+            object.__setattr__(self, name, array)
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -25,7 +36,11 @@ class Split:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Dataset:
-    """Everything a run sees. `val` is held out of train, never out of test."""
+    """Everything a run sees. `val` is held out of train, never out of test.
+
+    `notes` say what was assumed where the source left it open, and what makes numbers
+    mean something else, such as test images that are in train too.
+    """
 
     name: str
     classes: tuple[str, ...]
@@ -33,6 +48,7 @@ class Dataset:
     test: Split
     val: Split | None = None
     synthetic: bool = False
+    notes: tuple[str, ...] = ()
 
     @property
     def title(self) -> str:
@@ -79,6 +95,10 @@ def check(dataset: Dataset, *, size: int | None = None) -> Dataset:
     if count < 2:
         raise UsageError(
             f"{dataset.name!r} has {count} classes: at least 2 are needed."
+        )
+    if doubled := [c for c in set(dataset.classes) if dataset.classes.count(c) > 1]:
+        raise UsageError(
+            f"{dataset.name!r} has more than one class {min(doubled)!r}: rename one."
         )
     expected = dataset.train.images.shape[1:3] if size is None else (size, size)
     for name, split in dataset.splits.items():

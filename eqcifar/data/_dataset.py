@@ -20,7 +20,7 @@ class Split:
 
     def __post_init__(self):
         for name in ("images", "labels"):
-            array = getattr(self, name)
+            array = np.asarray(getattr(self, name))
             if array.base is not None and array.flags.writeable:
                 array = array.copy()  # What it is a view of can be written to.
             array.flags.writeable = False

@@ -61,6 +61,7 @@ def open_folder(name: str, files: Files) -> Iterator[Any]:
     - `files`: what is in it, as `list_files` finds it.
     """
     import datasets
+    from datasets.exceptions import DatasetGenerationError
 
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch, "folder")
@@ -81,6 +82,8 @@ def open_folder(name: str, files: Files) -> Iterator[Any]:
                     f"A split of {name!r} has no examples{metadata_hint(files)}: fill "
                     f"or remove it."
                 ) from error
+            if isinstance(error, DatasetGenerationError):
+                error = error.__cause__ or error  # What it wraps says more.
             reason = _line(error).replace(str(folder), name)
             raise UsageError(
                 f"Cannot read the folder {name!r} as a dataset in {_FORMS}: {reason}"

@@ -75,14 +75,11 @@ def find_devices() -> list[Any]:
         # An assertion is what JAX has for a platform whose plug-in is not installed.
         reason = " ".join(str(error).split()) or "its plug-in is not installed"
         asked = jax.config.values["jax_platforms"]
-        what = (
-            f"JAX_PLATFORMS is {asked!r}, which JAX cannot use"
-            if asked
-            else ("JAX finds no device that it can use")
-        )
-        remedy = "unset it" if asked else "set JAX_PLATFORMS=cpu"
+        problem = "JAX finds no device that it can use: set JAX_PLATFORMS=cpu"
+        if asked:
+            problem = f"JAX_PLATFORMS is {asked!r}, which JAX cannot use here: unset it"
         raise UsageError(
-            f"{what} here: {remedy}, or see what `eqcifar doctor` says ({reason})"
+            f"{problem}, or see what `eqcifar doctor` says ({reason})"
         ) from error
 
 

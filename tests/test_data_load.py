@@ -1,5 +1,6 @@
 import io
 import logging
+import pwd
 import time
 from typing import Any
 
@@ -15,7 +16,7 @@ from datasets.exceptions import DatasetNotFoundError
 from PIL import Image
 
 from eqcifar import data
-from eqcifar.data import _hub
+from eqcifar.data import _cache, _hub
 from eqcifar.errors import RunError, UsageError
 
 NAMES = ["cat", "dog", "emu"]
@@ -237,7 +238,7 @@ def test_refuses_missing_and_empty_splits(tmp_path):
     other = datasets.DatasetDict({"train": _rows(), "extra": _rows()})
     other.save_to_disk(str(tmp_path / "other"))
     _refused(tmp_path / "other", "has no split 'test', only 'train', 'extra': rename")
-    both = {"train": _rows(), "val": _rows(), "validation": _rows()}
+    both: Any = {"train": _rows(), "val": _rows(), "validation": _rows()}
     datasets.DatasetDict(both).save_to_disk(str(tmp_path / "both"))
     _refused(tmp_path / "both", "has no split 'test', only 'train', 'val', 'valid")
     _rows().save_to_disk(str(tmp_path / "unsplit"))
@@ -307,6 +308,25 @@ def test_cache_folder_follows_the_environment(monkeypatch, tmp_path):
     monkeypatch.delenv("XDG_CACHE_HOME")
     monkeypatch.setenv("HOME", str(tmp_path))
     assert data.cache_folder() == tmp_path / ".cache" / "eqcifar"
+
+
+def test_a_user_without_home_has_a_cache_until_the_process_ends(
+    parquet, monkeypatch, caplog, tmp_path
+):
+    for variable in ("HOME", "EQCIFAR_CACHE", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(variable, raising=False)
+    # As for `docker run --user 12345`.
+    monkeypatch.setattr(pwd, "getpwuid", {}.__getitem__)
+    monkeypatch.chdir(tmp_path)
+    _cache._temporary_folder.cache_clear()
+    _assert_is(data.load(parquet))
+    _assert_is(data.load(parquet))
+    assert len(list(data.cache_folder().glob("*.npz"))) == 1
+    assert caplog.text.count("This user has no home folder") == 1
+    assert not (tmp_path / "~").exists()
+    with pytest.raises(UsageError, match="Unknown dataset '~/x': there is no such"):
+        data.load("~/x")
+    _cache._temporary_folder.cache_clear()
 
 
 # The hub.

@@ -201,3 +201,17 @@ def test_a_large_photograph_is_read_and_a_bomb_is_not(tmp_path, monkeypatch):
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 500)
     with pytest.raises(UsageError, match=r"x.png: Image size \(1024 pixels\) exceeds"):
         data.read_image(tmp_path / "x.png")
+
+
+def test_the_command_says_what_it_assumed(networks, photos):
+    opaque = np.dstack([PIXELS, np.full((32, 32), 255, np.uint8)])
+    Image.fromarray(opaque).save(photos / "opaque.png")
+    opaque[0, 0, 3] = 0
+    Image.fromarray(opaque).save(photos / "clear.png")
+    result = run_cli("predict", networks["ce"], photos, "--json")
+    assert result.exit_code == 1
+    warning, note = result.stderr.splitlines()
+    assert "clear.png: it has transparent pixels, and nothing says" in warning
+    assert note == "opaque alpha dropped (1 of 4 images)"
+    images = {row["image"]: row["top"] for row in json.loads(result.stdout)["images"]}
+    assert images[str(photos / "opaque.png")] == images[str(photos / "a.png")]

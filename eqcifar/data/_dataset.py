@@ -102,6 +102,17 @@ def check(dataset: Dataset, *, size: int | None = None) -> Dataset:
         )
     expected = dataset.train.images.shape[1:3] if size is None else (size, size)
     for name, split in dataset.splits.items():
+        images, labels = split.images, split.labels
+        if images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] != 3:
+            raise UsageError(
+                f"Images in split {name!r} of {dataset.name!r} are {images.dtype} "
+                f"{images.shape}: give uint8, 0 to 255, as (n, height, width, 3)."
+            )
+        if not np.issubdtype(labels.dtype, np.integer) or labels.ndim != 1:
+            raise UsageError(
+                f"Labels in split {name!r} of {dataset.name!r} are {labels.dtype} "
+                f"{labels.shape}: give one whole number for each image."
+            )
         if len(split) == 0:
             raise UsageError(f"Split {name!r} of {dataset.name!r} has no examples.")
         if len(split.images) != len(split):

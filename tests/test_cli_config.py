@@ -95,7 +95,7 @@ def test_a_file_may_begin_with_the_mark_of_utf_8(tmp_path, suffix):
     file = tmp_path / f"run.{suffix}"
     text = {"toml": 'arch = "vgg"\r\nepochs = 3\r\n', "json": '{"epochs": 3}'}[suffix]
     file.write_bytes(b"\xef\xbb\xbf" + text.encode())
-    assert parse("--config", file)[0].epochs == 3
+    assert getattr(parse("--config", file)[0], "epochs", None) == 3
     file.write_text(text, encoding="utf-16")
     _, result = parse("--config", file)
     assert result.exit_code == 2

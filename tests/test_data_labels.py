@@ -2,6 +2,7 @@
 
 import io
 import logging
+from typing import Any
 
 import datasets
 import numpy as np
@@ -36,7 +37,8 @@ def _rows(labels, kind, first=0, *, images=("image",), label="label"):
 
 def _load(tmp_path, **splits):
     folder = tmp_path / "data"
-    datasets.DatasetDict(splits).save_to_disk(str(folder))
+    rows: Any = splits
+    datasets.DatasetDict(rows).save_to_disk(str(folder))
     return data.load(str(folder))
 
 

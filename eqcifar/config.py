@@ -1,7 +1,11 @@
 import dataclasses
 import difflib
+import json
 import math
+import os
+import tomllib
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
 from .errors import UsageError
@@ -284,6 +288,30 @@ _LATER = {
     for field in dataclasses.fields(TrainConfig)
     if field.metadata["later"]
 }
+
+
+def read_values(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """Read names and values that a user wrote, from TOML or, in a `*.json`, from JSON.
+
+    **Raises:**
+
+    `UsageError` with the path and what is wrong.
+    """
+    path = Path(path)
+    kind = "JSON" if path.suffix == ".json" else "TOML"
+    try:
+        # With or without the mark that editors on Windows begin UTF-8 with.
+        text = path.read_text(encoding="utf-8-sig")
+        values = json.loads(text) if kind == "JSON" else tomllib.loads(text)
+    except OSError as error:
+        raise UsageError(f"cannot read {path}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{path} is not text in UTF-8: save it as such") from error
+    except (ValueError, RecursionError) as error:
+        raise UsageError(f"{path} is not valid {kind}: {error}") from error
+    if not isinstance(values, dict):
+        raise UsageError(f"{path} does not hold names and values")
+    return values
 
 
 def _require(config: TrainConfig, name: str, holds: bool, allowed: str):

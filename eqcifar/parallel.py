@@ -62,6 +62,27 @@ def initialise(
         ) from error
 
 
+def find_devices() -> list[Any]:
+    """All devices of all processes; what starts JAX.
+
+    **Raises:**
+
+    `UsageError` when the platform that `JAX_PLATFORMS` names, or any, does not start.
+    """
+    try:
+        return jax.devices()
+    except (AssertionError, RuntimeError) as error:
+        # An assertion is what JAX has for a platform whose plug-in is not installed.
+        reason = " ".join(str(error).split()) or "its plug-in is not installed"
+        asked = jax.config.values["jax_platforms"]
+        problem = "JAX finds no device that it can use: set JAX_PLATFORMS=cpu"
+        if asked:
+            problem = f"JAX_PLATFORMS is {asked!r}, which JAX cannot use here: unset it"
+        raise UsageError(
+            f"{problem}, or see what `eqcifar doctor` says ({reason})"
+        ) from error
+
+
 def make_mesh(devices: int | None = None) -> Mesh:
     """A mesh with one axis, over which batches are split.
 
@@ -73,7 +94,8 @@ def make_mesh(devices: int | None = None) -> Mesh:
 
     `UsageError` when there are fewer devices.
     """
-    available = jax.device_count()
+    found = find_devices()
+    available = len(found)
     count = available if devices is None else devices
     if not 1 <= count <= available:
         raise UsageError(f"{count} devices asked for, but there are {available}")
@@ -81,7 +103,7 @@ def make_mesh(devices: int | None = None) -> Mesh:
         (count,),
         ("data",),
         axis_types=(AxisType.Auto,),
-        devices=jax.devices()[:count],
+        devices=found[:count],
     )
 
 

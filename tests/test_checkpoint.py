@@ -152,6 +152,36 @@ def test_a_checkpoint_of_another_model_is_refused(tmp_path):
         runs.load_checkpoint(path, initialise(*batch_norm, CONFIG, 64))
 
 
+def test_another_precision_names_the_variable(tmp_path):
+    single, double = save(tmp_path / "single.eqx"), tmp_path / "double.eqx"
+    with jax.enable_x64(True):
+        runs.save_checkpoint(double, start(), CONFIG, small_dataset())
+        line = f"{single} was written with JAX_ENABLE_X64 off, and here it is on: unset"
+        for load in (runs.load_checkpoint, load_small_model):
+            with pytest.raises(CheckpointError, match=re.escape(line)):
+                load(single, start())
+    line = f"{double} was written with JAX_ENABLE_X64 on, and here it is off: set JAX_"
+    for load in (runs.load_checkpoint, load_small_model):
+        with pytest.raises(CheckpointError, match=re.escape(line)):
+            load(double, start())
+
+
+def load_small_model(path, train_state):
+    return runs.load_model(path, (train_state.model, train_state.state))
+
+
+@pytest.mark.parametrize("error", [RuntimeError("no\ndriver"), AssertionError()])
+def test_no_file_is_blamed_for_a_missing_platform(tmp_path, monkeypatch, error):
+    path, like = save(tmp_path / "x.eqx"), start()
+
+    def devices():
+        raise error
+
+    monkeypatch.setattr(jax, "devices", devices)
+    with pytest.raises(UsageError, match="JAX_PLATFORMS is 'cpu', which JAX cannot"):
+        load_small_model(path, like)
+
+
 def test_extra_and_reordered_arrays_are_refused(tmp_path):
     arrays = {"a": jnp.zeros(2), "b": jnp.zeros(3)}
     write_checkpoint(tmp_path / "x.eqx", arrays, {})

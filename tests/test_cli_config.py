@@ -90,6 +90,18 @@ def test_bad_files_are_refused(tmp_path, text, message):
     assert str(file) in result.stderr
 
 
+@pytest.mark.parametrize("suffix", ["toml", "json"])
+def test_a_file_may_begin_with_the_mark_of_utf_8(tmp_path, suffix):
+    file = tmp_path / f"run.{suffix}"
+    text = {"toml": 'arch = "vgg"\r\nepochs = 3\r\n', "json": '{"epochs": 3}'}[suffix]
+    file.write_bytes(b"\xef\xbb\xbf" + text.encode())
+    assert getattr(parse("--config", file)[0], "epochs", None) == 3
+    file.write_text(text, encoding="utf-16")
+    _, result = parse("--config", file)
+    assert result.exit_code == 2
+    assert f"{file} is not text in UTF-8: save it as such" in result.stderr
+
+
 def test_a_missing_file_is_refused(tmp_path):
     _, result = parse("--config", tmp_path / "none.toml")
     assert result.exit_code == 2

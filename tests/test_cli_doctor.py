@@ -63,6 +63,30 @@ def test_doctor_finds_a_folder_that_cannot_be_written(tmp_path):
 
 
 @pytest.mark.usefixtures("cache")
+def test_doctor_names_the_platform_that_is_not_here(monkeypatch, tmp_path):
+    def devices():
+        raise AssertionError
+
+    monkeypatch.setattr("jax.devices", devices)
+    monkeypatch.setenv("JAX_PLATFORMS", "cuda")
+    found = findings(run_cli("doctor", "--out", tmp_path, "--json"))["devices"]
+    assert found["found"] == "AssertionError"
+    assert found["remedy"] == (
+        "JAX_PLATFORMS asks for cuda: unset it, or set it to cpu"
+    )
+
+
+@pytest.mark.usefixtures("cache")
+def test_doctor_finds_a_folder_without_home(monkeypatch, tmp_path):
+    from datasets import config
+
+    monkeypatch.setattr(config, "HF_DATASETS_CACHE", "~/.cache/huggingface/datasets")
+    found = findings(run_cli("doctor", "--out", tmp_path, "--json"))["datasets cache"]
+    assert found["found"] == "this user has no home folder"
+    assert found["remedy"] == "set HF_HOME to a folder"
+
+
+@pytest.mark.usefixtures("cache")
 def test_doctor_finds_a_full_disk(monkeypatch, tmp_path):
     monkeypatch.setattr(_doctor, "_ENOUGH_SPACE", 2**80)
     result = run_cli("doctor", "--out", tmp_path, "--json")

@@ -2,6 +2,10 @@ import os
 import subprocess
 import sys
 
+import pytest
+
+from .cli_tools import TINY, run_cli, start_cli
+
 _CODE = """
 from eqcifar_cli._jax import keep_compilations
 keep_compilations()
@@ -62,3 +66,31 @@ def test_size_is_bounded_and_a_folder_that_cannot_be_written_does_no_harm(tmp_pa
     assert 0 < _bytes(tmp_path) <= most
     (tmp_path / "file").write_text("")
     assert _run(_start(tmp_path / "file"))[1] == 0
+
+
+_COMMANDS = (
+    ("eval", "x"),
+    ("predict", "x", "y"),
+    ("archs", "resnet8"),
+    ("verify",),
+    TINY,
+)
+
+
+@pytest.mark.parametrize("command", _COMMANDS)
+def test_a_platform_that_is_not_here_is_named(command, monkeypatch):
+    def devices():
+        raise AssertionError  # As JAX does for `cuda` without its plug-in.
+
+    monkeypatch.setattr("jax.devices", devices)
+    result = run_cli(*command)
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert "JAX_PLATFORMS is 'cpu', which JAX cannot use here" in result.stderr
+    assert result.stderr.count("\n") == 1
+
+
+def test_a_platform_that_is_not_known_is_named():
+    output, errors = (process := start_cli(*TINY, JAX_PLATFORMS="x")).communicate()
+    assert (process.returncode, output) == (2, "")
+    assert errors.startswith("Error: JAX_PLATFORMS is 'x', which JAX cannot use here")
+    assert errors.count("\n") == 1

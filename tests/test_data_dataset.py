@@ -91,6 +91,20 @@ def test_fingerprint_sees_every_part(uneven):
     assert with_validation(uneven, 10).fingerprint == held.fingerprint
 
 
+def test_arrays_that_are_known_by_a_digest_cannot_be_written_to():
+    images, labels = np.zeros((3, 4, 4, 3), np.uint8), np.zeros(3, np.int32)
+    split = Split(images[:2], labels[:2])
+    assert not split.images.flags.writeable
+    images[0], labels[0] = 1, 1  # A view would show it.
+    assert not split.images.any()
+    assert not split.labels.any()
+    split = Split(images, labels)
+    for array in (images, labels):
+        with pytest.raises(ValueError, match="read-only"):
+            array[0] = 2
+    assert split.labels[0] == 1
+
+
 def test_title_names_synthetic_images_so(uneven):
     assert uneven.title == "toy"
     marked = dataclasses.replace(uneven, synthetic=True)
@@ -105,6 +119,7 @@ def test_check_passes_good_data_on(uneven):
     ("change", "message"),
     [
         ({"classes": ("a",)}, "has 1 classes: at least 2 are needed"),
+        ({"classes": ("a", "b", "a")}, "has more than one class 'a': rename one"),
         ({"test": _split([])}, "Split 'test' of 'toy' has no examples"),
         ({"val": _split([0], 5)}, "split 'val' of 'toy' are 5x5 pixels, not 4x4"),
         (
@@ -118,6 +133,25 @@ def test_check_passes_good_data_on(uneven):
 def test_check_refuses(uneven, change, message):
     with pytest.raises(UsageError, match=message):
         check(dataclasses.replace(uneven, **change))
+
+
+@pytest.mark.parametrize(
+    ("name", "array", "message"),
+    [
+        ("images", np.zeros((2, 4, 4, 3)), r"are float64 \(2, 4, 4, 3\): give uint8"),
+        ("images", np.zeros((2, 3, 4, 4), np.uint8), r"uint8 \(2, 3, 4, 4\): give"),
+        ("labels", np.array([0, np.nan]), r"are float64 \(2,\): give one whole number"),
+        ("labels", np.eye(2, dtype=int), r"are int64 \(2, 2\): give one whole number"),
+    ],
+)
+def test_check_refuses_what_is_not_typed_so(uneven, name, array, message):
+    # As without the type checks that pytest runs under.
+    test = object.__new__(Split)
+    for field in ("images", "labels"):
+        object.__setattr__(test, field, getattr(uneven.test, field))
+    object.__setattr__(test, name, array)
+    with pytest.raises(UsageError, match=message):
+        check(dataclasses.replace(uneven, test=test))
 
 
 def test_check_refuses_another_size(uneven):

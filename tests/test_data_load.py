@@ -1,11 +1,13 @@
 import io
 import logging
+import pwd
 import time
 from typing import Any
 
 import datasets
 import huggingface_hub
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from datasets import config
@@ -14,7 +16,7 @@ from datasets.exceptions import DatasetNotFoundError
 from PIL import Image
 
 from eqcifar import data
-from eqcifar.data import _hub
+from eqcifar.data import _cache, _hub
 from eqcifar.errors import RunError, UsageError
 
 NAMES = ["cat", "dog", "emu"]
@@ -165,7 +167,10 @@ def test_refuses_missing_labels(tmp_path):
     )
     rows = datasets.concatenate_datasets([rows, labels], axis=1)
     folder = _write(tmp_path / "null", train=_rows(9), test=rows)
-    _refused(folder, "Row 1 of split 'test' of '.*null' has no label: remove such")
+    _refused(
+        folder,
+        r"Row 1 of split 'test' of '.*null' has no label \(1 such rows\): remove",
+    )
 
 
 def test_refuses_missing_labels_by_minus_one(tmp_path):
@@ -192,24 +197,24 @@ def test_refuses_images_it_cannot_read(tmp_path):
         {"img": broken, "label": rows["label"]}, features=rows.features
     )
     folder = _write(tmp_path / "broken", train=rows, test=_rows(6))
-    _refused(folder, "The image in row 2 of split 'train' of '.*' cannot be read")
-    transparent = [_png(np.zeros((32, 32, 4), np.uint8)), None, None]
-    rows = datasets.Dataset.from_dict(
-        {"img": transparent, "label": rows["label"]}, features=rows.features
+    _refused(
+        folder,
+        "Cannot use the image in row 2 of split 'train' of '.*': it is not an im",
     )
-    folder = _write(tmp_path / "transparent", train=_rows(9), test=rows)
-    _refused(folder, "row 0 of split 'test' of '.*' has mode RGBA: convert")
-    folder = _write(tmp_path / "gone", train=_rows(9), test=rows.select([1, 2]))
-    _refused(folder, "The image in row 0 of split 'test' of '.*' is missing")
+    folder = _write(tmp_path / "gone", train=_rows(9), test=rows)
+    table: Any = rows.data.table
+    for image in (None, {"bytes": None, "path": None}):
+        column = pa.array([*broken[:2], image], table.schema.field("img").type)
+        gone = table.set_column(0, table.schema.field("img"), column)
+        pq.write_table(gone, tmp_path / "gone" / "test-00000-of-00001.parquet")
+        _refused(folder, "The image in row 2 of split 'test' of '.*' is missing")
 
 
 def test_refuses_other_schemas(tmp_path):
     good = _rows(6)
-    plain = good.cast_column("label", datasets.Value("int64"))
+    plain = good.rename_column("label", "n").cast_column("n", datasets.Value("int64"))
     folder = _write(tmp_path / "plain", train=plain, test=plain)
-    _refused(
-        folder, r"has no column of class labels \(img \(Image\), label \(Value\)\)"
-    )
+    _refused(folder, r"has no column of class labels \(img \(Image\), n \(Value\)\)")
     bare = good.remove_columns("img")
     folder = _write(tmp_path / "bare", train=bare, test=bare)
     _refused(folder, r"has no image column, only label \(ClassLabel\): cast one")
@@ -230,8 +235,12 @@ def test_refuses_splits_that_differ(tmp_path):
 
 
 def test_refuses_missing_and_empty_splits(tmp_path):
-    folder = _write(tmp_path / "val", train=_rows(), validation=_rows())
-    _refused(folder, "has no split 'test', only 'train', 'validation': rename or make")
+    other = datasets.DatasetDict({"train": _rows(), "extra": _rows()})
+    other.save_to_disk(str(tmp_path / "other"))
+    _refused(tmp_path / "other", "has no split 'test', only 'train', 'extra': rename")
+    both: Any = {"train": _rows(), "val": _rows(), "validation": _rows()}
+    datasets.DatasetDict(both).save_to_disk(str(tmp_path / "both"))
+    _refused(tmp_path / "both", "has no split 'test', only 'train', 'val', 'valid")
     _rows().save_to_disk(str(tmp_path / "unsplit"))
     _refused(tmp_path / "unsplit", "has no splits: save a DatasetDict")
     folder = _write(tmp_path / "empty", train=_rows(), test=_rows().select([]))
@@ -299,6 +308,25 @@ def test_cache_folder_follows_the_environment(monkeypatch, tmp_path):
     monkeypatch.delenv("XDG_CACHE_HOME")
     monkeypatch.setenv("HOME", str(tmp_path))
     assert data.cache_folder() == tmp_path / ".cache" / "eqcifar"
+
+
+def test_a_user_without_home_has_a_cache_until_the_process_ends(
+    parquet, monkeypatch, caplog, tmp_path
+):
+    for variable in ("HOME", "EQCIFAR_CACHE", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(variable, raising=False)
+    # As for `docker run --user 12345`.
+    monkeypatch.setattr(pwd, "getpwuid", {}.__getitem__)
+    monkeypatch.chdir(tmp_path)
+    _cache._temporary_folder.cache_clear()
+    _assert_is(data.load(parquet))
+    _assert_is(data.load(parquet))
+    assert len(list(data.cache_folder().glob("*.npz"))) == 1
+    assert caplog.text.count("This user has no home folder") == 1
+    assert not (tmp_path / "~").exists()
+    with pytest.raises(UsageError, match="Unknown dataset '~/x': there is no such"):
+        data.load("~/x")
+    _cache._temporary_folder.cache_clear()
 
 
 # The hub.

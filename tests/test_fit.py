@@ -135,6 +135,28 @@ def test_every_epoch_visits_each_example_once_in_its_own_order():
     assert (first != order(1, 0)).any()
 
 
+@dataclasses.dataclass
+class Scaled:
+    """A loss that can change, and so has no hash."""
+
+    factor: float = 1.0
+
+    def __call__(self, logits, target):
+        return self.factor * jnp.mean((logits - target) ** 2)
+
+
+def test_a_loss_that_has_changed_is_the_one_trained_on():
+    config, loss = dataclasses.replace(CONFIG, epochs=1, eval_every=1), Scaled()
+    start = run(config, loss=loss)[1][-1]["loss_te"]
+    loss.factor = 0.0
+    model, rows = run(config, loss=loss)
+    assert rows[-1]["loss_te"] == 0 < start
+    # Without a gradient only weight decay moves the weights, all by one factor.
+    before, after = small_net()[0].conv.weight, model.model.conv.weight
+    ratio = np.asarray(after) / np.asarray(before)
+    np.testing.assert_allclose(ratio, ratio.flat[0], rtol=1e-4)
+
+
 def test_another_seed_takes_the_same_program():
     config = dataclasses.replace(CONFIG, flip="alternating")
     first = run(config)[1][-1]["loss"]

@@ -176,8 +176,9 @@ def test_kinds_of_images(tmp_path):
     # 16-bit greys: 257 times the same, 65535 being white.
     sixteen = Image.fromarray(grey.astype(np.uint16) * 257)
     assert np.array_equal(read(sixteen), as_rgb)
-    clear = np.dstack([PIXELS, np.zeros((32, 32), np.uint8)])
-    assert (read(Image.fromarray(clear)) == 255).all()
+    clear = np.dstack([PIXELS, np.full((32, 32), 254, np.uint8)])
+    with pytest.raises(UsageError, match="x.png: it has transparent pixels"):
+        read(Image.fromarray(clear))
     opaque = np.dstack([PIXELS, np.full((32, 32), 255, np.uint8)])
     assert np.array_equal(read(Image.fromarray(opaque)), PIXELS)
     palette = Image.fromarray(PIXELS).quantize(64)
@@ -186,7 +187,9 @@ def test_kinds_of_images(tmp_path):
     exif[0x0112] = 6  # The camera was turned: show it by a quarter, clockwise.
     turned = read(Image.fromarray(PIXELS), exif=exif)
     assert np.array_equal(turned, np.rot90(PIXELS, -1))
-    with pytest.raises(UsageError, match="no range known .mode F"):
+    with pytest.raises(
+        UsageError, match="nothing says which RGB its pixels of mode F are"
+    ):
         read(Image.fromarray(grey.astype(np.float32)), "x.tif")
 
 
@@ -198,3 +201,17 @@ def test_a_large_photograph_is_read_and_a_bomb_is_not(tmp_path, monkeypatch):
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 500)
     with pytest.raises(UsageError, match=r"x.png: Image size \(1024 pixels\) exceeds"):
         data.read_image(tmp_path / "x.png")
+
+
+def test_the_command_says_what_it_assumed(networks, photos):
+    opaque = np.dstack([PIXELS, np.full((32, 32), 255, np.uint8)])
+    Image.fromarray(opaque).save(photos / "opaque.png")
+    opaque[0, 0, 3] = 0
+    Image.fromarray(opaque).save(photos / "clear.png")
+    result = run_cli("predict", networks["ce"], photos, "--json")
+    assert result.exit_code == 1
+    warning, note = result.stderr.splitlines()
+    assert "clear.png: it has transparent pixels, and nothing says" in warning
+    assert note == "opaque alpha dropped (1 of 4 images)"
+    images = {row["image"]: row["top"] for row in json.loads(result.stdout)["images"]}
+    assert images[str(photos / "opaque.png")] == images[str(photos / "a.png")]

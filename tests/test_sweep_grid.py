@@ -124,6 +124,14 @@ def test_options_win_over_the_file(tmp_path):
     ]
 
 
+def test_a_file_may_begin_with_the_mark_of_utf_8(tmp_path):
+    path = tmp_path / "sweep.toml"
+    path.write_bytes(b"\xef\xbb\xbf" + FILE.encode())
+    marked = Grid.read(path)
+    path.write_text(FILE)
+    assert marked == Grid.read(path)
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [

@@ -27,8 +27,9 @@ def archs(
     import equinox as eqx
     import jax
 
-    from eqcifar import models
+    from eqcifar import models, parallel
 
+    parallel.find_devices()
     # Tracing makes millions of objects, none of which is garbage: not to be searched.
     gc.disable()
     rows = []

@@ -1,13 +1,11 @@
 import dataclasses
-import json
-import tomllib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
 
-from eqcifar.config import TrainConfig
+from eqcifar.config import TrainConfig, read_values
 from eqcifar.errors import UsageError
 
 from ._field_options import SHORT, field_options, flags, located
@@ -81,15 +79,9 @@ _COMPLETIONS = {"arch": _complete_arch, "dataset": _complete_dataset}
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        text = path.read_text(encoding="utf-8")
-        values = json.loads(text) if path.suffix == ".json" else tomllib.loads(text)
-    except OSError as error:
-        raise UsageError(f"cannot read --config {path}: {error.strerror}") from error
-    except ValueError as error:
-        kind = "JSON" if path.suffix == ".json" else "TOML"
-        raise UsageError(f"--config {path} is not valid {kind}: {error}") from error
-    if path.suffix == ".json" and isinstance(values, dict):
-        values = values.get("config", values)
-    if not isinstance(values, dict):
-        raise UsageError(f"--config {path} does not hold names and values")
+        values = read_values(path)
+    except UsageError as error:
+        raise UsageError(f"--config: {error}") from error
+    if path.suffix == ".json" and isinstance(config := values.get("config"), dict):
+        return config
     return values

@@ -63,6 +63,7 @@ def info(
                 },
                 "mean": mean,
                 "std": std,
+                "notes": dataset.notes,
                 "cache": str(data.cache_folder()),
             }
         )

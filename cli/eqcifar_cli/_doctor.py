@@ -96,6 +96,8 @@ def _devices() -> Iterator[Finding]:
         # Whatever a plug-in raises when it cannot start.
         reason = " ".join(str(error).split())
         remedy = "check the driver, or set JAX_PLATFORMS=cpu to go on without"
+        if asked := os.environ.get("JAX_PLATFORMS"):
+            remedy = f"JAX_PLATFORMS asks for {asked}: unset it, or set it to cpu"
         yield Finding("devices", reason[:300] or type(error).__name__, remedy)
         return
     kinds = [device.device_kind for device in devices]
@@ -165,6 +167,9 @@ def _compilations() -> Finding:
 def _cache(
     subject: str, folder: Path, variable: str, pattern: str = "*", *, limit: str = ""
 ) -> Finding:
+    if str(folder).startswith("~"):
+        remedy = f"set {variable} to a folder"
+        return Finding(subject, "this user has no home folder", remedy)
     try:
         files = [path for path in folder.rglob(pattern) if path.is_file()]
         size = sum(path.stat().st_size for path in files)
@@ -180,7 +185,7 @@ def _folder(out: Path) -> Iterator[Finding]:
 
 
 def _write_problem(folder: Path, remedy: str) -> str:
-    existing = folder.expanduser().absolute()
+    existing = folder.absolute()
     while not existing.exists() and existing != existing.parent:
         existing = existing.parent
     try:

@@ -20,14 +20,21 @@ def compilation_folder() -> Path:
 
 
 def keep_compilations():
-    """Have JAX keep all compiled programs, which it does not by default.
+    """Start JAX, and have it keep all compiled programs, as it does not by default.
 
     In `compilation_folder()`, where what was used least recently makes room. Where
     `JAX_COMPILATION_CACHE_DIR` names another folder, all is left to JAX and its
     variables. To be called before anything is computed.
+
+    **Raises:**
+
+    `eqcifar.errors.UsageError` where there is no device that JAX may use.
     """
     import jax
 
+    from eqcifar.parallel import find_devices
+
+    find_devices()
     if os.environ.get("JAX_COMPILATION_CACHE_DIR"):
         return
     folder = compilation_folder()

@@ -29,6 +29,8 @@ def predict(
 
     Of each image, the central square is scaled to the size that CIFAR has.
     """
+    from collections import Counter
+
     import numpy as np
 
     from eqcifar import data, runs
@@ -39,16 +41,18 @@ def predict(
     keep_compilations()
     found = runs.find_images(image)
     loaded = runs.load_model(run)
-    images, errors = {}, {}
+    images, errors, assumed = {}, {}, Counter()
     for path in found:
         try:
-            images[path] = data.read_image(path)
+            images[path] = data.read_image(path, assumed=assumed)
         except UsageError as error:
             errors[path] = error
     if not images:
         raise next(iter(errors.values()))
     for error in errors.values():
         print_warning(str(error))
+    for what, count in assumed.items():
+        typer.echo(f"{what} ({count} of {len(images)} images)", err=True)
 
     guesses = runs.classify(loaded, np.stack(list(images.values())), top)
     config, synthetic = loaded.config, loaded.header["data"]["synthetic"]

@@ -1,6 +1,9 @@
+import atexit
 import contextlib
+import functools
 import logging
 import os
+import tempfile
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,19 +19,41 @@ _Arrays = dict[str, np.ndarray]
 def cache_folder() -> Path:
     """Return where decoded images are kept, which need not exist yet.
 
-    `$EQCIFAR_CACHE`, else `$XDG_CACHE_HOME/eqcifar`, else `~/.cache/eqcifar`.
+    `$EQCIFAR_CACHE`, else `$XDG_CACHE_HOME/eqcifar`, else `~/.cache/eqcifar`; for a
+    user without a home folder, a temporary folder that goes with the process.
     """
-    if folder := os.environ.get("EQCIFAR_CACHE"):
-        return Path(folder).expanduser()
-    base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(base).expanduser() / "eqcifar"
+    folder = os.environ.get("EQCIFAR_CACHE") or os.path.join(
+        os.environ.get("XDG_CACHE_HOME") or "~/.cache", "eqcifar"
+    )
+    # What cannot be expanded is left as it is.
+    folder = os.path.expanduser(folder)
+    return _temporary_folder() if folder.startswith("~") else Path(folder)
 
 
-def cached(key: str, build: Callable[[], _Arrays]) -> _Arrays:
+@functools.cache
+def _temporary_folder() -> Path:
+    folder = tempfile.TemporaryDirectory(prefix="eqcifar-")
+    atexit.register(folder.cleanup)
+    _log.warning(
+        "This user has no home folder: nothing is cached for the next start, unless "
+        "EQCIFAR_CACHE names a folder."
+    )
+    return Path(folder.name)
+
+
+def cached(
+    key: str, build: Callable[[], _Arrays], keep: Callable[[], bool] = lambda: True
+) -> _Arrays:
     """Read arrays from the cache, or build and keep them.
 
     A damaged file is built again; a cache that cannot be written costs only time.
     Processes started together build once: the others wait.
+
+    **Arguments:**
+
+    - `key`: holds all that the arrays depend on.
+    - `build`: makes them.
+    - `keep`: says after `build` whether `key` did hold all.
     """
     path = cache_folder() / f"{key}.npz"
     if (arrays := _read(path)) is not None:
@@ -37,6 +62,8 @@ def cached(key: str, build: Callable[[], _Arrays]) -> _Arrays:
         if (arrays := _read(path)) is not None:
             return arrays
         arrays = build()
+        if not keep():
+            return arrays
         try:
             _write(path, arrays)
         except OSError as error:

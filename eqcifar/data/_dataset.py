@@ -10,10 +10,21 @@ from ..errors import UsageError
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Split:
-    """Images as stored, 0 to 255 and colours last, with one label each."""
+    """Images as stored, 0 to 255 and colours last, with one label each.
+
+    The arrays become read-only, for a run is known by their digest.
+    """
 
     images: UInt8[np.ndarray, "n h w 3"]
     labels: Int32[np.ndarray, " n"]
+
+    def __post_init__(self):
+        for name in ("images", "labels"):
+            array = np.asarray(getattr(self, name))
+            if array.base is not None and array.flags.writeable:
+                array = array.copy()  # What it is a view of can be written to.
+            array.flags.writeable = False
+            object.__setattr__(self, name, array)
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -25,7 +36,11 @@ class Split:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Dataset:
-    """Everything a run sees. `val` is held out of train, never out of test."""
+    """Everything a run sees. `val` is held out of train, never out of test.
+
+    `notes` say what was assumed where the source left it open, and what makes numbers
+    mean something else, such as test images that are in train too.
+    """
 
     name: str
     classes: tuple[str, ...]
@@ -33,6 +48,7 @@ class Dataset:
     test: Split
     val: Split | None = None
     synthetic: bool = False
+    notes: tuple[str, ...] = ()
 
     @property
     def title(self) -> str:
@@ -80,8 +96,23 @@ def check(dataset: Dataset, *, size: int | None = None) -> Dataset:
         raise UsageError(
             f"{dataset.name!r} has {count} classes: at least 2 are needed."
         )
+    if doubled := [c for c in set(dataset.classes) if dataset.classes.count(c) > 1]:
+        raise UsageError(
+            f"{dataset.name!r} has more than one class {min(doubled)!r}: rename one."
+        )
     expected = dataset.train.images.shape[1:3] if size is None else (size, size)
     for name, split in dataset.splits.items():
+        images, labels = split.images, split.labels
+        if images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] != 3:
+            raise UsageError(
+                f"Images in split {name!r} of {dataset.name!r} are {images.dtype} "
+                f"{images.shape}: give uint8, 0 to 255, as (n, height, width, 3)."
+            )
+        if not np.issubdtype(labels.dtype, np.integer) or labels.ndim != 1:
+            raise UsageError(
+                f"Labels in split {name!r} of {dataset.name!r} are {labels.dtype} "
+                f"{labels.shape}: give one whole number for each image."
+            )
         if len(split) == 0:
             raise UsageError(f"Split {name!r} of {dataset.name!r} has no examples.")
         if len(split.images) != len(split):

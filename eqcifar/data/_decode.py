@@ -1,21 +1,37 @@
+import hashlib
 import io
-from typing import Any
+from collections import Counter
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Int32, UInt8
-from PIL import Image
+from jaxtyping import UInt8
 
 from ..errors import UsageError
 from ._dataset import Split
+from ._labels import label_column, read_labels
+from ._read_image import upright_rgb
 
 _ROWS = 500
-# What becomes RGB without loss: greys and palettes. Transparency or CMYK would not.
-_MODES = ("RGB", "L", "P", "1")
+_IMAGES = "image", "img"
+# In place of a split `test`, where there is one of them.
+_VALIDATION = "validation", "valid", "val"
 
 
-def decode(
-    found: Any, name: str, size: int
-) -> tuple[tuple[str, ...], dict[str, Split]]:
+class Decoded(NamedTuple):
+    """Class names and arrays, and how they came about.
+
+    - `notes`: what had to be assumed.
+    - `paths`: the files that rows refer to, of all that do not hold their image.
+    """
+
+    classes: tuple[str, ...]
+    splits: dict[str, Split]
+    notes: list[str]
+    paths: list[str]
+
+
+def decode(found: Any, name: str, size: int, hint: str = "") -> Decoded:
     """Turn a loaded `datasets.DatasetDict` into class names and arrays.
 
     **Arguments:**
@@ -23,121 +39,132 @@ def decode(
     - `found`: as `datasets` gives it, with splits `train` and `test`.
     - `name`: to use in messages.
     - `size`: the height and width that every image must have.
-
-    **Returns:**
-
-    The names of the classes, and the splits by name.
+    - `hint`: why there may be no labels.
 
     **Raises:**
 
-    `eqcifar.errors.UsageError` where splits, columns or images are not of that form.
+    `eqcifar.errors.UsageError` where splits, columns or images are not of that form, or
+    could mean two things.
     """
+    import datasets
+
+    notes = []
+    splits = _find_splits(found, name, notes)
+    features = splits["train"].features
+    image, label = _image_column(features, name), label_column(features, name, hint)
+    for column in (image, label):
+        if column not in splits["test"].features:
+            raise UsageError(
+                f"Column {column!r} of {name!r} is in train but not in test: make the "
+                f"splits equal."
+            )
+    for split, rows in splits.items():
+        if len(rows) == 0:
+            raise UsageError(f"The split {split!r} of {name!r} has no examples.")
+    classes, labels, note = read_labels(splits, label, name)
+    notes += [note] if note else []
+    assumed, paths, decoded = Counter(), [], {}
+    for split, rows in splits.items():
+        rows = rows.select_columns([image])
+        rows = rows.cast_column(image, datasets.Image(decode=False))
+        images = _images(rows, f"split {split!r} of {name!r}", size, assumed, paths)
+        decoded[split] = Split(images, labels[split])
+    notes += [f"{what} ({count} images)" for what, count in assumed.items()]
+    return Decoded(classes, decoded, notes + _overlaps(classes, decoded), paths)
+
+
+def _find_splits(found: Any, name: str, notes: list[str]) -> dict[str, Any]:
     import datasets
 
     if not isinstance(found, datasets.DatasetDict):
         raise UsageError(
             f"{name!r} has no splits: save a DatasetDict with 'train' and 'test'."
         )
-    if missing := {"train", "test"} - set(found):
+    instead = [split for split in _VALIDATION if split in found]
+    test = instead[0] if "test" not in found and len(instead) == 1 else "test"
+    if missing := {"train", test} - set(found):
         raise UsageError(
             f"{name!r} has no split {min(missing)!r}, only "
             f"{', '.join(map(repr, map(str, found)))}: rename or make one, for both "
             f"'train' and 'test' are needed."
         )
-    features = found["train"].features
-    image, label = _image_column(features, name), _label_column(features, name)
-    for column in (image, label):
-        if found["test"].features.get(column) != features[column]:
-            raise UsageError(
-                f"Column {column!r} of {name!r} is {features[column]} in train but "
-                f"{found['test'].features.get(column)} in test: make them equal."
-            )
-    splits = {}
-    for split in ("train", "test"):
-        rows = found[split].cast_column(image, datasets.Image(decode=False))
-        where = f"split {split!r} of {name!r}"
-        if len(rows) == 0:
-            raise UsageError(f"The {where} has no examples.")
-        splits[split] = Split(
-            _images(rows, image, where, size), _labels(rows, label, where)
-        )
-    return tuple(features[label].names), splits
+    if test != "test":
+        notes.append(f"test = {test}")
+    return {"train": found["train"], "test": found[test]}
 
 
 def _image_column(features: Any, name: str) -> str:
     import datasets
 
-    for column, feature in features.items():
-        if isinstance(feature, datasets.Image):
-            return column
+    images = [c for c, kind in features.items() if isinstance(kind, datasets.Image)]
+    named = [column for column in images if column in _IMAGES]
+    if len(images) == 1 or len(named) == 1:
+        return (named or images)[0]
+    if images:
+        raise UsageError(
+            f"{name!r} has {len(images)} image columns, {', '.join(images)}: call the "
+            f"one to use 'image' with `dataset.rename_column`, or remove the others."
+        )
+    kinds = ", ".join(f"{c} ({type(kind).__name__})" for c, kind in features.items())
     raise UsageError(
-        f"{name!r} has no image column, only {_columns(features)}: cast one with "
+        f"{name!r} has no image column, only {kinds}: cast one with "
         f"`dataset.cast_column(name, datasets.Image())`."
     )
 
 
-def _label_column(features: Any, name: str) -> str:
-    import datasets
-
-    labels = [c for c, f in features.items() if isinstance(f, datasets.ClassLabel)]
-    for column in ("fine_label", "label"):
-        if column in labels:
-            return column
-    if len(labels) == 1:
-        return labels[0]
-    found = "no" if not labels else "more than one"
-    raise UsageError(
-        f"{name!r} has {found} column of class labels ({_columns(features)}): call the "
-        f"one to use 'label', and cast it with `dataset.class_encode_column('label')` "
-        f"if it is not a ClassLabel."
-    )
-
-
-def _columns(features: Any) -> str:
-    return ", ".join(
-        f"{name} ({type(kind).__name__})" for name, kind in features.items()
-    )
-
-
-def _labels(rows: Any, column: str, where: str) -> Int32[np.ndarray, " n"]:
-    labels = rows.with_format("arrow")[:][column]
-    if labels.null_count:
-        row = labels.is_null().to_pylist().index(True)
-        raise UsageError(f"Row {row} of {where} has no label: remove such rows.")
-    bounds = np.iinfo(np.int32)  # What does not fit is out of range all the same.
-    return np.clip(labels.to_numpy(), bounds.min, bounds.max).astype(np.int32)
-
-
 def _images(
-    rows: Any, column: str, where: str, size: int
+    rows: Any, where: str, size: int, assumed: Counter[str], paths: list[str]
 ) -> UInt8[np.ndarray, "n h w 3"]:
     # One thread: most of an image's 0.05 ms is spent in Python, and two take longer.
     images = np.empty((len(rows), size, size, 3), np.uint8)
     row = 0
     for batch in rows.with_format("arrow").iter(_ROWS):
-        for encoded in batch[column].to_pylist():
-            content = _pixels(encoded, f"row {row} of {where}", size)
-            images[row] = np.frombuffer(content, np.uint8).reshape(size, size, 3)
+        for encoded in batch.column(0).to_pylist():
+            encoded: dict[str, Any] = encoded or {"bytes": None, "path": None}
+            problem = f"Cannot use the image in row {row} of {where}"
+            if encoded["bytes"] is not None:
+                file = io.BytesIO(encoded["bytes"])
+            elif encoded["path"] is not None:
+                paths.append(encoded["path"])
+                file = _open(encoded["path"], problem)
+            else:
+                raise UsageError(
+                    f"The image in row {row} of {where} is missing: remove such rows."
+                )
+            image = upright_rgb(file, problem, size=size, assumed=assumed)
+            images[row] = np.asarray(image)
             row += 1
     return images
 
 
-def _pixels(encoded: dict | None, where: str, size: int) -> bytes:
-    if encoded is None:
-        raise UsageError(f"The image in {where} is missing: remove such rows.")
-    content, path = encoded["bytes"], encoded["path"]
+def _open(path: str, problem: str) -> str | io.BytesIO:
+    from datasets.utils.file_utils import xopen
+
+    if "://" not in path:
+        return path
     try:
-        with Image.open(path if content is None else io.BytesIO(content)) as image:
-            if image.size != (size, size):
-                raise UsageError(
-                    f"The image in {where} is {image.height}x{image.width} pixels, not "
-                    f"{size}x{size}: resize the images first."
-                )
-            if image.mode not in _MODES:
-                raise UsageError(
-                    f"The image in {where} has mode {image.mode}: convert the images "
-                    f"to RGB first."
-                )
-            return (image if image.mode == "RGB" else image.convert("RGB")).tobytes()
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise UsageError(f"The image in {where} cannot be read: {error}") from error
+        with xopen(path, "rb") as file:  # In an archive, for instance.
+            return io.BytesIO(file.read())
+    except (OSError, ValueError) as error:
+        raise UsageError(f"{problem}: {error}") from error
+
+
+def _overlaps(classes: tuple[str, ...], splits: Mapping[str, Split]) -> list[str]:
+    """Say what makes the test's numbers mean something else."""
+    train, test = splits["train"], splits["test"]
+    notes = []
+    seen = set(map(_digest, train.images))
+    if both := sum(_digest(image) in seen for image in test.images):
+        notes.append(f"{both} of {len(test)} test images are in train too")
+    absent = np.setdiff1d(np.arange(len(classes)), train.labels)
+    if len(absent):
+        listed = ", ".join(repr(classes[label]) for label in absent[:3])
+        listed += ", ..." if len(absent) > 3 else ""
+        notes.append(
+            f"{len(absent)} of {len(classes)} classes have no training images: {listed}"
+        )
+    return notes
+
+
+def _digest(image: UInt8[np.ndarray, "h w 3"]) -> bytes:
+    return hashlib.blake2b(image.tobytes(), digest_size=16).digest()

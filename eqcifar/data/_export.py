@@ -41,7 +41,7 @@ def export(
     """
     import datasets
 
-    folder = Path(folder).expanduser()
+    folder = Path(os.path.expanduser(folder))
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UsageError(f"{str(folder)!r} exists already: give a new folder.")
     folder.parent.mkdir(parents=True, exist_ok=True)

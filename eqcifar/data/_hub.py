@@ -1,4 +1,5 @@
 import contextlib
+import os
 import sys
 import tempfile
 import threading
@@ -8,12 +9,14 @@ from typing import Any
 
 from ..errors import RunError, UsageError
 from ._cache import cache_folder
+from ._files import Files
 
 # `datasets` takes two seconds to import and is needed only to fill the cache: the
 # functions here import it for themselves.
 
 _PROBE_SECONDS = 4.0
 _FORMS = "parquet, imagefolder or save_to_disk form"
+_METADATA = "metadata.csv", "metadata.jsonl", "metadata.parquet"
 
 
 def fetch(hub_id: str) -> Any:
@@ -46,11 +49,26 @@ def fetch(hub_id: str) -> Any:
 
 
 @contextlib.contextmanager
-def open_folder(folder: Path) -> Iterator[Any]:
-    """Give a local dataset, leaving nothing behind in the cache of `datasets`."""
+def open_folder(name: str, files: Files) -> Iterator[Any]:
+    """Give a local dataset, leaving nothing behind in the cache of `datasets`.
+
+    It is read from a scratch folder of links to the files: there, `datasets` finds what
+    lies behind linked folders, and takes no part of the path for a pattern.
+
+    **Arguments:**
+
+    - `name`: of the folder, for messages.
+    - `files`: what is in it, as `list_files` finds it.
+    """
     import datasets
+    from datasets.exceptions import DatasetGenerationError
 
     with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch, "folder")
+        folder.mkdir()
+        for relative, path in files.items():
+            (folder / relative).parent.mkdir(parents=True, exist_ok=True)
+            (folder / relative).symlink_to(path)
         try:
             with quiet():
                 if _is_saved_to_disk(folder):
@@ -61,13 +79,40 @@ def open_folder(folder: Path) -> Iterator[Any]:
             # How `datasets` answers to parquet and to its own form without rows.
             if "corresponds to no data" in str(error) or isinstance(error, IndexError):
                 raise UsageError(
-                    f"A split of {str(folder)!r} has no examples: fill or remove it."
+                    f"A split of {name!r} has no examples{metadata_hint(files)}: fill "
+                    f"or remove it."
                 ) from error
+            if isinstance(error, DatasetGenerationError):
+                error = error.__cause__ or error  # What it wraps says more.
+            reason = _line(error).replace(str(folder), name)
             raise UsageError(
-                f"Cannot read the folder {str(folder)!r} as a dataset in {_FORMS}: "
-                f"{_line(error)}"
+                f"Cannot read the folder {name!r} as a dataset in {_FORMS}: {reason}"
             ) from error
         yield found
+
+
+def metadata_hint(files: Files) -> str:
+    """What a `metadata.csv` does to images that it does not list, if there is one."""
+    lists = [path for path in files if os.path.basename(path) in _METADATA]
+    if not lists:
+        return ""
+    return (
+        f" (beside {lists[0]} only the images that it lists are read, in every split, "
+        f"and folders name no classes: list all with a column 'label', or remove it)"
+    )
+
+
+def unlisted(found: Any, files: Files) -> list[str]:
+    """Say how many images a `metadata.csv` leaves out."""
+    from datasets.packaged_modules.imagefolder.imagefolder import ImageFolder
+
+    lists = [path for path in files if os.path.basename(path) in _METADATA]
+    kinds = tuple(ImageFolder.EXTENSIONS)
+    images = sum(path.lower().endswith(kinds) for path in files)
+    missing = images - sum(len(rows) for rows in found.values()) if lists else 0
+    if missing <= 0:
+        return []
+    return [f"{missing} of {images} images are left out, for {lists[0]} lists them not"]
 
 
 def _is_saved_to_disk(folder: Path) -> bool:

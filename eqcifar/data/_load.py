@@ -1,22 +1,28 @@
-import hashlib
+import logging
+import os
 import re
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import PIL
 
 from ..errors import UsageError
 from ._cache import cached
 from ._dataset import Dataset, Split, check, limit, with_validation
-from ._decode import decode
-from ._hub import fetch, open_folder
+from ._decode import Decoded, decode
+from ._files import list_files, stamp
+from ._hub import fetch, metadata_hint, open_folder, unlisted
 from ._synthetic import SHAPES, TEXTURED, synthetic
 
 _HUB_IDS = {"cifar10": "uoft-cs/cifar10", "cifar100": "uoft-cs/cifar100"}
 _SYNTHETIC = {"synthetic": 10, "synthetic100": 100}
 _SIZE = 32
 
-_Decoded = tuple[tuple[str, ...], dict[str, Split]]
+# To be raised when the same files are read as other images, labels or notes.
+_READER = 2
+
+_log = logging.getLogger("eqcifar")
 
 
 def load(
@@ -38,10 +44,13 @@ def load(
         - `cifar10`, `cifar100`: from the Hugging Face hub;
         - `synthetic`, `synthetic100`: procedural images, see `synthetic`;
         - a local folder, in parquet, imagefolder or `save_to_disk` form;
-        - `org/name` or `hf://datasets/org/name`: any dataset on the hub with splits
-          `train` and `test`, and images of 32 x 32. Where a folder `org/name` exists,
-          the first form means the folder (but never for `uoft-cs/cifar10` and
-          `uoft-cs/cifar100`).
+        - `org/name` or `hf://datasets/org/name`: any dataset on the hub. Where a folder
+          `org/name` exists, the first form means the folder (but never for
+          `uoft-cs/cifar10` and `uoft-cs/cifar100`).
+
+        It has splits `train` and `test` (else `validation`), images of 32 x 32 in the
+        one column of images or in `image` or `img`, and labels in `fine_label`, else
+        `label`, else the one `ClassLabel`: classes, strings, or the numbers 0 to C - 1.
     - `val_size`: hold that many examples out of train, see `with_validation`.
     - `limit_train`, `limit_test`: keep that many examples, see `limit`; train is cut
         after the validation split is taken. 0: all.
@@ -49,7 +58,8 @@ def load(
 
     **Returns:**
 
-    The dataset, named so that all spellings of one hub id are one name.
+    The dataset, named so that all spellings of one hub id are one name. Its `notes`
+    are logged too.
 
     **Raises:**
 
@@ -64,6 +74,8 @@ def load(
         if number < 0:
             raise UsageError(f"{option} is {number}: give 0 or more.")
     dataset = check(_find(name), size=_SIZE)
+    if dataset.notes:
+        _log.warning("%s: %s.", dataset.name, "; ".join(dataset.notes))
     dataset = with_validation(dataset, val_size, seed=seed)
     return check(limit(dataset, train=limit_train, test=limit_test, seed=seed))
 
@@ -75,7 +87,7 @@ def locate(name: str) -> str:
     """
     if name in _SYNTHETIC or name in _HUB_IDS or name in _HUB_IDS.values():
         return name
-    folder = Path(name).expanduser()
+    folder = Path(os.path.expanduser(name))
     return str(folder.resolve()) if folder.is_dir() else name
 
 
@@ -90,7 +102,7 @@ def _find(name: str) -> Dataset:
         if not _is_hub_id(hub_id):
             raise UsageError(f"{name!r} is not of the form hf://datasets/org/name.")
         return _from_hub(hub_id, short.get(hub_id, hub_id))
-    folder = Path(name).expanduser()
+    folder = Path(os.path.expanduser(name))
     if folder.is_dir():
         return _from_folder(folder, name)
     if not folder.exists() and name.startswith(("/", ".", "~")):
@@ -113,34 +125,47 @@ def _from_hub(hub_id: str, name: str) -> Dataset:
 
 
 def _from_folder(folder: Path, name: str) -> Dataset:
-    digest = hashlib.sha256()
-    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
-        stat = path.stat()
-        line = f"{path.resolve()} {stat.st_size} {stat.st_mtime_ns}\n"
-        digest.update(line.encode())
+    files = list_files(str(folder))
+    key = stamp(files)
+    elsewhere = []
 
-    def build():
-        with open_folder(folder) as found:
-            return decode(found, name, _SIZE)
+    def build() -> Decoded:
+        with open_folder(name, files) as found:
+            decoded = decode(found, name, _SIZE, metadata_hint(files))
+            # After "::" comes the archive that a file is in.
+            paths = {os.path.realpath(path.split("::")[-1]) for path in decoded.paths}
+            elsewhere.extend(paths - {*files.values()})
+            return decoded._replace(notes=unlisted(found, files) + decoded.notes)
 
-    return _arrays(name, f"folder-{digest.hexdigest()[:24]}", build)
+    def keep() -> bool:
+        # The key knows neither files elsewhere nor what has changed meanwhile.
+        return not elsewhere and stamp(list_files(str(folder))) == key
+
+    # What a JPEG's pixels are is for its decoder to say.
+    return _arrays(name, f"folder-{key}-pillow{PIL.__version__}", build, keep)
 
 
-def _arrays(name: str, key: str, build: Callable[[], _Decoded]) -> Dataset:
+def _arrays(
+    name: str,
+    key: str,
+    build: Callable[[], Decoded],
+    keep: Callable[[], bool] = lambda: True,
+) -> Dataset:
     def pack():
-        classes, splits = build()
+        classes, splits, notes, _ = build()
         check(Dataset(name, classes, splits["train"], splits["test"]), size=_SIZE)
-        arrays = {"classes": np.array(classes)}
+        arrays = {"classes": np.array(classes), "notes": np.array(notes, str)}
         for split, examples in splits.items():
             arrays[f"{split}_images"] = examples.images
             arrays[f"{split}_labels"] = examples.labels
         return arrays
 
-    arrays = cached(key, pack)
+    arrays = cached(f"{key}-{_READER}", pack, keep)
     classes = tuple(map(str, arrays["classes"]))
+    notes = tuple(map(str, arrays["notes"]))
     train = Split(arrays["train_images"], arrays["train_labels"])
     test = Split(arrays["test_images"], arrays["test_labels"])
     # Class names alone tell, so that a copy of procedural images stays marked as such
     # in whatever form it was exported or uploaded.
     procedural = classes in (SHAPES, TEXTURED)
-    return Dataset(name, classes, train, test, synthetic=procedural)
+    return Dataset(name, classes, train, test, synthetic=procedural, notes=notes)

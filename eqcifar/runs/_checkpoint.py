@@ -169,6 +169,12 @@ def compare(path: Path, found: Table, wanted: Table):
     """Refuse a file whose arrays are not the model's, by the first that differs."""
     if found == wanted:
         return
+    if _in_single_precision(found) == _in_single_precision(wanted):
+        on = wanted != _in_single_precision(wanted)
+        raise CheckpointError(
+            f"{path} was written with JAX_ENABLE_X64 {'off' if on else 'on'}, and here "
+            f"it is {'on: unset it' if on else 'off: set JAX_ENABLE_X64=1'}"
+        )
     in_file, in_model = _by_name(found), _by_name(wanted)
     for name, what in in_model.items():
         if name not in in_file:
@@ -183,6 +189,10 @@ def compare(path: Path, found: Table, wanted: Table):
         if extra:
             problem = f"it has {extra[0]}, {in_file[extra[0]]}; the model has none"
     raise CheckpointError(f"{path} belongs to another model: {problem}")
+
+
+def _in_single_precision(table: Table) -> Table:
+    return [[name, dtype.replace("64", "32"), shape] for name, dtype, shape in table]
 
 
 def _by_name(table: Table) -> dict[str, str]:

@@ -2,12 +2,10 @@ import dataclasses
 import itertools
 import os
 import re
-import tomllib
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
-from ..config import TrainConfig
+from ..config import TrainConfig, read_values
 from ..errors import UsageError
 
 _DEFAULTS = {field.name: field.default for field in dataclasses.fields(TrainConfig)}
@@ -36,13 +34,7 @@ class Grid:
 
         `UsageError` with the path and what is wrong.
         """
-        path = Path(path)
-        try:
-            values = tomllib.loads(path.read_text(encoding="utf-8"))
-        except OSError as error:
-            raise UsageError(f"cannot read {path}: {error.strerror}") from error
-        except ValueError as error:
-            raise UsageError(f"{path} is not valid TOML: {error}") from error
+        values = read_values(path)
         try:
             return cls._from_file(values)
         except UsageError as error:

@@ -12,7 +12,7 @@ from ._states import LoadedModel
 
 _SUFFIXES = (
     *(".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm"),
-    *(".avif", ".jp2"),
+    *(".avif", ".jp2", ".jpe", ".jfif", ".apng", ".pgm", ".pbm", ".pnm", ".tga"),
 )
 
 

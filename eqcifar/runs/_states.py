@@ -10,6 +10,7 @@ from jaxtyping import PyTree
 from .. import models
 from ..config import TrainConfig
 from ..data import Dataset
+from ..parallel import find_devices
 from ..training import Model, TrainState
 from ._arrays import Leaf, named_arrays, named_leaves, with_arrays, with_leaves
 from ._checkpoint import open_checkpoint, write_checkpoint
@@ -130,6 +131,8 @@ def load_model(
     `CheckpointError` when the file is damaged or belongs to another model, and
     `UsageError` when there is none.
     """
+    # Before a file is blamed for what does not start.
+    find_devices()
     path = path.path if isinstance(path, Run) else Path(path)
     if path.is_dir():
         found = [path / name for name in _FILES if (path / name).exists()]

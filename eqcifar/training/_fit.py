@@ -1,4 +1,5 @@
 import dataclasses
+import inspect
 import math
 import time
 from collections.abc import Callable
@@ -121,7 +122,9 @@ def fit(
     check_recipe(train_state, dataset, config, mesh, grad_accum)
     if steps_per_call is None:
         steps_per_call = 1 if jax.default_backend() == "cpu" else per_epoch
-    steps = make_steps(
+    # An object can change between calls; a function is what it is, as for `jax.jit`.
+    make = make_steps if inspect.isfunction(loss) else make_steps.__wrapped__
+    steps = make(
         # One program for all seeds.
         dataclasses.replace(config, seed=0),
         loss,

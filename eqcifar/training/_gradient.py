@@ -126,8 +126,9 @@ def check_recipe(
 ):
     """Refuse what a recipe asks of images, batches and devices that they have not.
 
-    Crops and squares that are too large, images that are too small for the network, and
-    pieces of a batch that would change the numbers or cannot be shared.
+    Data that `eqcifar.data.check` refuses, crops and squares that are too large, images
+    that are too small for the network, and pieces of a batch that would change the
+    numbers or cannot be shared.
 
     **Arguments:**
 
@@ -142,6 +143,7 @@ def check_recipe(
 
     `UsageError` with what would do.
     """
+    data.check(dataset)
     size, rest = divmod(config.batch_size, grad_accum) if grad_accum > 0 else (0, 1)
     if rest:
         raise UsageError(

@@ -55,26 +55,28 @@ def test_the_same_sweep_again_has_nothing_to_do(swept):
 def test_dry_run_prints_a_command_a_line(swept):
     out, *_ = swept
     options = "--mixup", "0,0.4", "--seeds", "0-1", "--out", out, "--dry-run"
-    result = run_cli(*SWEEP, *options, "--", "--devices", "1")
+    passed_on = "--devices 1 --remat --track tensorboard --sharpness-every 5"
+    result = run_cli(*SWEEP, *options, *passed_on.split())
     lines = result.stdout.splitlines()
     # Two of the four are done.
     assert [" --mixup 0.4 " in line for line in lines] == [True, True]
     for line in lines:
         program, command, *_ = shlex.split(line)
         assert (program, command) == ("eqcifar", "train")
-        assert line.endswith(f" --out {out} --devices 1")
+        assert line.endswith(f" --out {out} {passed_on}")
     shards = [
         run_cli(*SWEEP, *options, "--shard", f"{part}/2").stdout for part in (1, 2)
     ]
     assert sorted("".join(shards).splitlines()) == sorted(
-        line.removesuffix(" --devices 1") for line in lines
+        line.removesuffix(f" {passed_on}") for line in lines
     )
 
 
 def test_a_failure_shows_the_end_of_its_log_and_exits_1(tmp_path):
-    result = run_cli(*SWEEP, "--out", tmp_path, "--", "--no-such-option")
+    measures = "--sharpness-every", 1, "--sharpness-measures", "foo"
+    result = run_cli(*SWEEP, *measures, "--out", tmp_path)
     assert result.exit_code == 1
-    message = "Error: No such option: --no-such-option"
+    message = "Error: Unknown measure 'foo'."
     assert message in result.stdout.splitlines()[2]
     assert f"\n    {message}" in result.stdout
     assert "run.log)" in result.stdout
@@ -178,17 +180,14 @@ def test_a_run_stops_when_its_sweep_is_gone_and_ends_when_it_was_stopping():
         ("--slurm", "there is no sbatch here"),
         ("vgg", "unexpected 'vgg'"),
         ("--loss my.loss", "a sweep trains by mse or ce"),
-        ("-- --lr 3", "--lr after --: give it before"),
-        ("-- --no-whiten", "--no-whiten after --: give it before"),
-        ("-- --recipe=fast", "--recipe=fast after --: give it before"),
-        ("-- --devices 1 -oelse", "-oelse after --: give it before"),
+        ("--track foo", "unknown tracker 'foo': choose from tensorboard"),
+        ("--sharpness-every=-1", "Invalid value for '--sharpness-every'"),
         ("--file nowhere.toml", "cannot read nowhere.toml: No such file"),
     ],
 )
 def test_usage_errors_are_one_line_and_exit_2(tmp_path, options, line):
-    arguments = options.split()
-    out = () if "--" in arguments else ("--out", tmp_path / "results")
-    result = run_cli("sweep", *arguments, *out, PATH="", JAX_PLATFORMS="cpu")
+    out = "--out", tmp_path / "results"
+    result = run_cli("sweep", *options.split(), *out, PATH="", JAX_PLATFORMS="cpu")
     assert result.exit_code == 2
     assert result.stdout == ""
     assert result.stderr.count("\n") == 1

@@ -173,10 +173,14 @@ def test_a_run_that_fails_exits_1(monkeypatch, tmp_path):
     assert result.stderr == line
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="has no such signals")
 def test_interrupted_training_is_continued_by_the_same_command(tmp_path):
     command = *TINY, "--epochs", 5000, "--eval-every", 5000, "--out", tmp_path
     for number, code, start in (
-        (signal.SIGTERM, 143, "Training: "),
+        (signal.SIGTERM, 75, "Training: "),
+        (signal.SIGUSR1, 75, "Going on after step "),
+        (signal.SIGUSR2, 75, "Going on after step "),
+        (signal.SIGHUP, 75, "Going on after step "),
         (signal.SIGINT, 130, "Going on after step "),
     ):
         # As in many a cluster's log.

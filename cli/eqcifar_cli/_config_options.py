@@ -29,7 +29,7 @@ def config_options(command: Callable[..., None]) -> Callable[..., None]:
     """Give a command an option for each field of `TrainConfig`, `--config`, `--recipe`.
 
     Command line, file, recipe, defaults, in that order, make the `TrainConfig` that is
-    the command's first argument; its other parameters stay options.
+    the command's first argument. The second is a `RunOptions`; others stay options.
     """
     return field_options(command, _option, ("config_file", _ConfigFile), _build)
 

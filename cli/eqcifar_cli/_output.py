@@ -1,3 +1,4 @@
+import io
 from collections.abc import Sequence
 from typing import Any
 
@@ -5,11 +6,62 @@ import typer
 from rich import box
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 
-def console(*, quiet: bool = False) -> Console:
+# What a terminal takes for a command, or shows in another order than it is written.
+_COMMANDS = [*range(0x09), *range(0x0B, 0x20), *range(0x7F, 0xA0), 0x2028, 0x2029]
+_COMMANDS += [0x200E, 0x200F, *range(0x202A, 0x202F), *range(0x2066, 0x206A)]
+_VISIBLE = {code: ascii(chr(code))[1:-1] for code in _COMMANDS}
+
+
+def printable(text: str) -> str:
+    """The text with commands to a terminal written out, as in a name of a class."""
+    return text.translate(_VISIBLE)
+
+
+class Guarded(io.TextIOBase):
+    """A stream that writes what is `printable`.
+
+    Rich finds the stream behind it, for commands of its own.
+    """
+
+    def __init__(self, stream: Any):
+        """Take the stream to write to."""
+        self.rich_proxied_file = stream
+
+    def write(self, text: str, /) -> int:
+        """Write the text, as it is printable."""
+        return self.rich_proxied_file.write(printable(text))
+
+    def flush(self):
+        """Flush the stream behind."""
+        self.rich_proxied_file.flush()
+
+    def isatty(self) -> bool:
+        """Whether the stream behind is a terminal."""
+        return self.rich_proxied_file.isatty()
+
+    def fileno(self) -> int:
+        """That of the stream behind."""
+        return self.rich_proxied_file.fileno()
+
+    @property
+    def encoding(self) -> str:  # pyright: ignore
+        """That of the stream behind."""
+        return self.rich_proxied_file.encoding
+
+
+class _Console(Console):
+    def render_str(self, text: str, **options: Any) -> Text:
+        return super().render_str(printable(text), **options)
+
+
+def console(*, stderr: bool = False, quiet: bool = False) -> Console:
     """The console on stdout as it is now; plain text where it is no terminal."""
-    return Console(highlight=False, markup=False, emoji=False, quiet=quiet)
+    return _Console(
+        stderr=stderr, highlight=False, markup=False, emoji=False, quiet=quiet
+    )
 
 
 def print_table(
@@ -27,7 +79,7 @@ def print_table(
         justify = "right" if index and name not in left else "left"
         table.add_column(name, justify=justify, overflow="fold")
     for row in rows:
-        table.add_row(*row)
+        table.add_row(*(cell.replace("\n", "\\n") for cell in row))
     screen = console()
     if not screen.is_terminal:
         # Nothing to fit into: what reads the lines wants whole cells.

@@ -1,3 +1,4 @@
+import contextlib
 import errno
 import os
 import sys
@@ -6,7 +7,9 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
-from eqcifar.errors import EqcifarError, UsageError
+from eqcifar.errors import EqcifarError, UsageError, is_out_of_memory
+
+from ._output import Guarded
 
 
 class Program(TyperGroup):
@@ -14,9 +17,16 @@ class Program(TyperGroup):
 
     def main(self, *args: Any, **kwargs: Any) -> Any:
         """Run the command line and exit; the arguments are Typer's."""
-        # A name of a class or a file can hold what the output's encoding does not.
-        if not (sys.stdout.encoding or "").lower().startswith("utf"):
-            sys.stdout.reconfigure(errors="replace")  # pyright: ignore
+        # A name of a class or a file can hold what the output's encoding does not, and
+        # what a terminal would obey.
+        sys.stdout.reconfigure(errors="replace")  # pyright: ignore
+        with (
+            contextlib.redirect_stdout(Guarded(sys.stdout)),
+            contextlib.redirect_stderr(Guarded(sys.stderr)),
+        ):
+            self._main(*args, **kwargs)
+
+    def _main(self, *args: Any, **kwargs: Any):
         debug = os.environ.get("EQCIFAR_DEBUG", "") not in ("", "0")
         try:
             code = super().main(*args, **{**kwargs, "standalone_mode": False})
@@ -48,11 +58,7 @@ def describe(error: BaseException) -> str | None:
         return " ".join(str(error).split())
     if isinstance(error, OSError):
         return _describe_os_error(error)
-    # By its name, for jax need not have been imported.
-    if isinstance(error, MemoryError) or (
-        type(error).__name__ in ("JaxRuntimeError", "XlaRuntimeError")
-        and "RESOURCE_EXHAUSTED" in str(error)
-    ):
+    if is_out_of_memory(error):
         return "out of memory: lower --batch-size or --width, or use more devices"
     return None
 

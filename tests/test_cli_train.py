@@ -4,6 +4,7 @@ import json
 import math
 import os
 import signal
+import socket
 import sys
 import time
 
@@ -177,10 +178,7 @@ def test_a_run_that_fails_exits_1(monkeypatch, tmp_path):
 def test_interrupted_training_is_continued_by_the_same_command(tmp_path):
     command = *TINY, "--epochs", 5000, "--eval-every", 5000, "--out", tmp_path
     for number, code, start in (
-        (signal.SIGTERM, 75, "Training: "),
-        (signal.SIGUSR1, 75, "Going on after step "),
-        (signal.SIGUSR2, 75, "Going on after step "),
-        (signal.SIGHUP, 75, "Going on after step "),
+        (signal.SIGUSR1, 75, "Training: "),
         (signal.SIGINT, 130, "Going on after step "),
     ):
         # As in many a cluster's log.
@@ -243,6 +241,8 @@ def test_a_terminal_shows_a_bar():
     console = Console(file=file, force_terminal=True, width=100, color_system=None)
     with Reporter(console, epochs=2) as reporter:
         reporter.start(0, "SYNTHETIC")
+        reporter.on_compile()
+        time.sleep(0.3)
         reporter.on_progress(Progress(1, 10, 40, 0.25, 1234.5))
         time.sleep(0.3)
         reporter.on_epoch({"epoch": 1, "loss": 0.5, "images_per_s": 1000.0})
@@ -250,6 +250,45 @@ def test_a_terminal_shows_a_bar():
     for part in ("compiling", "epoch 1/2  loss 0.2500  1234 images/s", "left"):
         assert part in shown
     assert "epoch 1/2  loss 0.5000  1000 images/s  SYNTHETIC\n" in shown
+
+
+_TOGETHER = """
+import jax
+from eqcifar import parallel
+jax.config.update("jax_cpu_collectives_implementation", "gloo")
+alone = parallel.initialise
+parallel.initialise = lambda: alone("localhost:{port}", 2, {process})
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="has no such signals")
+def test_a_signal_to_one_process_stops_all_alike(tmp_path):
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    options = "--epochs", 5000, "--eval-every", 5000, "--out", tmp_path, "--distributed"
+    processes = [
+        start_cli(
+            *TINY[:-2],
+            *options,
+            first=_TOGETHER.format(port=port, process=process),
+        )
+        for process in range(2)
+    ]
+    try:
+        main, other = processes
+        assert main.stdout
+        while not main.stdout.readline().startswith("epoch "):
+            assert main.poll() is None
+        other.send_signal(signal.SIGTERM)
+        ends = [process.communicate(timeout=120) for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+    assert [process.returncode for process in processes] == [75, 75], ends
+    assert ends[0][0].splitlines()[-1].startswith("Interrupted: stopped after step ")
+    assert "Finished" not in ends[0][0]
+    assert runs.latest_run(tmp_path).status()["state"] == "interrupted"
 
 
 def test_a_row_without_evaluation_is_a_shorter_line():

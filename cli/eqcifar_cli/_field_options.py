@@ -19,10 +19,10 @@ SHORT = {"arch": "-a", "dataset": "-d", "batch_size": "-b"}
 _Recipe = Annotated[
     str,
     typer.Option(
-        metavar="|".join(RECIPES),
-        help="Named values for the options above; `fast` trains a good small network "
-        "soon on a CPU, `airbench96` a better one on a GPU. A file and options given "
-        "here win over it.",
+        metavar="NAME",
+        help=f"Named values for the options above: {', '.join(RECIPES)}. `fast` trains "
+        "a good small network soon on a CPU, `airbench96` a better one on a GPU. A "
+        "file and options given here win over it.",
         rich_help_panel="Run",
     ),
 ]

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from ._output import console, print_warning
+from ._output import console, print_warning, say
 from ._progress import make_bar
 from ._stop import StopRequest, exit_code
 
@@ -104,7 +104,7 @@ class Meter:
         self._bar.stop()
         self.stop.__exit__(kind, error, traceback)
         if kind is _Stopped:
-            typer.echo("Interrupted. Run the same command to go on.", err=True)
+            say("Interrupted. Run the same command to go on.", self._console)
             raise typer.Exit(exit_code(self.stop.number or signal.SIGINT)) from None
 
     def __call__(

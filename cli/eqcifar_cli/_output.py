@@ -1,4 +1,6 @@
 import io
+import sys
+import textwrap
 from collections.abc import Sequence
 from typing import Any
 
@@ -7,7 +9,6 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
-
 
 # What a terminal takes for a command, or shows in another order than it is written.
 _COMMANDS = [*range(0x09), *range(0x0B, 0x20), *range(0x7F, 0xA0), 0x2028, 0x2029]
@@ -59,9 +60,29 @@ class _Console(Console):
 
 def console(*, stderr: bool = False, quiet: bool = False) -> Console:
     """The console on stdout as it is now; plain text where it is no terminal."""
-    return _Console(
-        stderr=stderr, highlight=False, markup=False, emoji=False, quiet=quiet
+    stream = sys.stderr if stderr else sys.stdout
+    # Named, for a `Live` puts a stream of its own before the guarded one.
+    file = getattr(stream, "rich_proxied_file", stream)
+    return _Console(file=file, highlight=False, markup=False, emoji=False, quiet=quiet)
+
+
+def fold(text: str, screen: Console) -> str:
+    """The text with lines broken between words, to fit into a terminal.
+
+    What has no blanks, such as a path, stays whole, to be copied.
+    """
+    if not screen.is_terminal:
+        return text
+    wrapper = textwrap.TextWrapper(
+        max(screen.width, 20), break_long_words=False, break_on_hyphens=False
     )
+    return "\n".join(wrapper.fill(line) for line in text.split("\n"))
+
+
+def say(text: str, screen: Console | None = None):
+    """Print prose, folded to the width of a terminal; on stdout by default."""
+    screen = console() if screen is None else screen
+    screen.print(fold(text, screen), soft_wrap=True)
 
 
 def print_table(
@@ -84,12 +105,12 @@ def print_table(
     if not screen.is_terminal:
         # Nothing to fit into: what reads the lines wants whole cells.
         screen.width = 10_000
-    screen.print(title, table, sep="\n", soft_wrap=True)
+    screen.print(fold(title, screen), table, sep="\n", soft_wrap=True)
 
 
 def print_warning(message: str):
     """Print a warning on stderr."""
-    typer.echo(f"Warning: {message}", err=True)
+    say(f"Warning: {message}", console(stderr=True))
 
 
 def print_json(values: Any):

@@ -1,6 +1,7 @@
 import contextlib
 import errno
 import os
+import re
 import sys
 from typing import Any
 
@@ -9,7 +10,7 @@ from typer.core import TyperGroup
 
 from eqcifar.errors import EqcifarError, UsageError, is_out_of_memory
 
-from ._output import Guarded
+from ._output import Guarded, console, say
 
 
 class Program(TyperGroup):
@@ -38,18 +39,39 @@ class Program(TyperGroup):
             if debug or message is None:
                 raise
             code = 2 if isinstance(error, UsageError) else 1
-            typer.echo(f"Error: {message}", err=True)
+            _print_error(message)
         sys.exit(code or 0)
+
+
+# For what the libraries below say of a value's type, range and number.
+_WORDS = {
+    r"Input should be a valid number,.*": "must be a number",
+    r"Input should be a valid integer,.*": "must be a whole number",
+    r"Input should be a valid boolean,.*": "must be true or false",
+    r"Input should be greater than or equal to (\S+)": r"must be \1 or more",
+    r"Input should be less than or equal to (\S+)": r"must be \1 or less",
+    r"Value error, ": "",
+    r"Option '(\S+)' requires an argument\.": r"\1 needs a value",
+    r"Option '(\S+)' requires 3 arguments\.": r"\1 needs three numbers, for red, green "
+    r"and blue: \1 0.5 0.5 0.5",
+    r"Option '(\S+)' does not take a value\.": r"\1 takes no value: give it alone",
+}
 
 
 def _print_usage_error(error: typer.TyperException):
     message = " ".join(error.format_message().split())
+    for pattern, ours in _WORDS.items():
+        message = re.sub(pattern, ours, message)
     context = getattr(error, "ctx", None)
     if context is not None:
         message += f" (see `{context.command_path} --help`)"
     # Without any arguments the help has been printed already.
     if type(error).__name__ != "NoArgsIsHelpError":
-        typer.echo(f"Error: {message}", err=True)
+        _print_error(message)
+
+
+def _print_error(message: str):
+    say(f"Error: {message}", console(stderr=True))
 
 
 def describe(error: BaseException) -> str | None:

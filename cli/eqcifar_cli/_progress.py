@@ -5,6 +5,8 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
+from ._output import say
+
 
 class Reporter:
     """Prints a line for each epoch, and in a terminal shows a bar below them."""
@@ -68,7 +70,7 @@ class Reporter:
 
     def print(self, line: str):
         """Print a line, above the bar."""
-        self._console.print(line, soft_wrap=True)
+        say(line, self._console)
 
 
 def make_bar(console: Console) -> Progress:

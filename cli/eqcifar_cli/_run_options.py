@@ -72,7 +72,7 @@ class RunOptions:
     ] = 500
 
     def arguments(self) -> list[str]:
-        """The arguments of `eqcifar train` that mean the same; defaults are left out."""
+        """The arguments of `eqcifar train` that mean the same, without defaults."""
         words: list[str] = []
         for field in dataclasses.fields(self):
             value: Any = getattr(self, field.name)

@@ -1,3 +1,5 @@
+import contextlib
+import importlib
 import os
 import signal
 import socket
@@ -8,6 +10,9 @@ from typing import Any
 
 from eqcifar.runs import BY_KEYBOARD, START_AGAIN, STOP_AT_EOF
 
+from ._output import say
+
+termios: Any = importlib.import_module("termios") if os.name == "posix" else None
 _SIGNALS = [
     getattr(signal, name)
     for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2")
@@ -67,6 +72,8 @@ class StopRequest:
         for number in self._numbers:
             self._restore.append((signal.signal, number, signal.getsignal(number)))
         self._catch(number for number in self._numbers if number != signal.SIGINT)
+        if self._live is not None and self._shown():
+            self._hide_keys()
         threading.Thread(target=self._watch, args=(reader,), daemon=True).start()
         return self
 
@@ -110,9 +117,20 @@ class StopRequest:
             self._say(_STOPPING)
             return
         again = time.monotonic() - self._since >= _ONE_SIGTERM
-        if number == signal.SIGINT or (number == self.number == signal.SIGTERM and again):
+        if number == signal.SIGINT or (
+            number == self.number == signal.SIGTERM and again
+        ):
             self._clear()
             os._exit(128 + number)
+
+    def _hide_keys(self):
+        # "^C" at the end of a full line begins another, which nothing would remove.
+        if termios is None or not os.isatty(0) or os.tcgetpgrp(0) != os.getpgrp():
+            return
+        modes = termios.tcgetattr(0)
+        self._restore.append((_set_modes, modes[:]))
+        modes[3] &= ~termios.ECHOCTL
+        _set_modes(modes)
 
     def _leave_terminals(self):
         # They are gone, and writing there would fail before all is saved.
@@ -124,7 +142,7 @@ class StopRequest:
     def _say(self, line: str):
         if self._live is not None and self._shown():
             # Anything else would leave what is shown behind in pieces.
-            self._live.console.print(line)
+            say(line, self._live.console)
         else:
             os.write(2, f"\n{line}\n".encode())
 
@@ -134,12 +152,22 @@ class StopRequest:
             stop = threading.Thread(target=self._live.stop, daemon=True)
             stop.start()
             stop.join(_PATIENCE)
+        for undo, *arguments in self._restore:
+            if undo is _set_modes:
+                undo(*arguments)
         if os.isatty(1):
             os.write(1, _SHOW_CURSOR)
 
     def _shown(self) -> bool:
         console = self._live.console
         return console.is_terminal and not console.quiet
+
+
+def _set_modes(modes: list[Any]):
+    # A terminal that is gone, or another's by now, is left alone.
+    with contextlib.suppress(OSError, termios.error):
+        if os.tcgetpgrp(0) == os.getpgrp():
+            termios.tcsetattr(0, termios.TCSANOW, modes)
 
 
 def exit_code(number: int) -> int:

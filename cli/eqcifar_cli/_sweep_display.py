@@ -9,7 +9,7 @@ from rich.table import Table
 from eqcifar.errors import EqcifarError
 from eqcifar.runs import Job, Sweep
 
-from ._output import console
+from ._output import console, say
 from ._progress import format_row
 
 _REFRESH_SECONDS = 1.0
@@ -109,7 +109,7 @@ class Display:
         return os.path.relpath(job.run.path, self._out)
 
     def _print(self, line: str):
-        self._console.print(line, soft_wrap=True)
+        say(line, self._console)
 
 
 def _doing(job: Job) -> str:

@@ -7,7 +7,7 @@ import typer
 from eqcifar.config import TrainConfig
 
 from ._config_options import config_options
-from ._output import console, print_warning
+from ._output import console, print_warning, say
 from ._run_options import RunOptions
 
 
@@ -116,16 +116,16 @@ def train(
         number = parallel.highest(stop.number or 0)
     status = run.status()
     if status["state"] == "interrupted":
-        screen.print(
+        say(
             f"Interrupted: {status['message']}. Results in {run.path}. Run the same "
             "command to go on.",
-            soft_wrap=True,
+            screen,
         )
         raise typer.Exit(exit_code(number))
     verb = "Finished" if started else "Finished before, nothing to do"
     mark = "SYNTHETIC" if status.get("synthetic") else ""
-    screen.print(
+    say(
         f"{verb}: {format_row(run.log()[-1], config.epochs, mark)}\n"
         f"Results in {run.path}\nNext: eqcifar eval {shlex.quote(str(run.path))}",
-        soft_wrap=True,
+        screen,
     )

@@ -123,7 +123,6 @@ class SharpnessLog:
             return
         self._show(epoch, row)
 
-
     def _look(self, epoch: int, name: str, done: int, total: int, *_: Any):
         if self._should_stop():
             raise _Stopped

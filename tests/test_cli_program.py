@@ -183,7 +183,7 @@ def test_names_cannot_command_a_terminal(encoding):
         )
         assert done.returncode == (0 if command == "show" else 1)
         printed = done.stdout + done.stderr
-        assert printed.count("[red]") == (5 if command == "show" else 1)
+        assert printed.count("[red]") == (6 if command == "show" else 1)
         assert printed.count("\\x1b]0;title\\x07") == printed.count("[red]")
         assert "\\u202e" in printed
         assert not {"\x1b", "\x07", "\u202e"} & set(printed)

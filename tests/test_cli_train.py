@@ -32,20 +32,21 @@ def test_train_prints_a_line_an_epoch(trained):
     out, printed = trained
     run = runs.latest_run(out)
     lines = printed.splitlines()
-    assert len(lines) == 8
+    assert len(lines) == 9
     assert lines[0] == (
         "Training: resnet8 (5,006 parameters, mse loss) on SYNTHETIC (10 classes of "
         "procedural images): 40 train, 20 val, 20 test images"
     )
     assert lines[1] == f"Results in {run.path}"
     planned = run.environment()["memory"]["step_planned_bytes"]
-    assert lines[2] == f"A step needs {planned / 1e9:.2f} GB on each device"
-    for number, line in enumerate(lines[3:5], 1):
+    assert lines[2] == "Compiling"
+    assert lines[3] == f"A step needs {planned / 1e9:.2f} GB on each device"
+    for number, line in enumerate(lines[4:6], 1):
         assert line.startswith(f"epoch {number}/2  loss ")
         assert line.endswith("images/s  SYNTHETIC")
         assert "  val " in line
-    assert lines[5].startswith("Finished: epoch 2/2")
-    assert lines[7].startswith("Next: eqcifar eval ")
+    assert lines[6].startswith("Finished: epoch 2/2")
+    assert lines[8].startswith("Next: eqcifar eval ")
     assert "\r" not in printed
     assert "\x1b" not in printed
 

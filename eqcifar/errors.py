@@ -11,3 +11,12 @@ class UsageError(EqcifarError):
 
 class RunError(EqcifarError):
     """A well-formed request failed while it ran. The command line exits with 1."""
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that the host or a device has no room left."""
+    # By its name, for what reads results never imports JAX.
+    by_jax = type(error).__name__ in ("JaxRuntimeError", "XlaRuntimeError")
+    text = str(error).lower()
+    told = "resource_exhausted" in text or "out of memory" in text
+    return isinstance(error, MemoryError) or (by_jax and told)

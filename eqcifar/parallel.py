@@ -5,9 +5,11 @@ split over one mesh axis. Everything runs under `jax.jit`, so a computation mean
 same on any number of devices; only the order of summation differs.
 """
 
+import contextlib
 import os
 from collections.abc import Callable
 from functools import cache, cached_property, update_wrapper
+from pathlib import Path
 from typing import Any, Generic, ParamSpec, TypeVar
 
 import equinox as eqx
@@ -224,6 +226,24 @@ def peak_memory(mesh: Mesh) -> int | None:
     return max(peaks, default=None)
 
 
+def memory_limit(mesh: Mesh) -> int | None:
+    """Bytes that computations may hold on each device of this process.
+
+    On the CPU, its devices' share of the memory of the host or the container. `None`
+    where that is not known.
+    """
+    device = mesh.local_devices[0]
+    if device.platform != "cpu":
+        return (device.memory_stats() or {}).get("bytes_limit")
+    limits = []
+    with contextlib.suppress(OSError, ValueError, AttributeError):
+        limits.append(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+    # "max" where the container has no limit of its own.
+    with contextlib.suppress(OSError, ValueError):
+        limits.append(int(Path("/sys/fs/cgroup/memory.max").read_text()))
+    return min(limits) // len(mesh.local_devices) if limits else None
+
+
 def is_main_process() -> bool:
     """Whether this process writes files and prints."""
     return jax.process_index() == 0
@@ -231,9 +251,14 @@ def is_main_process() -> bool:
 
 def any_process(flag: bool) -> bool:
     """Whether `flag` holds on any process; all processes must call it."""
+    return bool(highest(int(flag)))
+
+
+def highest(number: int) -> int:
+    """The largest of a number over all processes; all processes must call it."""
     if jax.process_count() == 1:
-        return flag
-    return bool(multihost_utils.process_allgather(jnp.asarray(flag)).any())
+        return number
+    return int(multihost_utils.process_allgather(jnp.asarray(number, jnp.int32)).max())
 
 
 def everywhere(action: Callable[[], _Result]) -> _Result:

@@ -26,7 +26,7 @@ def report(state: str):
 def stop(number: int, frame: object):
     report("interrupted")
     print("saved", flush=True)
-    os._exit(128 + number)
+    os._exit(75 if number == signal.SIGTERM else 130)
 
 
 def stop_at_eof():

@@ -7,6 +7,7 @@ from typer.testing import CliRunner
 from eqcifar.config import TrainConfig
 from eqcifar_cli._config_options import config_options
 from eqcifar_cli._program import Program
+from eqcifar_cli._run_options import RunOptions
 
 
 def parse(*arguments):
@@ -16,7 +17,7 @@ def parse(*arguments):
 
     @app.command()
     @config_options
-    def train(config: TrainConfig, *, name: str = ""):
+    def train(config: TrainConfig, options: RunOptions, *, name: str = ""):
         found.append(config)
 
     app.command()(lambda: None)

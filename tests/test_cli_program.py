@@ -1,10 +1,12 @@
 import errno
+import os
 import subprocess
 import sys
 
 import pytest
 
 import eqcifar
+from eqcifar import runs
 from eqcifar_cli import _program
 
 from .cli_tools import run_cli, run_python, start_cli
@@ -122,3 +124,137 @@ def test_output_survives_an_ascii_terminal():
     output, errors = process.communicate()
     assert (process.returncode, errors) == (0, "")
     assert "Optimisation" in output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        ("train --mean 0.5", "--mean needs three numbers, for red, green and blue"),
+        ("train --mean 1 2 x", "Invalid value for '--mean': must be a number"),
+        ("train --lr x", "Invalid value for '--lr': must be a number"),
+        ("train --epochs 1.5", "Invalid value for '--epochs': must be a whole number"),
+        ("train --augment=3", "--augment takes no value: give it alone"),
+        ("train --seed", "--seed needs a value"),
+        ("train --grad-accum 0", "'--grad-accum': must be 1 or more"),
+        ("train --flip x", "'--flip': 'x' is not one of 'random', 'alternating'"),
+        (
+            "sharpness --probes x",
+            "Invalid value for '--probes': must be a whole number",
+        ),
+        ("tabulate --ddof 2", "Invalid value for '--ddof': must be 1 or less"),
+    ],
+)
+def test_a_value_of_the_wrong_kind_is_one_clear_line(arguments, line):
+    result = run_cli(*arguments.split())
+    assert result.exit_code == 2
+    assert line in result.stderr
+    assert result.stderr.count("\n") == 1
+    assert "Input should" not in result.stderr
+
+
+NAMES = """
+import sys, typer
+from eqcifar_cli import _output, _program
+name = "a\\x1b]0;title\\x07[red]\\x1b[31m\\u202e\\udcffz"
+app = typer.Typer(cls=_program.Program, pretty_exceptions_enable=False)
+@app.command()
+def show():
+    typer.echo(name)
+    _output.say(name)
+    _output.print_table(name, ("x",), [(name,)])
+    _output.print_warning(name)
+    print(name, file=sys.stderr)
+@app.command()
+def fail():
+    from eqcifar.errors import RunError
+    raise RunError(name)
+"""
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "ascii"])
+def test_names_cannot_command_a_terminal(encoding):
+    for command in ("show", "fail"):
+        done = subprocess.run(
+            [sys.executable, "-c", f"{NAMES}\napp([{command!r}])"],
+            env={**os.environ, "PYTHONIOENCODING": encoding},
+            capture_output=True,
+            text=True,
+            encoding=encoding,
+        )
+        assert done.returncode == (0 if command == "show" else 1)
+        printed = done.stdout + done.stderr
+        assert printed.count("[red]") == (6 if command == "show" else 1)
+        assert printed.count("\\x1b]0;title\\x07") == printed.count("[red]")
+        assert "\\u202e" in printed
+        assert not {"\x1b", "\x07", "\u202e"} & set(printed)
+
+
+def run_in_terminal(code, columns, key):
+    """What a program prints in a terminal, where a key is pressed after `ready`."""
+    import fcntl
+    import pty
+    import struct
+    import termios
+
+    terminal, end = pty.openpty()
+    fcntl.ioctl(end, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
+    own = "import fcntl, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0)\n"
+    process = subprocess.Popen(
+        [sys.executable, "-c", own + code],
+        stdin=end,
+        stdout=end,
+        stderr=end,
+        start_new_session=True,
+    )
+    printed = b""
+    while b"last" not in printed:
+        received = os.read(terminal, 4096)
+        if b"ready" in received:
+            os.write(terminal, key)
+        printed += received
+    returned = process.wait(timeout=30)
+    modes = termios.tcgetattr(end)
+    os.close(end)
+    os.close(terminal)
+    return returned, printed.decode(), modes
+
+
+IN_TERMINAL = """
+import time, sys
+from eqcifar_cli._output import console, say
+from eqcifar_cli._progress import Reporter
+from eqcifar_cli._stop import StopRequest, exit_code
+reporter = Reporter(console(), 20)
+with StopRequest(reporter.bar) as stop, reporter:
+    stop.listen()
+    reporter.start(0, "")
+    reporter.print("ready: many words that do not fit into so narrow a line")
+    while not stop(): time.sleep(0.01)
+say("last")
+sys.exit(exit_code(stop.number))
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="has no such terminals")
+def test_ctrl_c_leaves_no_piece_of_a_bar():
+    import termios
+
+    code, printed, modes = run_in_terminal(IN_TERMINAL, 40, b"\x03")
+    assert code == 130
+    assert "ready: many words that do not fit into\r\nso narrow a line\r\n" in printed
+    # The echo of the key would begin another line.
+    assert "^C" not in printed
+    assert modes[3] & termios.ECHOCTL
+    before, after = printed.split("Stopping to save; once more to quit at\r\nonce.\r\n")
+    assert before.endswith("\r\x1b[2K")
+    # The bar is removed, the cursor shown.
+    assert after.endswith("\x1b[?25h\r\x1b[1A\x1b[2Klast\r\n")
+
+
+def test_all_public_names_are_listed():
+    names = dir(runs)
+    assert {"train_run", "train_run_with", "load_model", "measure_subject"} <= set(
+        names
+    )
+    for name in runs._LAZY:
+        assert getattr(runs, name) is not None

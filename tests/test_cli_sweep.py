@@ -55,26 +55,28 @@ def test_the_same_sweep_again_has_nothing_to_do(swept):
 def test_dry_run_prints_a_command_a_line(swept):
     out, *_ = swept
     options = "--mixup", "0,0.4", "--seeds", "0-1", "--out", out, "--dry-run"
-    result = run_cli(*SWEEP, *options, "--", "--devices", "1")
+    passed_on = "--devices 1 --remat --track tensorboard --sharpness-every 5"
+    result = run_cli(*SWEEP, *options, *passed_on.split())
     lines = result.stdout.splitlines()
     # Two of the four are done.
     assert [" --mixup 0.4 " in line for line in lines] == [True, True]
     for line in lines:
         program, command, *_ = shlex.split(line)
         assert (program, command) == ("eqcifar", "train")
-        assert line.endswith(f" --out {out} --devices 1")
+        assert line.endswith(f" --out {out} {passed_on}")
     shards = [
         run_cli(*SWEEP, *options, "--shard", f"{part}/2").stdout for part in (1, 2)
     ]
     assert sorted("".join(shards).splitlines()) == sorted(
-        line.removesuffix(" --devices 1") for line in lines
+        line.removesuffix(f" {passed_on}") for line in lines
     )
 
 
 def test_a_failure_shows_the_end_of_its_log_and_exits_1(tmp_path):
-    result = run_cli(*SWEEP, "--out", tmp_path, "--", "--no-such-option")
+    measures = "--sharpness-every", 1, "--sharpness-measures", "foo"
+    result = run_cli(*SWEEP, *measures, "--out", tmp_path)
     assert result.exit_code == 1
-    message = "Error: No such option: --no-such-option"
+    message = "Error: Unknown measure 'foo'."
     assert message in result.stdout.splitlines()[2]
     assert f"\n    {message}" in result.stdout
     assert "run.log)" in result.stdout
@@ -109,19 +111,24 @@ def test_ctrl_c_stops_every_run_resumably(tmp_path):
 
 LISTEN = """
 import os, signal, sys, time
-from eqcifar_cli._stop import StopRequest
+from eqcifar_cli._stop import StopRequest, exit_code
 with StopRequest() as stop:
+    if "early" in sys.argv:
+        print("listening", flush=True)
+        time.sleep(60)
     stop.listen()
     print("listening", flush=True)
     while not stop(): time.sleep(0.01)
     print("saving", flush=True)
+    if "quick" in sys.argv:
+        sys.exit(exit_code(stop.number))
     time.sleep(60)
 """
 
 
-def start_listening(**env):
+def start_listening(*arguments, **env):
     process = subprocess.Popen(
-        [sys.executable, "-c", LISTEN],
+        [sys.executable, "-c", LISTEN, *arguments],
         env={**os.environ, **env},
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
@@ -132,6 +139,42 @@ def start_listening(**env):
     assert process.stdout
     assert process.stdout.readline() == "listening\n"
     return process, process.stdin, process.stdout
+
+
+SCHEDULERS = "SIGTERM", "SIGUSR1", "SIGUSR2", "SIGHUP"
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="has no such signals")
+@pytest.mark.parametrize("name", SCHEDULERS)
+def test_what_schedulers_send_saves_and_says_start_again(name):
+    for when in ("early", "quick"):
+        process, stdin, stdout = start_listening(when)
+        process.send_signal(getattr(signal, name))
+        assert process.wait(timeout=30) == 75
+        assert stdout.read() == ("" if when == "early" else "saving\n")
+        stdin.close()
+        stdout.close()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="has no such signals")
+def test_warnings_do_not_hurry_and_those_ignored_do_nothing():
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        process, stdin, stdout = start_listening()
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    # As after `nohup`.
+    process.send_signal(signal.SIGHUP)
+    process.send_signal(signal.SIGUSR1)
+    assert stdout.readline() == "saving\n"
+    for number in (signal.SIGUSR1, signal.SIGUSR2, signal.SIGTERM, signal.SIGHUP):
+        process.send_signal(number)
+    with pytest.raises(subprocess.TimeoutExpired):
+        process.wait(timeout=0.5)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(timeout=30) == 130
+    stdin.close()
+    stdout.close()
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="has no such signals")
@@ -176,19 +219,16 @@ def test_a_run_stops_when_its_sweep_is_gone_and_ends_when_it_was_stopping():
         ("--sbatch time=3", "--sbatch needs --slurm"),
         ("--per-device 2", "no NVIDIA GPU is visible here: use --jobs instead"),
         ("--slurm", "there is no sbatch here"),
-        ("vgg", "unexpected 'vgg'"),
+        ("vgg", "unexpected extra argument(s) (vgg)"),
         ("--loss my.loss", "a sweep trains by mse or ce"),
-        ("-- --lr 3", "--lr after --: give it before"),
-        ("-- --no-whiten", "--no-whiten after --: give it before"),
-        ("-- --recipe=fast", "--recipe=fast after --: give it before"),
-        ("-- --devices 1 -oelse", "-oelse after --: give it before"),
+        ("--track foo", "unknown tracker 'foo': choose from tensorboard"),
+        ("--sharpness-every=-1", "Invalid value for '--sharpness-every'"),
         ("--file nowhere.toml", "cannot read nowhere.toml: No such file"),
     ],
 )
 def test_usage_errors_are_one_line_and_exit_2(tmp_path, options, line):
-    arguments = options.split()
-    out = () if "--" in arguments else ("--out", tmp_path / "results")
-    result = run_cli("sweep", *arguments, *out, PATH="", JAX_PLATFORMS="cpu")
+    out = "--out", tmp_path / "results"
+    result = run_cli("sweep", *options.split(), *out, PATH="", JAX_PLATFORMS="cpu")
     assert result.exit_code == 2
     assert result.stdout == ""
     assert result.stderr.count("\n") == 1
@@ -227,7 +267,8 @@ def test_a_terminal_shows_what_is_running(tmp_path, monkeypatch):
         sweep.run(on_change=display.on_change, on_wait=display.on_wait)
     shown = file.getvalue()
     name = os.path.relpath(sweep.jobs[0].run.path, tmp_path)
-    for part in ("run", "progress", "starting", "1 running, 3 waiting", "GPU 0"):
+    # A stub's only words are those of its GPU.
+    for part in ("run", "progress", "GPU None", "1 running, 3 waiting", "GPU 0"):
         assert part in shown
     assert f"[1/4] done        {name}" in shown
 

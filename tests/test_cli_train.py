@@ -4,6 +4,7 @@ import json
 import math
 import os
 import signal
+import socket
 import sys
 import time
 
@@ -31,20 +32,21 @@ def test_train_prints_a_line_an_epoch(trained):
     out, printed = trained
     run = runs.latest_run(out)
     lines = printed.splitlines()
-    assert len(lines) == 8
+    assert len(lines) == 9
     assert lines[0] == (
         "Training: resnet8 (5,006 parameters, mse loss) on SYNTHETIC (10 classes of "
         "procedural images): 40 train, 20 val, 20 test images"
     )
     assert lines[1] == f"Results in {run.path}"
     planned = run.environment()["memory"]["step_planned_bytes"]
-    assert lines[2] == f"A step needs {planned / 1e9:.2f} GB on each device"
-    for number, line in enumerate(lines[3:5], 1):
+    assert lines[2] == "Compiling"
+    assert lines[3] == f"A step needs {planned / 1e9:.2f} GB on each device"
+    for number, line in enumerate(lines[4:6], 1):
         assert line.startswith(f"epoch {number}/2  loss ")
         assert line.endswith("images/s  SYNTHETIC")
         assert "  val " in line
-    assert lines[5].startswith("Finished: epoch 2/2")
-    assert lines[7].startswith("Next: eqcifar eval ")
+    assert lines[6].startswith("Finished: epoch 2/2")
+    assert lines[8].startswith("Next: eqcifar eval ")
     assert "\r" not in printed
     assert "\x1b" not in printed
 
@@ -173,10 +175,11 @@ def test_a_run_that_fails_exits_1(monkeypatch, tmp_path):
     assert result.stderr == line
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="has no such signals")
 def test_interrupted_training_is_continued_by_the_same_command(tmp_path):
     command = *TINY, "--epochs", 5000, "--eval-every", 5000, "--out", tmp_path
     for number, code, start in (
-        (signal.SIGTERM, 143, "Training: "),
+        (signal.SIGUSR1, 75, "Training: "),
         (signal.SIGINT, 130, "Going on after step "),
     ):
         # As in many a cluster's log.
@@ -239,6 +242,8 @@ def test_a_terminal_shows_a_bar():
     console = Console(file=file, force_terminal=True, width=100, color_system=None)
     with Reporter(console, epochs=2) as reporter:
         reporter.start(0, "SYNTHETIC")
+        reporter.on_compile()
+        time.sleep(0.3)
         reporter.on_progress(Progress(1, 10, 40, 0.25, 1234.5))
         time.sleep(0.3)
         reporter.on_epoch({"epoch": 1, "loss": 0.5, "images_per_s": 1000.0})
@@ -246,6 +251,45 @@ def test_a_terminal_shows_a_bar():
     for part in ("compiling", "epoch 1/2  loss 0.2500  1234 images/s", "left"):
         assert part in shown
     assert "epoch 1/2  loss 0.5000  1000 images/s  SYNTHETIC\n" in shown
+
+
+_TOGETHER = """
+import jax
+from eqcifar import parallel
+jax.config.update("jax_cpu_collectives_implementation", "gloo")
+alone = parallel.initialise
+parallel.initialise = lambda: alone("localhost:{port}", 2, {process})
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="has no such signals")
+def test_a_signal_to_one_process_stops_all_alike(tmp_path):
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    options = "--epochs", 5000, "--eval-every", 5000, "--out", tmp_path, "--distributed"
+    processes = [
+        start_cli(
+            *TINY[:-2],
+            *options,
+            first=_TOGETHER.format(port=port, process=process),
+        )
+        for process in range(2)
+    ]
+    try:
+        main, other = processes
+        assert main.stdout
+        while not main.stdout.readline().startswith("epoch "):
+            assert main.poll() is None
+        other.send_signal(signal.SIGTERM)
+        ends = [process.communicate(timeout=120) for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+    assert [process.returncode for process in processes] == [75, 75], ends
+    assert ends[0][0].splitlines()[-1].startswith("Interrupted: stopped after step ")
+    assert "Finished" not in ends[0][0]
+    assert runs.latest_run(tmp_path).status()["state"] == "interrupted"
 
 
 def test_a_row_without_evaluation_is_a_shorter_line():

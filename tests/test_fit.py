@@ -209,6 +209,25 @@ def test_interrupted_at_any_step_it_goes_on_to_the_same_end():
             np.testing.assert_equal(row | timing, expected | timing)
 
 
+def test_a_hook_keeps_what_it_is_given():
+    kept = []
+    last, _ = run(on_epoch=lambda state, row: kept.append(state))
+    assert [int(state.step) for state in kept] == [4, 8]
+    for x, y in zip(numbers(kept[1]), numbers(last), strict=True):
+        np.testing.assert_array_equal(x, y)
+    # The first is what an interruption there leaves.
+    asked = iter([False] * 4 + [True])
+    with pytest.raises(Interrupted) as stopped:
+        run(should_stop=asked.__next__)
+    for x, y in zip(numbers(kept[0]), numbers(stopped.value.train_state), strict=True):
+        np.testing.assert_array_equal(x, y)
+    # Lent, it is the state itself, which the next step takes.
+    lent = []
+    run(on_epoch=lambda state, row: lent.append(state), lend=True)
+    with pytest.raises(RuntimeError, match="deleted"):
+        numbers(lent[0])
+
+
 def test_dropout_differs_between_examples_and_steps():
     model, state = small_net(dropout=0.5)
     inputs = jnp.ones((2, 3, 8, 8))
@@ -248,7 +267,7 @@ def test_bfloat16_rounds_activations_but_not_parameters_or_statistics():
 def test_divergence_is_reported_before_the_epoch_is_recorded():
     config = TrainConfig(epochs=2, batch_size=16, lr=1e30, warmup=0.0, clip_norm=0.0)
     recorded = []
-    with pytest.raises(Diverged, match=r"in epoch 1; lower the learning rate"):
+    with pytest.raises(Diverged, match="in epoch 1, after step 2 of 8; lower"):
         run(config, on_epoch=lambda state, row: recorded.append(row))
     assert not recorded
 

@@ -149,7 +149,7 @@ def test_muon_is_the_same_on_any_devices(trained):
 def test_a_run_with_muon_goes_on_from_its_checkpoint_to_the_same_bits(
     trained, tmp_path
 ):
-    asked = iter([False, True])
+    asked = iter([False, False, True])
     with pytest.raises(Interrupted) as stopped:
         train(should_stop=asked.__next__)
     path = tmp_path / "last.eqx"

@@ -189,7 +189,7 @@ def after(steps, config):
     """The state after some steps of the only epoch."""
     if steps == 4:
         return run(config)[0]
-    asked = iter([False] * (steps - 1) + [True])
+    asked = iter([False] * steps + [True])
     with pytest.raises(Interrupted) as stopped:
         run(config, should_stop=asked.__next__)
     return stopped.value.train_state
@@ -201,7 +201,7 @@ def test_an_averaged_run_goes_on_from_its_checkpoint_to_the_same_bits(tmp_path):
     )
     dataset = small_dataset()
     whole, rows = run(config)
-    asked = iter([False] * 5 + [True])
+    asked = iter([False] * 6 + [True])
     with pytest.raises(Interrupted) as stopped:
         run(config, should_stop=asked.__next__)
     path = tmp_path / "last.eqx"

@@ -139,7 +139,7 @@ def test_the_command_makes_the_same_configuration(config, monkeypatch):
     made = []
 
     @_config_options.config_options
-    def command(config):
+    def command(config, options):
         made.append(config)
 
     import typer

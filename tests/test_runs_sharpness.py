@@ -266,6 +266,30 @@ def test_the_log_follows_training_and_resuming(start, subject, tmp_path):
     assert float(row["tr_ntk_se"]) == estimate.standard_error
 
 
+def test_a_measurement_that_is_stopped_is_caught_up_with(start, tmp_path):
+    dataset, train_state = start
+    after_two = dataclasses.replace(train_state, step=jnp.asarray(2, jnp.int32))
+    reports, stop, warnings = [], [True], []
+    log = runs.SharpnessLog(
+        CONFIG,
+        2,
+        ["ntk"],
+        SharpnessOptions(samples=4),
+        warn=warnings.append,
+        report=lambda *work: reports.append(work),
+        should_stop=lambda: stop[0],
+    )
+    run, path = runs.Run(tmp_path), tmp_path / "sharpness_log.tsv"
+    log.on_start(run, dataset, train_state)
+    log.on_epoch(after_two, {"epoch": 2})
+    assert not path.exists()
+    stop[0] = False
+    log.on_start(run, dataset, after_two)
+    assert [row["epoch"] for row in read_wide(path)] == ["2"]
+    assert reports[-1] == (2, "ntk", 4, 4)
+    assert not warnings
+
+
 def test_a_measurement_that_fails_does_not_end_training(start, tmp_path):
     dataset, train_state = start
     warnings = []

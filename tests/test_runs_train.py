@@ -10,6 +10,7 @@ from pathlib import Path
 
 import equinox as eqx
 import jax
+import optax
 import pytest
 
 from eqcifar import data, models, parallel, runs
@@ -57,13 +58,13 @@ def uninterrupted(tmp_path_factory):
 
 
 def stop_after(calls):
-    """A `should_stop` that says so when it is asked for the n-th time."""
+    """A `should_stop` that says so after n steps."""
     asked = 0
 
     def should_stop():
         nonlocal asked
         asked += 1
-        return asked >= calls
+        return asked > calls
 
     return should_stop
 
@@ -115,6 +116,32 @@ def test_stopped_after_any_step_and_resumed_is_the_same(tmp_path, uninterrupted,
     assert steps == [calls]
     assert again.status()["state"] == "done"
     assert content(again) == content(uninterrupted)
+
+
+def test_hooks_keep_the_states_that_they_are_given(tmp_path, uninterrupted):
+    kept = []
+    run = train(
+        tmp_path / "run",
+        on_start=lambda run, dataset, state: kept.append(state),
+        on_epoch=lambda state, row: kept.append(state),
+    )
+    assert content(run) == content(uninterrupted)
+    assert [int(state.step) for state in kept] == [0, *range(4, STEPS + 1, 4)]
+    norms = [float(optax.tree.norm(eqx.filter(s.model, eqx.is_array))) for s in kept]
+    logged = [row["weight_norm"] for row in run.log()]
+    assert norms[1:] == pytest.approx(logged, rel=1e-6)
+
+
+def test_what_does_not_fit_into_memory_is_refused_unallocated(tmp_path, monkeypatch):
+    config = dataclasses.replace(CONFIG, arch="resnet8", width=1e4, dataset="synthetic")
+    config = dataclasses.replace(config, limit_train=64, limit_test=20)
+    with pytest.raises(UsageError, match=r"has 7,372,815,520,010 parameters, .* lower"):
+        train_run(config, tmp_path, devices=1)
+    assert not list(tmp_path.iterdir())
+    monkeypatch.setattr("eqcifar.runs._train.memory_limit", lambda mesh: 1000)
+    with pytest.raises(RunError, match=r"a step needs .* GB on a device, which has"):
+        train(tmp_path / "run")
+    assert Run(tmp_path / "run").status()["state"] == "failed"
 
 
 def test_stopped_at_every_second_step_is_the_same(tmp_path, uninterrupted):
@@ -222,8 +249,9 @@ def test_divergence_keeps_the_last_good_checkpoint(tmp_path):
     assert "diverged" in status["message"]
     assert not (tmp_path / "run" / "model.eqx").exists()
     # Stopped within an epoch that will diverge, nothing is saved either.
-    run = train(tmp_path / "other", config, should_stop=stop_after(3))
-    assert "it had diverged" in run.status()["message"]
+    with pytest.raises(Diverged, match="stopped after step 3, at which .* diverged"):
+        train(tmp_path / "other", config, should_stop=stop_after(3))
+    assert Run(tmp_path / "other").status()["state"] == "failed"
     assert not (tmp_path / "other" / "last.eqx").exists()
 
 

@@ -17,7 +17,7 @@ def parse(decorate, *arguments):
     found = []
     app = typer.Typer(cls=Program)
 
-    def command(given):
+    def command(given, options):
         found.append(given)
 
     app.command("it")(decorate(command))

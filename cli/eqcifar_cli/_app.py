@@ -40,8 +40,9 @@ def _main(
 ):
     """Train CIFAR classifiers in JAX and Equinox, and measure how sharp minima are.
 
-    Exit codes: 0 done, 1 failed, 2 asked for something impossible, 130 and 143
-    interrupted by Ctrl-C and SIGTERM. EQCIFAR_DEBUG=1 shows tracebacks.
+    Exit codes: 0 done, 1 failed, 2 asked for something impossible; 75 stopped by
+    SIGTERM, SIGUSR1, SIGUSR2 or SIGHUP and 130 by Ctrl-C, with all saved: start the
+    same command again to go on. EQCIFAR_DEBUG=1 shows tracebacks.
     """
 
 

@@ -3,7 +3,7 @@ from typing import Annotated
 
 import typer
 
-from ._output import print_json, print_table
+from ._output import print_json, print_table, say
 
 
 def archs(
@@ -58,4 +58,4 @@ def archs(
             for row in rows
         ],
     )
-    typer.echo("A forward pass; one multiply-add counts as 2 FLOPs.")
+    say("A forward pass; one multiply-add counts as 2 FLOPs.")

@@ -18,7 +18,7 @@ from ._measuring import (
     open_run,
     plus_minus,
 )
-from ._output import print_json, print_table, print_warning
+from ._output import print_json, print_table, print_warning, say
 
 
 def compare(
@@ -115,7 +115,7 @@ def compare(
         ),
         rows,
     )
-    typer.echo(
+    say(
         f"tr GGN on test over train: {cell(found.ratio)} (95 %, of populations)\n"
         'Set "halves, across" against halves of one split, which differ by the draw of '
         f"images alone.\n{plus_minus()}: 95 %, of the random vectors; the draw of "

@@ -1,7 +1,7 @@
 import dataclasses
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args, get_origin
 
 import typer
 
@@ -27,7 +27,7 @@ def config_options(command: Callable[..., None]) -> Callable[..., None]:
     """Give a command an option for each field of `TrainConfig`, `--config`, `--recipe`.
 
     Command line, file, recipe, defaults, in that order, make the `TrainConfig` that is
-    the command's first argument; its other parameters stay options.
+    the command's first argument. The second is a `RunOptions`; others stay options.
     """
     return field_options(command, _option, ("config_file", _ConfigFile), _build)
 
@@ -52,15 +52,19 @@ def _option(field: dataclasses.Field) -> tuple[Any, Any, Any]:
     names = ["/".join(flags(field))]
     if field.name in SHORT:
         names.append(SHORT[field.name])
+    choices = field.metadata.get("choices", ())
+    if get_origin(field.type) is Literal:
+        choices = get_args(field.type)
+    metavar = "R G B" if get_origin(field.type) is tuple else "|".join(choices) or None
     about = typer.Option(
         *names,
         help=field.metadata["help"],
-        metavar="R G B" if field.name in ("mean", "std") else None,
+        metavar=metavar,
         rich_help_panel=field.metadata["panel"],
         autocompletion=_COMPLETIONS.get(field.name),
     )
-    choices = field.metadata.get("choices")
-    return Literal[choices] if choices else field.type, field.default, about
+    own = field.metadata.get("choices")
+    return Literal[own] if own else field.type, field.default, about
 
 
 def _complete_arch(incomplete: str) -> list[str]:

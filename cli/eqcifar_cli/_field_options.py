@@ -10,16 +10,19 @@ import typer
 from eqcifar.config import TrainConfig
 from eqcifar.recipes import RECIPES, recipe_options
 
+from ._run_options import RunOptions
+
+_RUN_FIELDS = dataclasses.fields(RunOptions)
 FIELDS = dataclasses.fields(TrainConfig)
 SHORT = {"arch": "-a", "dataset": "-d", "batch_size": "-b"}
 
 _Recipe = Annotated[
     str,
     typer.Option(
-        metavar="|".join(RECIPES),
-        help="Named values for the options above; `fast` trains a good small network "
-        "soon on a CPU, `airbench96` a better one on a GPU. A file and options given "
-        "here win over it.",
+        metavar="NAME",
+        help=f"Named values for the options above: {', '.join(RECIPES)}. `fast` trains "
+        "a good small network soon on a CPU, `airbench96` a better one on a GPU. A "
+        "file and options given here win over it.",
         rich_help_panel="Run",
     ),
 ]
@@ -31,17 +34,18 @@ def field_options(
     file: tuple[str, Any],
     build: Callable[[dict[str, Any], Path | None, dict[str, Any]], Any],
 ) -> Callable[..., None]:
-    """Give a command an option for each field of `TrainConfig`, a recipe and a file.
+    """Give a command options for `TrainConfig`, `RunOptions`, a recipe and a file.
 
     **Arguments:**
 
-    - `command`: its first argument is what `build` makes; the others stay options.
+    - `command`: its first argument is what `build` makes, its second the `RunOptions`;
+        the others stay options.
     - `option`: gives the type, the default and the `typer.Option` of a field.
     - `file`: the parameter of the file, and its annotation.
     - `build`: called with the fields of the recipe, with the file, and with the fields
         that the command line gives; later ones win.
     """
-    _, *own = inspect.signature(command).parameters.values()
+    _, _, *own = inspect.signature(command).parameters.values()
     keyword = inspect.Parameter.KEYWORD_ONLY
     file_name, file_type = file
 
@@ -56,6 +60,7 @@ def field_options(
         parameter("recipe", _Recipe, "default"),
         parameter(file_name, file_type, None),
         *own,
+        *(parameter(field.name, field.type, field.default) for field in _RUN_FIELDS),
     ]
 
     def with_fields(*, context: typer.Context, recipe: str, **values: Any):
@@ -66,7 +71,8 @@ def field_options(
             if source is not None and source.name == "COMMANDLINE":
                 given[field.name] = value
         made = build(recipe_options(recipe), values.pop(file_name), given)
-        command(made, **values)
+        options = {field.name: values.pop(field.name) for field in _RUN_FIELDS}
+        command(made, RunOptions(**options), **values)
 
     with_fields.__signature__ = inspect.Signature(parameters)
     with_fields.__doc__ = command.__doc__

@@ -1,6 +1,7 @@
 """What the commands that measure sharpness have in common."""
 
 import math
+import signal
 import sys
 import time
 from collections.abc import Callable
@@ -8,11 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from ._output import print_warning
-from ._stop import StopRequest
+from ._output import console, print_warning, say
+from ._progress import make_bar
+from ._stop import StopRequest, exit_code
 
 if TYPE_CHECKING:
     from eqcifar.runs import Subject
@@ -84,23 +84,13 @@ class Meter:
     """Shows on stderr how far a measurement is, with the estimate so far.
 
     A bar in a terminal, a line now and then elsewhere. At the first report after a
-    Ctrl-C or SIGTERM, the block ends with a line and the exit code of the signal.
+    signal to stop, the block ends with a line and the exit code that says so.
     """
 
     def __init__(self, quiet: bool = False):
-        self._console = Console(
-            stderr=True, highlight=False, markup=False, emoji=False, quiet=quiet
-        )
-        self._bar = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            TimeRemainingColumn(),
-            TextColumn("left"),
-            console=self._console,
-            transient=True,
-            disable=not self._console.is_terminal,
-        )
-        self.stop, self._label, self._looked = StopRequest(), "", 0.0
+        self._console = console(stderr=True, quiet=quiet)
+        self._bar = make_bar(self._console)
+        self.stop, self._label, self._looked = StopRequest(self._bar), "", 0.0
 
     def __enter__(self) -> "Meter":
         self.stop.__enter__()
@@ -114,8 +104,8 @@ class Meter:
         self._bar.stop()
         self.stop.__exit__(kind, error, traceback)
         if kind is _Stopped:
-            typer.echo("Interrupted. Run the same command to go on.", err=True)
-            raise typer.Exit(128 + (self.stop.number or 2)) from None
+            say("Interrupted. Run the same command to go on.", self._console)
+            raise typer.Exit(exit_code(self.stop.number or signal.SIGINT)) from None
 
     def __call__(
         self,

@@ -1,12 +1,16 @@
+import contextlib
 import errno
 import os
+import re
 import sys
 from typing import Any
 
 import typer
 from typer.core import TyperGroup
 
-from eqcifar.errors import EqcifarError, UsageError
+from eqcifar.errors import EqcifarError, UsageError, is_out_of_memory
+
+from ._output import Guarded, console, say
 
 
 class Program(TyperGroup):
@@ -14,9 +18,16 @@ class Program(TyperGroup):
 
     def main(self, *args: Any, **kwargs: Any) -> Any:
         """Run the command line and exit; the arguments are Typer's."""
-        # A name of a class or a file can hold what the output's encoding does not.
-        if not (sys.stdout.encoding or "").lower().startswith("utf"):
-            sys.stdout.reconfigure(errors="replace")  # pyright: ignore
+        # A name of a class or a file can hold what the output's encoding does not, and
+        # what a terminal would obey.
+        sys.stdout.reconfigure(errors="replace")  # pyright: ignore
+        with (
+            contextlib.redirect_stdout(Guarded(sys.stdout)),
+            contextlib.redirect_stderr(Guarded(sys.stderr)),
+        ):
+            self._main(*args, **kwargs)
+
+    def _main(self, *args: Any, **kwargs: Any):
         debug = os.environ.get("EQCIFAR_DEBUG", "") not in ("", "0")
         try:
             code = super().main(*args, **{**kwargs, "standalone_mode": False})
@@ -28,18 +39,39 @@ class Program(TyperGroup):
             if debug or message is None:
                 raise
             code = 2 if isinstance(error, UsageError) else 1
-            typer.echo(f"Error: {message}", err=True)
+            _print_error(message)
         sys.exit(code or 0)
+
+
+# For what the libraries below say of a value's type, range and number.
+_WORDS = {
+    r"Input should be a valid number,.*": "must be a number",
+    r"Input should be a valid integer,.*": "must be a whole number",
+    r"Input should be a valid boolean,.*": "must be true or false",
+    r"Input should be greater than or equal to (\S+)": r"must be \1 or more",
+    r"Input should be less than or equal to (\S+)": r"must be \1 or less",
+    r"Value error, ": "",
+    r"Option '(\S+)' requires an argument\.": r"\1 needs a value",
+    r"Option '(\S+)' requires 3 arguments\.": r"\1 needs three numbers, for red, green "
+    r"and blue: \1 0.5 0.5 0.5",
+    r"Option '(\S+)' does not take a value\.": r"\1 takes no value: give it alone",
+}
 
 
 def _print_usage_error(error: typer.TyperException):
     message = " ".join(error.format_message().split())
+    for pattern, ours in _WORDS.items():
+        message = re.sub(pattern, ours, message)
     context = getattr(error, "ctx", None)
     if context is not None:
         message += f" (see `{context.command_path} --help`)"
     # Without any arguments the help has been printed already.
     if type(error).__name__ != "NoArgsIsHelpError":
-        typer.echo(f"Error: {message}", err=True)
+        _print_error(message)
+
+
+def _print_error(message: str):
+    say(f"Error: {message}", console(stderr=True))
 
 
 def describe(error: BaseException) -> str | None:
@@ -48,11 +80,7 @@ def describe(error: BaseException) -> str | None:
         return " ".join(str(error).split())
     if isinstance(error, OSError):
         return _describe_os_error(error)
-    # By its name, for jax need not have been imported.
-    if isinstance(error, MemoryError) or (
-        type(error).__name__ in ("JaxRuntimeError", "XlaRuntimeError")
-        and "RESOURCE_EXHAUSTED" in str(error)
-    ):
+    if is_out_of_memory(error):
         return "out of memory: lower --batch-size or --width, or use more devices"
     return None
 

@@ -8,7 +8,8 @@ import typer
 from eqcifar.config import TrainConfig
 from eqcifar.errors import UsageError
 
-from ._sweep_options import check_passed_on, grid_options
+from ._run_options import RunOptions
+from ._sweep_options import grid_options
 
 _PANEL = "Sweep"
 
@@ -16,15 +17,8 @@ _PANEL = "Sweep"
 @grid_options
 def sweep(
     configs: list[TrainConfig],
+    options: RunOptions,
     *,
-    passed_on: Annotated[
-        list[str] | None,
-        typer.Argument(
-            metavar="[-- OPTIONS]",
-            help="Other options of each `eqcifar train`, such as -- --devices 2.",
-            show_default=False,
-        ),
-    ] = None,
     out: Annotated[
         Path,
         typer.Option("--out", "-o", help="Folder for results.", rich_help_panel=_PANEL),
@@ -96,15 +90,16 @@ def sweep(
     """
     from eqcifar import runs
 
-    check_passed_on(passed_on or [])
+    # Now, and not in each of the processes.
+    runs.Tracking(options.track or ())
     if sbatch and not slurm:
         raise UsageError("--sbatch needs --slurm")
     if shard is not None:
         configs = runs.take_shard(configs, shard)
 
     def arguments(config: TrainConfig) -> list[str]:
-        options = [*runs.train_arguments(config), "--seed", str(config.seed)]
-        return ["train", *options, "--out", str(out), *(passed_on or [])]
+        recipe = [*runs.train_arguments(config), "--seed", str(config.seed)]
+        return ["train", *recipe, "--out", str(out), *options.arguments()]
 
     def command(config: TrainConfig) -> list[str]:
         return [sys.executable, "-m", "eqcifar_cli", *arguments(config)]
@@ -113,11 +108,11 @@ def sweep(
         for job in runs.Sweep(configs, out, command).select("waiting"):
             typer.echo(f"eqcifar {shlex.join(arguments(job.config))}")
     elif slurm:
-        options = {
+        given = {
             name: value if equals else True
             for name, equals, value in (text.partition("=") for text in sbatch or [])
         }
-        submitted = runs.submit(configs, out, command, options=options, jobs=jobs)
+        submitted = runs.submit(configs, out, command, options=given, jobs=jobs)
         _print_submitted(len(configs), [job.job_id for job in submitted], out)
     else:
         slots = runs.make_slots(jobs, per_device)
@@ -125,19 +120,24 @@ def sweep(
 
 
 def _run(sweep, out: Path):
-    from ._stop import StopRequest
+    from eqcifar.runs import START_AGAIN
+
+    from ._stop import StopRequest, exit_code
     from ._sweep_display import Display
 
-    with StopRequest() as stop, Display(sweep, out) as display:
+    display = Display(sweep, out)
+    with StopRequest(display.live) as stop, display:
         stop.listen()
         sweep.run(
             on_change=display.on_change, on_wait=display.on_wait, should_stop=stop
         )
     display.summarise()
     if stop.number is not None:
-        raise typer.Exit(128 + stop.number)
-    if sweep.select("failed", "interrupted"):
+        raise typer.Exit(exit_code(stop.number))
+    if sweep.select("failed"):
         raise typer.Exit(1)
+    if sweep.select("interrupted"):
+        raise typer.Exit(START_AGAIN)
 
 
 def _print_submitted(total: int, ids: list[str], out: Path):

@@ -9,7 +9,7 @@ from rich.table import Table
 from eqcifar.errors import EqcifarError
 from eqcifar.runs import Job, Sweep
 
-from ._output import console
+from ._output import console, say
 from ._progress import format_row
 
 _REFRESH_SECONDS = 1.0
@@ -19,12 +19,12 @@ _SHOWN_TAILS = 10
 class Display:
     """Prints a line for each run that starts or ends, above a table in a terminal.
 
-    The table has what is running, with the last row of its log.
+    The table has what is running, with the last line that it printed.
     """
 
     def __init__(self, sweep: Sweep, out: Path):
         self._sweep, self._out, self._console = sweep, out, console()
-        self._live = Live(console=self._console, auto_refresh=False, transient=True)
+        self.live = Live(console=self._console, auto_refresh=False, transient=True)
         self._next = 0.0
 
     def __enter__(self) -> "Display":
@@ -35,11 +35,11 @@ class Display:
             f"{slots} at a time"
         )
         if self._console.is_terminal:
-            self._live.start()
+            self.live.start()
         return self
 
     def __exit__(self, *_):
-        self._live.stop()
+        self.live.stop()
 
     def on_change(self, job: Job):
         """Print what became of a run."""
@@ -61,7 +61,7 @@ class Display:
         now = time.monotonic()
         if self._console.is_terminal and now >= self._next:
             self._next = now + _REFRESH_SECONDS
-            self._live.update(self._table(), refresh=True)
+            self.live.update(self._table(), refresh=True)
 
     def summarise(self):
         """Print how many ended how, and the end of the log of those that failed."""
@@ -86,7 +86,7 @@ class Display:
         now = time.monotonic()
         for job in self._sweep.select("running"):
             elapsed = _duration(now - job.began)
-            table.add_row(self._name(job), job.slot.name, _progress(job), elapsed)
+            table.add_row(self._name(job), job.slot.name, _doing(job), elapsed)
         return table
 
     def _counts(self) -> str:
@@ -109,7 +109,12 @@ class Display:
         return os.path.relpath(job.run.path, self._out)
 
     def _print(self, line: str):
-        self._console.print(line, soft_wrap=True)
+        say(line, self._console)
+
+
+def _doing(job: Job) -> str:
+    # What it says last: that it compiles, an epoch, a measurement, a warning.
+    return next(iter(job.child.tail(1) if job.child else ()), "starting")
 
 
 def _progress(job: Job) -> str:
@@ -118,7 +123,7 @@ def _progress(job: Job) -> str:
     except EqcifarError:
         return ""
     if not rows:
-        return "starting"
+        return ""
     return format_row(rows[-1], job.config.epochs, "SYNTHETIC" if synthetic else "")
 
 

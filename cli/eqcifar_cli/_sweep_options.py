@@ -8,7 +8,7 @@ import typer
 from eqcifar.config import TrainConfig
 from eqcifar.errors import UsageError
 
-from ._field_options import FIELDS, SHORT, field_options, flags, located
+from ._field_options import SHORT, field_options, flags, located
 
 _File = Annotated[
     Path | None,
@@ -28,8 +28,8 @@ _File = Annotated[
 def grid_options(command: Callable[..., None]) -> Callable[..., None]:
     """Give a command an option for each field of `TrainConfig`, that takes many values.
 
-    They make the list of `TrainConfig` that is the command's first argument; its other
-    parameters stay as they are.
+    They make the list of `TrainConfig` that is the command's first argument. The second
+    is a `RunOptions`; others stay options.
     """
     return field_options(command, _option, ("file", _File), _build)
 
@@ -69,21 +69,6 @@ def _option(field: dataclasses.Field) -> tuple[Any, Any, Any]:
 
 
 _METAVARS = {bool: "true,false", tuple: "'R G B,...'"}
-
-
-def check_passed_on(arguments: list[str]):
-    """Refuse what would make `eqcifar train` another run than the sweep expects."""
-    taken = {name for field in FIELDS for name in flags(field)}
-    taken |= {"--seeds", "--out", "--config", "--recipe"}
-    if arguments and not arguments[0].startswith("-"):
-        raise UsageError(
-            f"unexpected {arguments[0]!r}: only options of `eqcifar train` can follow, "
-            "after --"
-        )
-    for argument in arguments:
-        name = argument.partition("=")[0]
-        if name in taken or argument[:2] in (*SHORT.values(), "-o"):
-            raise UsageError(f"{argument} after --: give it before, as the sweep's own")
 
 
 def _text(value: Any) -> str:

@@ -3,7 +3,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from ._output import print_json, print_table
+from ._output import print_json, print_table, say
 from ._results import (
     By,
     Filters,
@@ -128,7 +128,7 @@ def tabulate(
                 [show(column) for column in grid.columns],
                 [[show(cell) for cell in row] for row in grid.rows],
             )
-            typer.echo(show("".join(f"{note}\n" for note in grid.notes)))
+            say(show("".join(f"{note}\n" for note in grid.notes)))
         else:
             convert = runs.to_markdown if form == "markdown" else runs.to_latex
             typer.echo(for_stdout(convert(grid)) + "\n")

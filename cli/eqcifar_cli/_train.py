@@ -7,44 +7,19 @@ import typer
 from eqcifar.config import TrainConfig
 
 from ._config_options import config_options
-from ._output import console, print_warning
+from ._output import console, print_warning, say
+from ._run_options import RunOptions
 
 
 @config_options
 def train(
     config: TrainConfig,
+    options: RunOptions,
     *,
     out: Annotated[
         Path,
         typer.Option("--out", "-o", help="Folder for results.", rich_help_panel="Run"),
     ] = Path("results"),
-    devices: Annotated[
-        int | None,
-        typer.Option(
-            help="Number of devices that share each batch; all by default.",
-            show_default=False,
-            rich_help_panel="Run",
-        ),
-    ] = None,
-    grad_accum: Annotated[
-        int,
-        typer.Option(
-            min=1,
-            metavar="K",
-            help="Compute each batch in K pieces one after another, to save memory; "
-            "the numbers stay the same. Needs a --bn-group that divides a piece.",
-            rich_help_panel="Run",
-        ),
-    ] = 1,
-    remat: Annotated[
-        bool,
-        typer.Option(
-            "--remat",
-            help="Save memory by computing again, in the backward pass, all but "
-            "convolutions.",
-            rich_help_panel="Run",
-        ),
-    ] = False,
     distributed: Annotated[
         bool,
         typer.Option(
@@ -53,34 +28,6 @@ def train(
             rich_help_panel="Run",
         ),
     ] = False,
-    track: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="tensorboard|wandb|trackio",
-            help="Show the log there too; may be given more than once.",
-            show_default=False,
-            rich_help_panel="Run",
-        ),
-    ] = None,
-    sharpness_every: Annotated[
-        int,
-        typer.Option(
-            min=0,
-            metavar="K",
-            help="Measure sharpness every K epochs, into sharpness_log.tsv; 0: never.",
-            rich_help_panel="Run",
-        ),
-    ] = 0,
-    sharpness_measures: Annotated[
-        str,
-        typer.Option(
-            help="Which measures, as in `eqcifar sharpness`.", rich_help_panel="Run"
-        ),
-    ] = "trace,ntk",
-    sharpness_samples: Annotated[
-        int,
-        typer.Option(help="On so many training images; 0: all.", rich_help_panel="Run"),
-    ] = 500,
 ):
     """Train a network, or go on with a run that was interrupted.
 
@@ -90,30 +37,29 @@ def train(
 
     from ._jax import keep_compilations
     from ._progress import Reporter, format_row
-    from ._stop import StopRequest
+    from ._stop import StopRequest, exit_code
 
     # On all processes: one that fails alone would leave the others waiting.
-    tracking = runs.Tracking(track or (), warn=print_warning)
+    tracking = runs.Tracking(options.track or (), warn=print_warning)
     if distributed:
         parallel.initialise()
     keep_compilations()
     screen = console(quiet=not parallel.is_main_process())
-    sharpness_log = None
-    if sharpness_every:
-        sharpness_log = runs.SharpnessLog(
-            config,
-            sharpness_every,
-            [name.strip() for name in sharpness_measures.split(",")],
-            runs.SharpnessOptions(samples=sharpness_samples),
-            warn=print_warning,
-        )
+    reporter = Reporter(screen, config.epochs)
 
-    with (
-        tracking,
-        Reporter(screen, config.epochs) as reporter,
-        StopRequest() as stop,
-    ):
+    with tracking, StopRequest(reporter.bar) as stop, reporter:
         started = False
+        sharpness_log = None
+        if options.sharpness_every:
+            sharpness_log = runs.SharpnessLog(
+                config,
+                options.sharpness_every,
+                [name.strip() for name in options.sharpness_measures.split(",")],
+                runs.SharpnessOptions(samples=options.sharpness_samples),
+                warn=print_warning,
+                report=reporter.on_measure,
+                should_stop=stop,
+            )
 
         def on_start(run, dataset, train_state):
             nonlocal started
@@ -133,6 +79,7 @@ def train(
             reporter.start(step, "SYNTHETIC" if dataset.synthetic else "")
             if sharpness_log is not None:
                 sharpness_log.on_start(run, dataset, train_state)
+            reporter.on_compile()
 
         def on_compiled(memory):
             if memory is not None:
@@ -151,9 +98,9 @@ def train(
         run = runs.train_run(
             config,
             out,
-            devices=devices,
-            grad_accum=grad_accum,
-            remat=remat,
+            devices=options.devices,
+            grad_accum=options.grad_accum,
+            remat=options.remat,
             hooks=runs.Hooks(
                 on_compiled=on_compiled,
                 on_start=on_start,
@@ -165,18 +112,20 @@ def train(
         )
         if not started:
             start_tracking(run)
+        # One process may have been told to stop; all exit alike.
+        number = parallel.highest(stop.number or 0)
     status = run.status()
-    if stop.number is not None and status["state"] == "interrupted":
-        screen.print(
+    if status["state"] == "interrupted":
+        say(
             f"Interrupted: {status['message']}. Results in {run.path}. Run the same "
             "command to go on.",
-            soft_wrap=True,
+            screen,
         )
-        raise typer.Exit(128 + stop.number)
+        raise typer.Exit(exit_code(number))
     verb = "Finished" if started else "Finished before, nothing to do"
     mark = "SYNTHETIC" if status.get("synthetic") else ""
-    screen.print(
+    say(
         f"{verb}: {format_row(run.log()[-1], config.epochs, mark)}\n"
         f"Results in {run.path}\nNext: eqcifar eval {shlex.quote(str(run.path))}",
-        soft_wrap=True,
+        screen,
     )

@@ -1,5 +1,7 @@
 from typing import TYPE_CHECKING, Any
 
+from ._child import BY_KEYBOARD as BY_KEYBOARD
+from ._child import START_AGAIN as START_AGAIN
 from ._child import STOP_AT_EOF as STOP_AT_EOF
 from ._devices import Slot as Slot
 from ._devices import find_gpus as find_gpus
@@ -151,3 +153,7 @@ def __getattr__(name: str) -> Any:
     import importlib
 
     return getattr(importlib.import_module(f".{_LAZY[name]}", __name__), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_LAZY})

@@ -6,6 +6,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 STOP_AT_EOF = "EQCIFAR_STOP_AT_EOF"
+# Exit codes of a command that was stopped and has saved: EX_TEMPFAIL of sysexits.h for
+# "start me again", and that of Ctrl-C, at which a shell ends its loops too.
+START_AGAIN, BY_KEYBOARD = 75, 128 + signal.SIGINT
 
 
 class Child:

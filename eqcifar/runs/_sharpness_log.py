@@ -1,6 +1,7 @@
 import dataclasses
 import warnings
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any
 
 import equinox as eqx
@@ -37,6 +38,8 @@ class SharpnessLog:
         *,
         warn: Callable[[str], None] = warnings.warn,
         show: Callable[[int, dict[str, Any]], None] = lambda epoch, row: None,
+        report: Callable[[int, str, int, int], None] = lambda *_: None,
+        should_stop: Callable[[], bool] = lambda: False,
     ):
         """Nothing is measured yet.
 
@@ -48,11 +51,15 @@ class SharpnessLog:
             of the training images; by default of 500.
         - `warn`: called with a line for a measurement that failed.
         - `show`: called with each epoch's row.
+        - `report`: called with the epoch, the measure, work done, and the whole.
+        - `should_stop`: asked meanwhile, as by `train_run`; what is left then is
+            measured when the run goes on.
         """
         self._config, self._every = config, every
         self._measures = sharpness.check_measures(measures)
         self._options = SharpnessOptions(samples=500) if options is None else options
         self._warn, self._show = warn, show
+        self._report, self._should_stop = report, should_stop
 
     def on_start(self, run: Run, dataset: Dataset, train_state: TrainState):
         """Drop what a resumed run will measure again; catch up where a kill was."""
@@ -96,16 +103,34 @@ class SharpnessLog:
             # One device is enough for so little, and the others may be elsewhere.
             examples = subject.examples("train", options, make_mesh(1))
             found = {
-                name: measure_examples(subject, network, examples, name, options)
+                name: measure_examples(
+                    subject,
+                    network,
+                    examples,
+                    name,
+                    options,
+                    report=partial(self._look, epoch, name),
+                )
                 for name in self._measures
             }
             row = {"epoch": epoch}
             row |= sharpness_row(subject, options, {"train": found})
             append_wide(self._path, row)
+        except _Stopped:
+            return
         except EqcifarError as error:
             self._warn(f"sharpness after epoch {epoch} was not measured: {error}")
             return
         self._show(epoch, row)
+
+    def _look(self, epoch: int, name: str, done: int, total: int, *_: Any):
+        if self._should_stop():
+            raise _Stopped
+        self._report(epoch, name, done, total)
+
+
+class _Stopped(Exception):
+    pass
 
 
 def _local(leaf: Any) -> Any:

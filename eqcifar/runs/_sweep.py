@@ -8,7 +8,7 @@ from typing import Literal
 
 from ..config import TrainConfig
 from ..errors import RunError
-from ._child import Child
+from ._child import BY_KEYBOARD, START_AGAIN, Child
 from ._devices import Slot
 from ._directory import Run, run_path
 from ._files import cannot_write
@@ -16,7 +16,6 @@ from ._files import cannot_write
 State = Literal[
     "waiting", "running", "done", "skipped", "elsewhere", "interrupted", "failed"
 ]
-_STOPPED = 130, 143
 
 
 @dataclasses.dataclass(eq=False)
@@ -170,7 +169,7 @@ class Sweep:
         self._free.append(job.slot)
         if is_done(job.run):
             job.state = "done"
-        elif code in _STOPPED or (self._stopping and code < 0):
+        elif code in (BY_KEYBOARD, START_AGAIN) or (self._stopping and code < 0):
             job.state = "interrupted"
         elif job.run.is_claimed():
             job.state = "elsewhere"

@@ -3,6 +3,7 @@ import math
 import os
 import warnings
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from time import monotonic
 
@@ -14,9 +15,10 @@ from jax.sharding import Mesh
 from .. import data, models
 from ..config import TrainConfig
 from ..data import Dataset
-from ..errors import RunError, UsageError
-from ..parallel import everywhere, make_mesh, peak_memory
+from ..errors import RunError, UsageError, is_out_of_memory
+from ..parallel import everywhere, make_mesh, memory_limit, peak_memory
 from ..training import (
+    Diverged,
     Interrupted,
     Loss,
     Model,
@@ -24,6 +26,7 @@ from ..training import (
     Row,
     TrainState,
     check_recipe,
+    copied,
     find_loss,
     fit,
     initialise,
@@ -46,18 +49,18 @@ _MOST_TIME_SAVING = 0.05
 class Hooks:
     """What to call while a run is trained.
 
-    - `on_start`: with the run, the data and the first state, whose `step` is not 0 when
-        a run is resumed.
+    - `on_start`: with the run, the data and a copy of the first state, whose `step` is
+        not 0 when a run is resumed.
     - `on_compiled`, `on_progress`, `on_epoch`, `should_stop`: as in
         `eqcifar.training.fit`.
     - `warn`: with a line about what makes the digits differ from those of an
         uninterrupted run.
     """
 
-    on_start: Callable[[Run, Dataset, TrainState], None] = lambda *_: None
+    on_start: Callable[[Run, Dataset, TrainState], None] | None = None
     on_compiled: Callable[[int | None], None] = lambda memory: None
     on_progress: Callable[[Progress], None] = lambda progress: None
-    on_epoch: Callable[[TrainState, Row], None] = lambda train_state, row: None
+    on_epoch: Callable[[TrainState, Row], None] | None = None
     should_stop: Callable[[], bool] = lambda: False
     warn: Callable[[str], None] = warnings.warn
 
@@ -109,18 +112,17 @@ def train_run(
         )
 
     dataset = everywhere(load)
-    start = _initialise(
-        *models.create(
-            config.arch,
-            len(dataset.classes),
-            width=config.width,
-            dropout=config.dropout,
-            init=config.init,
-            key=random_stream(config.seed, "model"),
-        ),
-        config,
-        dataset,
+    create = partial(
+        models.create,
+        config.arch,
+        len(dataset.classes),
+        width=config.width,
+        dropout=config.dropout,
+        init=config.init,
+        key=random_stream(config.seed, "model"),
     )
+    everywhere(partial(_check_size, create, config, mesh))
+    start = _initialise(*create(), config, dataset)
     loss = find_loss(config.loss)
     _train(run, dataset, start, config, loss, mesh, grad_accum, remat, hooks)
     return run
@@ -165,6 +167,22 @@ def train_run_with(
     loss = find_loss(config.loss if loss is None else loss)
     _train(run, dataset, start, config, loss, mesh, grad_accum, remat, hooks)
     return run
+
+
+def _check_size(
+    create: Callable[[], tuple[Model, eqx.nn.State]], config: TrainConfig, mesh: Mesh
+):
+    # Shapes only: nothing is allocated.
+    model, _ = eqx.filter_eval_shape(create)
+    count = models.count_parameters(model)
+    # Parameters and momentum, in float32.
+    least, limit = 8 * count, memory_limit(mesh)
+    if limit is not None and least > limit:
+        raise UsageError(
+            f"{config.arch} at width {config.width:g} has {count:,} parameters, whose "
+            f"training takes more than {least / 1e9:,.1f} GB; a device has "
+            f"{limit / 1e9:,.1f} GB: lower --width"
+        )
 
 
 def _initialise(
@@ -222,9 +240,22 @@ def _train(
             claim.report("running", epoch)
 
         on_main(path, write)
-        hooks.on_epoch(train_state, row)
+        if hooks.on_epoch is not None:
+            hooks.on_epoch(copied(train_state), row)
+
+    def check_fits(memory):
+        limit = memory_limit(mesh)
+        if memory is not None and limit is not None and memory > limit:
+            raise RunError(
+                _too_large(
+                    f"a step needs {memory / 1e9:.1f} GB on a device, which has "
+                    f"{limit / 1e9:.1f} GB",
+                    config,
+                )
+            )
 
     def compiled(memory):
+        everywhere(partial(check_fits, memory))
         on_main(path, lambda: claim.describe_memory(step_planned_bytes=memory))
         hooks.on_compiled(memory)
 
@@ -239,7 +270,8 @@ def _train(
             train_state = _resume(last, train_state, config, dataset, env, hooks.warn)
         epoch = int(train_state.step) // per_epoch
         on_main(path, lambda: prepare(epoch))
-        hooks.on_start(run, dataset, train_state)
+        if hooks.on_start is not None:
+            hooks.on_start(run, dataset, copied(train_state))
         try:
             train_state, _ = fit(
                 train_state,
@@ -253,26 +285,33 @@ def _train(
                 on_progress=hooks.on_progress,
                 on_epoch=end_epoch,
                 should_stop=hooks.should_stop,
+                lend=True,
             )
         except Interrupted as interrupted:
             stopped = interrupted.train_state
             message = f"stopped after step {int(stopped.step)}"
-            if _is_finite(stopped):
-                on_main(path, lambda: save(stopped))
-            else:
-                message += ", at which it had diverged, so that it was not saved"
+            if not _is_finite(stopped):
+                # Started again, it would come to the same.
+                raise Diverged(
+                    f"{message}, at which training had diverged, so that it was not "
+                    "saved: lower the learning rate"
+                ) from None
+            on_main(path, lambda: save(stopped))
             epoch = int(stopped.step) // per_epoch
             on_main(path, lambda: claim.report("interrupted", epoch, message))
             return
         except jax.errors.JaxRuntimeError as error:
-            if "RESOURCE_EXHAUSTED" not in str(error):
+            if not is_out_of_memory(error):
                 raise
-            raise RunError(
-                f"out of device memory: take a smaller --batch-size than "
-                f"{config.batch_size}, more devices, --grad-accum, --remat or "
-                "--precision bf16"
-            ) from error
+            raise RunError(_too_large("out of device memory", config)) from error
         on_main(path, lambda: finish(train_state))
+
+
+def _too_large(what: str, config: TrainConfig) -> str:
+    return (
+        f"{what}: take a smaller --batch-size than {config.batch_size}, a smaller "
+        "--width, more devices, --grad-accum, --remat or --precision bf16"
+    )
 
 
 def _resume(

@@ -52,5 +52,6 @@ from ._loss import (
 from ._optimiser import steps_per_epoch as steps_per_epoch
 from ._per_parameter import l2_coefficients as l2_coefficients
 from ._state import TrainState as TrainState
+from ._state import copied as copied
 from ._state import initialise as initialise
 from ._step import random_stream as random_stream

@@ -21,7 +21,7 @@ from ._gradient import check_recipe
 from ._loss import Loss, find_loss
 from ._memory import planned_memory
 from ._optimiser import learning_rate, steps_per_epoch
-from ._state import TrainState
+from ._state import Totals, TrainState, copied
 from ._step import Epoch, epoch_order, make_steps
 
 Row = dict[str, int | float]
@@ -68,8 +68,9 @@ def fit(
     remat: bool = False,
     on_compiled: Callable[[int | None], None] = lambda memory: None,
     on_progress: Callable[[Progress], None] = lambda progress: None,
-    on_epoch: Callable[[TrainState, Row], None] = lambda train_state, row: None,
+    on_epoch: Callable[[TrainState, Row], None] | None = None,
     should_stop: Callable[[], bool] = lambda: False,
+    lend: bool = False,
 ) -> tuple[TrainState, list[Row]]:
     """Train a network.
 
@@ -91,8 +92,11 @@ def fit(
     - `on_compiled`: called before the first step, with the bytes that it will hold on
         each device at its peak, as XLA planned it; `None` where that is not known.
     - `on_progress`: called after each compiled call, while the next one runs.
-    - `on_epoch`: called with the state and the row of every finished epoch.
-    - `should_stop`: asked after each compiled call, on every process.
+    - `on_epoch`: called with a copy of the state, for it to keep, and the row of every
+        finished epoch.
+    - `should_stop`: asked before each compiled call and at the end, on every process.
+    - `lend`: give `on_epoch` no copy, but the state itself, whose buffers the next step
+        takes; for what only reads it, and wants no memory.
 
     **Returns:**
 
@@ -155,6 +159,8 @@ def fit(
         clock = _Clock(epoch, int(train_state.step), per_epoch, config)
         running = None
         while clock.step < clock.last_step:
+            if any_process(should_stop()):
+                raise Interrupted(train_state)
             count = min(steps_per_call, clock.last_step - clock.step)
             if not compiled:
                 on_compiled(planned_memory(steps, inputs, train_state, count))
@@ -165,9 +171,7 @@ def fit(
                 on_progress(clock.progress(*running))
             clock.step += count
             # A copy, for the next call takes the state's own buffers.
-            running = train_state.totals.loss.copy(), clock.step
-            if clock.step < clock.last_step and any_process(should_stop()):
-                raise Interrupted(train_state)
+            running = copied(train_state.totals), clock.step
         if running is not None:
             on_progress(clock.progress(*running))
 
@@ -186,9 +190,11 @@ def fit(
                 )
                 row[f"acc_{name}"] = float((logits.argmax(1) == labels).mean())
         rows.append(row)
-        on_epoch(train_state, row)
-        if epoch + 1 < config.epochs and any_process(should_stop()):
-            raise Interrupted(train_state)
+        if on_epoch is not None:
+            on_epoch(train_state if lend else copied(train_state), row)
+    # What a hook has left undone at the end is to be caught up with, too.
+    if any_process(should_stop()):
+        raise Interrupted(train_state)
     return train_state, rows
 
 
@@ -206,32 +212,42 @@ class _Clock:
         seconds = time.perf_counter() - self._start
         return seconds, (step - self._resumed_at) * self.config.batch_size / seconds
 
-    def progress(self, loss_total: Float[Array, ""], step: int) -> Progress:
+    def progress(self, totals: Totals, step: int) -> Progress:
         _, images_per_second = self.read(step)
-        loss = float(loss_total) / (step - self.first_step)
+        loss = self.mean("loss", totals.loss, step)
+        self.mean("gradient_norm", totals.gradient_norm, step)
         return Progress(self.epoch + 1, step, self.total_steps, loss, images_per_second)
+
+    def mean(self, name: str, total: Float[Array, ""], step: int) -> float:
+        """Of what was summed over the epoch up to `step`."""
+        return self.check(name, float(total) / (step - self.first_step), step)
+
+    def check(self, name: str, value: float, step: int) -> float:
+        """The value, if it is finite."""
+        if math.isfinite(value):
+            return value
+        rates = f"lr = {self.config.lr:g}"
+        if self.config.muon_lr:
+            rates += f", muon_lr = {self.config.muon_lr:g}"
+        raise Diverged(
+            f"training diverged: {name} is {value} in epoch {self.epoch + 1}, after "
+            f"step {step} of {self.total_steps}; lower the learning rate ({rates}), "
+            f"clip gradients (clip_norm = {self.config.clip_norm:g}; 0: never), or "
+            "lengthen the warm-up"
+        )
 
 
 def _summary(train_state: TrainState, clock: _Clock) -> Row:
-    totals = train_state.totals
-    count = clock.last_step - clock.first_step
+    totals, step = train_state.totals, clock.last_step
     parameters = eqx.filter(train_state.model, eqx.is_inexact_array)
+    weight_norm = float(eqx.filter_jit(optax.tree.norm)(parameters))
+    seen = (step - clock.first_step) * clock.config.batch_size
     row: Row = {
         "epoch": clock.epoch + 1,
-        "loss": float(totals.loss) / count,
-        "acc": int(totals.correct) / (count * clock.config.batch_size),
-        "weight_norm": float(eqx.filter_jit(optax.tree.norm)(parameters)),
-        "gradient_norm": float(totals.gradient_norm) / count,
+        "loss": clock.mean("loss", totals.loss, step),
+        "acc": int(totals.correct) / seen,
+        "weight_norm": clock.check("weight_norm", weight_norm, step),
+        "gradient_norm": clock.mean("gradient_norm", totals.gradient_norm, step),
     }
-    rates = f"lr = {clock.config.lr:g}"
-    if clock.config.muon_lr:
-        rates += f", muon_lr = {clock.config.muon_lr:g}"
-    for name in ("loss", "gradient_norm", "weight_norm"):
-        if not math.isfinite(row[name]):
-            raise Diverged(
-                f"training diverged: {name} is {row[name]} in epoch {clock.epoch + 1}; "
-                f"lower the learning rate ({rates}), clip gradients (clip_norm = "
-                f"{clock.config.clip_norm:g}; 0: never), or lengthen the warm-up"
-            )
-    row["seconds"], row["images_per_s"] = clock.read(clock.last_step)
+    row["seconds"], row["images_per_s"] = clock.read(step)
     return row

@@ -93,8 +93,8 @@ def initialise(
             "network has none: leave it at 0"
         )
     # Donated with the rest, so they may not share buffers with the caller's arrays.
-    network = _copy((model, state))
-    raw = _copy((model, state)) if config.ema else None
+    network = copied((model, state))
+    raw = copied((model, state)) if config.ema else None
     return TrainState(
         *network,
         opt_state=make_optimiser(config, num_train).init(parameters),
@@ -106,5 +106,6 @@ def initialise(
 
 # One program for all arrays.
 @eqx.filter_jit
-def _copy(tree: PyTree) -> PyTree:
+def copied(tree: PyTree) -> PyTree:
+    """The same with arrays of its own, which outlive those that are donated."""
     return jax.tree.map(lambda leaf: leaf.copy() if eqx.is_array(leaf) else leaf, tree)

@@ -40,16 +40,11 @@ def evaluate(
     path = runs.latest_run(out).path if run is None else run
     loaded = runs.load_model(path)
     config = loaded.config
-    if runs.Run(path).status()["state"] not in ("done", "unknown"):
+    if runs.Run(path).status().get("state") not in ("done", "unknown"):
         step = loaded.header["step"]
         print_warning(f"training of {path} is not finished: its network of step {step}")
     if dataset is None:
-        chosen = data.load(
-            config.dataset,
-            val_size=config.val_size,
-            limit_train=config.limit_train,
-            limit_test=config.limit_test,
-        )
+        chosen = runs.data_of(path, config)
         if chosen.fingerprint != loaded.header["data"]["sha256"]:
             print_warning(f"{chosen.name} is not the data that {path} was trained on")
     else:

@@ -167,22 +167,24 @@ def table(arrays: Mapping[str, Leaf | np.ndarray]) -> Table:
 
 def compare(path: Path, found: Table, wanted: Table):
     """Refuse a file whose arrays are not the model's, by the first that differs."""
+    if problem := difference(found, wanted):
+        raise CheckpointError(f"{path} belongs to another model: {problem}")
+
+
+def difference(found: Table, wanted: Table) -> str:
+    """The first array of a file that is not the model's; empty if all are."""
     if found == wanted:
-        return
+        return ""
     in_file, in_model = _by_name(found), _by_name(wanted)
     for name, what in in_model.items():
         if name not in in_file:
-            problem = f"it lacks {name}, in the model {what}"
-            break
+            return f"it lacks {name}, in the model {what}"
         if in_file[name] != what:
-            problem = f"{name} is {in_file[name]} there, but {what} in the model"
-            break
-    else:
-        extra = [name for name in in_file if name not in in_model]
-        problem = "its arrays are in another order"
-        if extra:
-            problem = f"it has {extra[0]}, {in_file[extra[0]]}; the model has none"
-    raise CheckpointError(f"{path} belongs to another model: {problem}")
+            return f"{name} is {in_file[name]} there, but {what} in the model"
+    extra = [name for name in in_file if name not in in_model]
+    if extra:
+        return f"it has {extra[0]}, {in_file[extra[0]]}; the model has none"
+    return "its arrays are in another order"
 
 
 def _by_name(table: Table) -> dict[str, str]:

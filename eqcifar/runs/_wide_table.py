@@ -6,7 +6,7 @@ import filelock
 
 from ..errors import RunError
 from ._files import replacing
-from ._records import table_lines
+from ._tsv import table_lines
 
 Cell = str | int | float
 
@@ -43,9 +43,9 @@ def read_wide(path: Path) -> list[dict[str, str]]:
 
 
 def _read(path: Path) -> tuple[list[str], list[dict[str, str]]]:
-    if not path.exists() or path.stat().st_size == 0:
-        return [], []
     columns, lines = table_lines(path)
+    if not any(columns):
+        return [], []
     rows = []
     for number, line in enumerate(lines, 2):
         cells = line.decode(errors="replace").split("\t")

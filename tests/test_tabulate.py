@@ -178,7 +178,7 @@ def test_selection_names_its_split(tmp_path):
         )
         (row,) = long_rows([table], ["acc_te"], select=select)
         assert row["selected_on"] == select
-    assert "acc_va" in measured([table])
+    assert "acc_va" in measured(tabulate(read_records(tmp_path)))
 
 
 def test_a_selection_on_a_split_that_was_not_held_out_is_refused(tmp_path):
@@ -219,7 +219,7 @@ def test_filters_and_fields(tmp_path):
         # One value that is there does not excuse another that is not.
         (
             "arch=vgg,resnet20",
-            "arch=resnet20 \(did you mean resnet18\?\); there are: resnet18, vgg",
+            r"arch=resnet20 \(did you mean resnet18\?\); there are: resnet18, vgg",
         ),
         # The comma would make a second value, which nothing has.
         ("dataset=cifar10,arch=vgg", "'arch=vgg' is no value of dataset: give each"),

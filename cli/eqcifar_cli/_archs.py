@@ -27,12 +27,12 @@ def archs(
     import equinox as eqx
     import jax
 
-    from eqcifar import models, runs
+    from eqcifar import models
 
     # Tracing makes millions of objects, none of which is garbage: not to be searched.
     gc.disable()
     rows = []
-    for name in names or sorted(models.names(), key=runs.natural):
+    for name in names or models.names():
         # Shapes only: no weight is drawn.
         model, state = eqx.filter_eval_shape(
             models.create, name, classes, width=width, key=jax.random.key(0)

@@ -3,7 +3,7 @@
 import dataclasses
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -118,19 +118,31 @@ def check_data(path: Path, found: Mapping[str, Any], sha256: str, name: str):
         )
 
 
-def check_folder(run: Run, config: TrainConfig):
+def check_folder(
+    run: Run, config: TrainConfig, known: dict[Hashable, str] | None = None
+):
     """Refuse a run whose folder of images has changed since; it may be gone.
 
     What the hub holds, and what is procedural, goes by its name.
+
+    **Arguments:**
+
+    - `run`: that is done.
+    - `config`: its configuration.
+    - `known`: takes the SHA-256 of data for later calls, which then need not load it.
 
     **Raises:**
 
     `UsageError` as `check_data`.
     """
     folder = Path(data.locate(config.dataset))
-    if folder.is_absolute() and folder.is_dir():
-        sha256 = load_data(config).fingerprint
-        check_data(run.path, run.description(), sha256, config.dataset)
+    if not (folder.is_absolute() and folder.is_dir()):
+        return
+    known = {} if known is None else known
+    key = folder, config.val_size, config.limit_train, config.limit_test
+    if key not in known:
+        known[key] = load_data(config).fingerprint
+    check_data(run.path, run.description(), known[key], config.dataset)
 
 
 def load_data(config: TrainConfig) -> Dataset:

@@ -237,7 +237,7 @@ def explain_no_network(path: Path) -> str:
     count = f"{len(below)} runs" if len(below) > 1 else "a run"
     return (
         f"{path} is not the folder of a run but holds {count}: name one, such as "
-        f"{below[0].path}, or take the one finished last by --out {path}"
+        f"{below[0].path} (`eqcifar eval --out {path}` takes the one finished last)"
     )
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import equinox as eqx
 import jax
 import pytest
+from PIL import Image
 
 from eqcifar import data, models, parallel, runs
 from eqcifar.config import TrainConfig
@@ -21,6 +22,7 @@ from eqcifar.runs._claim import Claim
 from eqcifar.runs._wide_table import append_wide, read_wide
 from eqcifar.training import Diverged, evaluate, predict, squared_error
 
+from .cli_tools import run_cli
 from .helpers import SmallNet, random_network, small_dataset, small_net
 
 CONFIG = TrainConfig(epochs=4, batch_size=16, lr=0.5, mixup=0.4, eval_every=2)
@@ -545,22 +547,48 @@ def test_what_is_said_of_a_run_is_kept(tmp_path):
 
 def test_a_network_made_in_python_says_how_to_read_it(tmp_path):
     config = TrainConfig(epochs=1, batch_size=64, warmup=0.0)
-    run = train_run_with(tmp_path / "run", small_dataset(), *small_net(), config)
+    about = {"noise": 0.2}
+    run = train_run_with(
+        tmp_path / "run", small_dataset(), *small_net(), config, about=about
+    )
     said = "holds a tests.helpers.SmallNet, which no name in .* makes: in Python"
-    for read in (
-        runs.load_model,
-        runs.open_subject,
-        lambda path: runs.export_model(path, tmp_path / "export"),
-    ):
-        with pytest.raises(UsageError, match=said):
-            read(run.path)
+    image = tmp_path / "image.png"
+    Image.new("RGB", (32, 32)).save(image)
+    for command in ("eval", "sharpness", "export", "predict"):
+        more = (image,) if command == "predict" else ()
+        result = run_cli(command, run.path, *more)
+        assert (result.exit_code, result.stdout) == (2, "")
+        assert re.search(said, result.stderr)
+        assert result.stderr.count("\n") == 1
     with pytest.raises(UsageError, match="cannot be had: Unknown dataset 'small'"):
         runs.open_subject(run.path, like=small_net())
     subject = runs.open_subject(run.path, small_net(), small_dataset())
     assert subject.same_data
-    assert not runs.open_subject(
-        run.path, small_net(), rolled(small_dataset())
-    ).same_data
+    other = rolled(small_dataset())
+    assert not runs.open_subject(run.path, small_net(), other).same_data
+    runs.export_model(run, tmp_path / "export", like=small_net())
+    card = (tmp_path / "export" / "README.md").read_text()
+    assert 'runs.load_model("model.safetensors", like=(model, state))' in card
+    assert "| `noise`, in Python | `0.2` | |" in card
+    assert "eqcifar eval" not in card
+    loaded = runs.load_model(tmp_path / "export", like=small_net())
+    assert eqx.tree_equal(loaded.model, subject.model)
+
+
+def test_a_folder_of_runs_is_not_a_run(tmp_path):
+    config = TrainConfig(epochs=1, batch_size=64, warmup=0.0)
+    folder = tmp_path / "all" / "seed0"
+    train_run_with(folder, small_dataset(), *small_net(), config)
+    train_run_with(tmp_path / "all" / "seed1", small_dataset(), *small_net(), config)
+    (tmp_path / "empty").mkdir()
+    for command in ("eval", "sharpness"):
+        result = run_cli(command, tmp_path / "all")
+        assert result.exit_code == 2
+        assert f"holds 2 runs: name one, such as {folder} (" in result.stderr
+        result = run_cli(command, tmp_path / "empty")
+        assert "is not the folder of a run, and there is none below" in result.stderr
+        result = run_cli(command, tmp_path / "none")
+        assert f"no file {tmp_path / 'none'}" in result.stderr
 
 
 def test_a_finished_run_whose_folder_of_images_changed_is_refused(

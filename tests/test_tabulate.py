@@ -178,7 +178,7 @@ def test_selection_names_its_split(tmp_path):
         )
         (row,) = long_rows([table], ["acc_te"], select=select)
         assert row["selected_on"] == select
-    assert "acc_va" in measured(tabulate(read_records(tmp_path)))
+    assert "acc_va" in measured(tabulate(read_records(tmp_path, select="val")))
 
 
 def test_a_selection_on_a_split_that_was_not_held_out_is_refused(tmp_path):
@@ -285,6 +285,8 @@ def test_a_folder_of_images_is_shown_by_the_end_of_its_path(tmp_path):
     grid = pivot(table_of(tmp_path), ["acc_te"])
     assert grid.columns[1:-1] == ["a/cats", "b/cats", "cifar10", "dogs"]
     records = read_records(tmp_path)
+    assert len(keep(records, ["dataset=cats"])) == 2
+    assert len(keep(records, ["dataset=b/cats"])) == 1
     for text in ("dataset=dogs", "dataset=/data/dogs"):
         (record,) = keep(records, [text])
         assert record.recipe.dataset == "/data/dogs"
@@ -386,6 +388,23 @@ def test_the_measurement_of_most_images_counts_then_the_last(tmp_path):
     assert images == {"tr": 1000, "lmax": 100, "tr_te": 50}
 
 
+def test_the_last_row_of_the_sharpness_log_is_a_measurement_too(tmp_path):
+    run = write_run(tmp_path, TrainConfig(epochs=2))
+    for epoch in (1, 2):
+        row = {"epoch": epoch, "step": epoch, "examples": 500, "tr": epoch, "ntk": 5.0}
+        append_wide(run.path / "sharpness_log.tsv", row)
+    (record,) = read_records(tmp_path)
+    assert (record.values["tr"], record.bases["tr"].images) == (2.0, 500)
+    write_sharpness(run, {"examples": 500, "tr": 3.0}, {"examples": 20, "ntk": 6.0})
+    (record,) = read_records(tmp_path)
+    assert (record.values["tr"], record.values["ntk"]) == (3.0, 5.0)
+    # One that was measured before the end is not of the final network.
+    write_run(tmp_path, TrainConfig(epochs=3), path=run.path)
+    (run.path / "sharpness.tsv").unlink()
+    (record,) = read_records(tmp_path)
+    assert "tr" not in record.values
+
+
 def test_a_table_says_how_many_images_and_what_is_unlike(tmp_path):
     for seed, (images, target) in enumerate(
         [(100, "split"), (20, "split"), (100, "population")]
@@ -407,6 +426,7 @@ def test_a_table_says_how_many_images_and_what_is_unlike(tmp_path):
         "(seeds 0, 2), 20 (seed 1) images; target split (seeds 0-1), population "
         "(seed 2): tr."
     )
+    assert "Measured with different target: population, split." in text.notes
     rows = long_rows([table], ["tr", "acc_te"])
     assert [row["images"] for row in rows] == [[20, 100], [], [100], []]
     assert rows[2]["conventions"] == ["loss_name=mse,target=split"]

@@ -25,7 +25,7 @@ Filters = Annotated[
         "-f",
         metavar="FIELD=VALUE",
         help="Count only these runs, such as arch=vgg,resnet18 or mixup=0; several "
-        "filters all hold. Of a dataset's path, the last part is enough.",
+        "filters all hold. Of a path, the end is enough.",
         show_default=False,
     ),
 ]

@@ -1,6 +1,5 @@
 import dataclasses
 import difflib
-import os
 import re
 from collections.abc import Iterable
 from typing import Any
@@ -14,6 +13,8 @@ DEFAULTS = {field.name: field.default for field in dataclasses.fields(TrainConfi
 FIELDS = tuple(DEFAULTS)
 # Stands for a field that a run does not have.
 NOTHING = "–"
+# What stands before each part of a long name, whose end is enough.
+_MARKS = {"dataset": "/", "arch": "."}
 
 
 def field_of(record: Record, name: str) -> Any:
@@ -53,8 +54,8 @@ def keep(records: Iterable[Record], filters: Iterable[str]) -> list[Record]:
 
     - `records`: from `read_records`.
     - `filters`: such as "arch=vgg,resnet18", "mixup=0" and "seed=0-3". Several of one
-        field add up. Of a folder of images, the last part of its path is enough, and
-        of a class the last part of its name.
+        field add up. Of a folder of images and of a class, the end of its name is
+        enough.
 
     **Raises:**
 
@@ -112,7 +113,8 @@ def _matching(name: str, values: str, present: set[Any]) -> list[Any]:
         matching = [
             value
             for value in present
-            if value in wanted or (name in _LAST_PART and part == _last_part(value))
+            if value in wanted
+            or (name in _MARKS and value.endswith(f"{_MARKS[name]}{part}"))
         ]
         if not matching:
             shown = [show_field(value) for value in sorted(present, key=natural)]
@@ -152,13 +154,6 @@ def _example(present: set[Any]) -> Any:
     kinds = {type(value) for value in present if value is not None}
     kind = float if kinds == {int, float} else kinds.pop() if len(kinds) == 1 else str
     return kind()
-
-
-_LAST_PART = "dataset", "arch"
-
-
-def _last_part(value: str) -> str:
-    return os.path.basename(value) if "/" in value else value.rpartition(".")[2]
 
 
 def natural(value: Any) -> Any:

@@ -1,4 +1,4 @@
-"""What a run's `sharpness.tsv` holds, and which of its rows counts."""
+"""What was measured of a run's final network, and which measurement counts."""
 
 import contextlib
 import dataclasses
@@ -14,7 +14,7 @@ from ._wide_table import read_wide
 CONVENTION = (
     *("loss_name", "labels", "target", "precision", "batch_size", "original_devices"),
 )
-_ABOUT = "time", "data", "step", "probes", "sample_seed", *CONVENTION
+_ABOUT = "time", "epoch", "data", "step", "probes", "sample_seed", *CONVENTION
 _IMAGES = "examples"
 _SPLITS = "_te", "_va"
 _ERRORS = "_se", "_bound"
@@ -33,32 +33,37 @@ class Basis:
 
 
 def read_measures(
-    path: Path, warn: Callable[[str], None]
+    folder: Path, epochs: int, warn: Callable[[str], None]
 ) -> tuple[dict[str, float], dict[str, Basis]]:
-    """The measures of a `sharpness.tsv`.
+    """The measures of `sharpness.tsv`, and of `sharpness_log.tsv` after the last epoch.
 
     Of each measure, the row from the most images counts, and of several such the last:
     its value, standard error and bound. Conventions are never mixed in one number.
 
     **Arguments:**
 
-    - `path`: of the file; without it, there are no measures.
+    - `folder`: of the run.
+    - `epochs`: that the run takes.
     - `warn`: called with a line for a file that has none.
 
     **Returns:**
 
     Numbers by column, and by measure what they rest on.
     """
+    path, log = folder / "sharpness.tsv", folder / "sharpness_log.tsv"
+    rows = []
     try:
-        rows = read_wide(path)
+        logged = read_wide(log, only_last=True)
+        rows += [row for row in logged if row.get("epoch") == str(epochs)]
+        rows += (table := read_wide(path))
     except RunError as error:
         warn(str(error))
         return {}, {}
+    if not any(map(_measures, table)) and path.exists():
+        warn(f"cannot read {path}: it has no row of numbers; mend or remove the file")
     best: dict[str, tuple[tuple[int, int], Mapping[str, str]]] = {}
     for at, row in enumerate(rows):
-        for name in row:
-            if math.isnan(_number(row, name)) or _is_about(name, row):
-                continue
+        for name in _measures(row):
             rank = _images(row, name) or 0, at
             if name not in best or rank > best[name][0]:
                 best[name] = rank, row
@@ -68,9 +73,15 @@ def read_measures(
         values |= {f"{name}{end}": _number(row, f"{name}{end}") for end in ends}
         convention = ((how, row[how]) for how in CONVENTION if row.get(how))
         bases[name] = Basis(_images(row, name), tuple(convention))
-    if path.exists() and not values:
-        warn(f"cannot read {path}: it has no row of numbers; mend or remove the file")
     return values, bases
+
+
+def _measures(row: Mapping[str, str]) -> list[str]:
+    return [
+        name
+        for name in row
+        if not math.isnan(_number(row, name)) and not _is_about(name, row)
+    ]
 
 
 def _is_about(name: str, row: Mapping[str, str]) -> bool:

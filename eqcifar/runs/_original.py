@@ -109,7 +109,7 @@ def _read(
         values["weight_norm"] = math.sqrt(2 * values.pop("wd"))
     if "grad_norm" in values:
         values["gradient_norm"] = math.sqrt(values.pop("grad_norm"))
-    measures, bases = read_measures(path / "sharpness.tsv", warn)
+    measures, bases = read_measures(path, epoch, warn)
     values = measures | values
     record = Record(path, recipe, int(seed), "done", values=values, bases=bases)
     return record, epoch

@@ -3,10 +3,10 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ._fields import natural, show_field
+from ._fields import NOTHING, natural, show_field
 from ._log import COLUMNS
+from ._measures import CONVENTION
 from ._show import (
-    NOTHING,
     show_comparison,
     show_conditions,
     show_differences,
@@ -162,6 +162,20 @@ def _notes(
                 text = f"{show_conditions(group.fields)}: means over unlike "
                 unlike.setdefault(f"{text}measurements, {how}", []).append(metric)
     notes += [f"{how}: {', '.join(names)}." for how, names in unlike.items()]
+    for name in CONVENTION:
+        # A loss that the table shows is no surprise.
+        if name == "loss_name" and "loss" in table.fields:
+            continue
+        values = {
+            dict(convention).get(name, NOTHING)
+            for group in table.groups
+            for metric in metrics
+            for convention in group.conventions(metric)
+        }
+        if len(values) > 1:
+            notes.append(
+                f"Measured with different {name}: {', '.join(sorted(values))}."
+            )
     lacking = []
     for group in table.groups:
         parts = [

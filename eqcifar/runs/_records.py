@@ -171,7 +171,7 @@ def _read(
     except RunError as error:
         warn(f"not counted: {run.path}: {error}")
         return record
-    measures, bases = read_measures(run.path / "sharpness.tsv", warn)
+    measures, bases = read_measures(run.path, epoch, warn)
     return dataclasses.replace(
         record,
         state=state,

@@ -1,7 +1,7 @@
 import contextlib
 import math
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from ..errors import RunError
@@ -87,8 +87,8 @@ def read_log(path: Path) -> list[dict[str, int | float]]:
     """
     columns, lines = table_lines(path)
     rows = []
-    for count, line in enumerate(lines, start=2):
-        with _naming(path, f"line {count}"):
+    with _naming(path, lambda: f"line {len(rows) + 2}"):
+        for line in lines:
             row = _row(columns, line)
             rows.append({**row, "epoch": int(row["epoch"])})
     return rows
@@ -114,7 +114,7 @@ def last_values(path: Path, column: str | None = None) -> tuple[dict[str, float]
     columns, lines = table_lines(path, only_last=column is None)
     if not lines:
         raise RunError(f"cannot read {path}: it has no whole row")
-    with _naming(path, "its last line"):
+    with _naming(path, lambda: "its last line"):
         values = _row(columns, lines[-1])
         epoch = int(values["epoch"])
     if column is not None:
@@ -123,7 +123,7 @@ def last_values(path: Path, column: str | None = None) -> tuple[dict[str, float]
         values = {}
         if best is not None:
             at = on_split.index(best)
-            with _naming(path, f"line {at + 2}"):
+            with _naming(path, lambda: f"line {at + 2}"):
                 values = _row(columns, lines[at])
     return values, epoch
 
@@ -155,10 +155,11 @@ def _cells(
     # Cut from the right only as far as necessary: times stand near the end.
     after = len(columns) - columns.index(column)
     values = []
-    for count, line in enumerate(lines, start=2):
-        with _naming(path, f"line {count}"):
-            values.append(number(line.rsplit(b"\t", after)[-after]))
-            _check(column, values[-1])
+    with _naming(path, lambda: f"line {len(values) + 2}"):
+        for line in lines:
+            value = number(line.rsplit(b"\t", after)[-after])
+            _check(column, value)
+            values.append(value)
     return values
 
 
@@ -173,11 +174,11 @@ class _NoShare(ValueError):
 
 
 @contextlib.contextmanager
-def _naming(path: Path, where: str) -> Iterator[None]:
+def _naming(path: Path, where: Callable[[], str]) -> Iterator[None]:
     try:
         yield
     except (KeyError, IndexError, ValueError, OverflowError) as error:
         reason = error if isinstance(error, _NoShare) else ""
         raise RunError(
-            f"cannot read {path}: {where} is not a row of the log{reason}"
+            f"cannot read {path}: {where()} is not a row of the log{reason}"
         ) from error

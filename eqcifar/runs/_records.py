@@ -8,7 +8,7 @@ from typing import Any
 
 from ..config import TrainConfig
 from ..errors import RunError, UsageError
-from ._directory import STATES, Run, find_runs
+from ._directory import STATES, Run, current_state, find_runs
 from ._log import last_values, total_seconds
 from ._measures import Basis, read_measures
 
@@ -159,13 +159,14 @@ def _read(
         in_python=bool(description.get("in_python")),
     )
     try:
-        state = run.state()
+        status = run.status()
+        state = current_state(status)
         if state != "done":
             return dataclasses.replace(record, state=state)
         values, epoch = last_values(run.path / "log.tsv", column)
         if epoch != recipe.epochs:
             raise RunError(f"log.tsv ends after epoch {epoch} of {recipe.epochs}")
-        seconds = run.status().get("seconds")
+        seconds = status.get("seconds")
         if not isinstance(seconds, float):
             seconds = total_seconds(run.path / "log.tsv")
     except RunError as error:

@@ -26,7 +26,6 @@ from ._directory import (
     run_path as run_path,
 )
 from ._fields import keep as keep
-from ._fields import natural as natural
 from ._fields import parse_baseline as parse_baseline
 from ._figure import file_name as file_name
 from ._figure import save_figure as save_figure

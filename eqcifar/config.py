@@ -234,6 +234,11 @@ class TrainConfig:
         """Whether `loss` is `module.name` of a function that only Python can give."""
         return self.loss not in _LOSSES
 
+    @property
+    def has_own_arch(self) -> bool:
+        """Whether `arch` is `module.name` of a class that only Python can make."""
+        return "." in self.arch
+
     def one_view(self) -> "TrainConfig":
         """The same without test-time augmentation, which is not for training images."""
         return dataclasses.replace(self, test_flip=False, test_crop=False)
@@ -269,7 +274,16 @@ class TrainConfig:
 
     def matches(self, values: Mapping[str, Any]) -> bool:
         """Whether `values` are its fields, as `to_dict` gives or once gave them."""
-        return {**_LATER, **values} == self.to_dict()
+        return not self.differing(values)
+
+    def differing(self, values: Mapping[str, Any]) -> list[str]:
+        """What keeps `values` from being its fields, a text each."""
+        there, here = {**_LATER, **values}, self.to_dict()
+        return [
+            f"{name} = {there.get(name)!r} there, {here.get(name)!r} here"
+            for name in {**here, **there}
+            if name not in there or name not in here or there[name] != here[name]
+        ]
 
     def identity(self) -> dict[str, Any]:
         """The fields that tell it from others, the same in every version.

@@ -45,6 +45,8 @@ def write_run(
     path: Path | None = None,
     rows: Iterable[Mapping[str, float]] | None = None,
     synthetic: bool | None = None,
+    about: Mapping[str, Any] | None = None,
+    in_python: bool = False,
     **status: Any,
 ) -> Run:
     """Write a run's folder, as far as tables read it."""
@@ -58,6 +60,8 @@ def write_run(
             "format": 1,
             "eqcifar": "0.1.0",
             "synthetic": synthetic,
+            "about": about or {},
+            "in_python": in_python,
             "data": {"sha256": f"digest of {config.dataset}"},
             "config": config.to_dict(),
         },

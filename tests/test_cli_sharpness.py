@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import math
 import shutil
@@ -150,6 +151,25 @@ def test_a_diverged_network_is_one_line(trained, tmp_path):
         assert "has diverged: stem.weight is not finite" in result.stderr
         assert result.stderr.count("\n") == 1
     assert [path.name for path in tmp_path.iterdir()] == ["model.eqx"]
+
+
+def test_data_that_changed_since_training_is_said(trained, monkeypatch):
+    dataset = runs.open_subject(trained).dataset
+    labels = (dataset.test.labels + 1) % 10
+    test = dataclasses.replace(dataset.test, labels=labels)
+    changed = dataclasses.replace(dataset, test=test)
+    monkeypatch.setattr(data, "load", lambda *_, **__: changed)
+    result = run_cli("eval", trained, "--json")
+    assert result.exit_code == 0, result.stderr
+    assert json.loads(result.stdout)["same_data"] is False
+    assert "is not the data that" in result.stderr
+    before = read_wide(trained / "sharpness.tsv")
+    result = run_cli("sharpness", trained, "--plot", *QUICK)
+    assert result.exit_code == 2
+    assert "which is of other data" in result.stderr
+    result = run_cli("sharpness", trained, "--measures", "ntk", "--json", *QUICK)
+    assert json.loads(result.stdout)["same_data"] is False
+    assert read_wide(trained / "sharpness.tsv") == before
 
 
 def ntk_trace(model, state, images):

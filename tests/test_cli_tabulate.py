@@ -61,7 +61,12 @@ def test_sharpness_filters_and_baseline(results):
     ("arguments", "line"),
     [
         ("--metric acc_va", "no run has measured 'acc_va'; measured: epoch, loss"),
-        ("--filter arch=vgg16", "no run has arch=vgg16; there are: resnet18, vgg"),
+        (
+            "--filter arch=vgg16",
+            "arch=vgg16 (did you mean vgg11?); there are: resnet18",
+        ),
+        ("--filter dataset=cifar10,arch=vgg", "'arch=vgg' is no value of dataset"),
+        ("--select val", "no run has measured validation images, so no epoch"),
         ("--filter archs=vgg", "no option 'archs'; did you mean 'arch'?"),
         ("--by archs", "no option 'archs'"),
         ("--baseline lr=1", "no baseline lr"),

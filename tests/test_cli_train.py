@@ -194,10 +194,11 @@ def test_interrupted_training_is_continued_by_the_same_command(tmp_path):
         assert "Stopping to save" in errors
         assert output.splitlines()[-1].startswith("Interrupted: stopped after step ")
         assert "Run the same command to go on." in output
-        assert runs.latest_run(tmp_path).status()["state"] == "interrupted"
-    log = runs.latest_run(tmp_path).log()
+        (run,) = runs.find_runs(tmp_path)
+        assert run.status()["state"] == "interrupted"
+    log = run.log()
     assert [row["epoch"] for row in log] == list(range(1, len(log) + 1))
-    result = run_cli("eval", "--out", tmp_path)
+    result = run_cli("eval", run.path)
     assert result.exit_code == 0
     assert "is not finished: its network of step" in result.stderr
 

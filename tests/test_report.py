@@ -162,16 +162,19 @@ def test_a_command_for_several_seeds_is_shell(tmp_path):
     assert printed == f"{words}0|\n{words}2|\n"
 
 
-def test_a_loss_of_ones_own_has_no_command(tmp_path):
+def test_what_was_made_in_python_has_no_command(tmp_path):
     write_run(tmp_path, TrainConfig(epochs=2), 0.8)
-    write_run(tmp_path, TrainConfig(epochs=2, loss="mine.absolute<b>"), 0.9)
+    config = TrainConfig(arch="mine.Net", epochs=2, loss="mine.absolute<b>")
+    write_run(tmp_path, config, 0.9, about={"noise": 0.2}, in_python=True)
     page = tmp_path / "report.html"
     assert run_cli("report", tmp_path, "-o", page).exit_code == 0
     text = page.read_text(encoding="utf-8")
     assert text.count("eqcifar train --arch") == 1
     assert "--loss" not in text
-    said = "Trained in Python: no command gives the loss mine.absolute<b> ."
-    assert said in " ".join(Page(text).text.split())
+    words = " ".join(Page(text).text.split())
+    said = "mine.Net with the loss mine.absolute<b> on cifar10, noise=0.2"
+    assert f"Made in Python, no command gives it: {said} ." in words
+    assert "noise –, 0.2" in words or "noise 0.2, –" in words
 
 
 def test_a_page_that_cannot_be_written_is_one_line(tmp_path):

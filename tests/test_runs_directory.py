@@ -121,14 +121,28 @@ def test_find_runs_looks_everywhere_below_and_nowhere_else(tmp_path):
         find_runs(tmp_path / "none")
 
 
-def test_latest_run_is_the_one_updated_last(tmp_path):
-    make_run(tmp_path / "a", "2026-01-02")
-    latest = make_run(tmp_path / "b", "2026-01-03")
-    make_run(tmp_path / "c", "2026-01-01")
-    assert latest_run(tmp_path) == latest
+def test_the_latest_run_is_the_one_finished_last(tmp_path):
+    runs = [make_run(tmp_path / name, f"2026-01-0{day}") for name, day in RUNS]
+    for run in runs[:3]:
+        (run.path / "model.eqx").touch()
+    status = {"state": "running", "updated": "2026-02-01"}
+    write_json(runs[3].path / "status.json", status)
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / "config.json").touch()
+    (tmp_path / "broken" / "status.json").write_text("{")
+    assert latest_run(tmp_path) == runs[1]
+    for run in runs:
+        (run.path / "model.eqx").unlink(missing_ok=True)
+    with pytest.raises(
+        UsageError, match="no finished run in .* 5 that are not finished"
+    ):
+        latest_run(tmp_path)
     (tmp_path / "none").mkdir()
-    with pytest.raises(UsageError, match="no runs in"):
+    with pytest.raises(UsageError, match="no finished run in .*: there is nothing"):
         latest_run(tmp_path / "none")
+
+
+RUNS = ("a", 2), ("b", 3), ("c", 1), ("d", 4)
 
 
 def test_runs_are_read_without_jax(tmp_path):

@@ -1,14 +1,18 @@
 import dataclasses
 import math
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from eqcifar import runs, training
 from eqcifar.errors import RunError, UsageError
+from eqcifar.parallel import make_mesh
 from eqcifar.runs import SharpnessOptions
+from eqcifar.runs._sharpness import open_partial
 from eqcifar.runs._wide_table import append_wide, keep_rows, read_wide
+from eqcifar.sharpness import Measured
 
 from .helpers import small_dataset, small_net
 
@@ -85,6 +89,33 @@ def test_interrupted_and_resumed_gives_the_same_bits(subject, where):
     del first["time"], second["time"]
     assert first == second
     assert not list(subject.table.parent.glob(hidden))
+
+
+@pytest.mark.parametrize(
+    "change",
+    ["data", "network", "options", "XLA_FLAGS", "jax_default_matmul_precision"],
+)
+def test_only_an_equal_measurement_goes_on(subject, change, monkeypatch):
+    options = OPTIONS
+    before = open_partial(subject, options, make_mesh(1))
+    before.finish("train-ntk", Measured({}, {}, {}))
+    same = open_partial(subject, options, make_mesh(1))
+    assert "train-ntk" in same.finished
+    if change == "data":
+        labels = (subject.dataset.train.labels + 1) % 4
+        part = dataclasses.replace(subject.dataset.train, labels=labels)
+        dataset = dataclasses.replace(subject.dataset, train=part)
+        subject = dataclasses.replace(subject, dataset=dataset)
+    elif change == "network":
+        subject = dataclasses.replace(subject, digest="1")
+    elif change == "options":
+        options = dataclasses.replace(options, probes=3)
+    elif change == "XLA_FLAGS":
+        monkeypatch.setenv(change, "--xla_other")
+    precision = "highest" if change == "jax_default_matmul_precision" else None
+    with jax.default_matmul_precision(precision):
+        other = open_partial(subject, options, make_mesh(1))
+    assert other.finished == {}
 
 
 @pytest.mark.parametrize(

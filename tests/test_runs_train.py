@@ -12,6 +12,7 @@ import equinox as eqx
 import jax
 import optax
 import pytest
+from PIL import Image
 
 from eqcifar import data, models, parallel, runs
 from eqcifar.config import TrainConfig
@@ -19,8 +20,10 @@ from eqcifar.errors import RunError, UsageError
 from eqcifar.parallel import make_mesh
 from eqcifar.runs import Hooks, Run, _train, train_run, train_run_with
 from eqcifar.runs._claim import Claim
+from eqcifar.runs._wide_table import append_wide, read_wide
 from eqcifar.training import Diverged, evaluate, predict, squared_error
 
+from .cli_tools import run_cli
 from .helpers import SmallNet, random_network, small_dataset, small_net
 
 CONFIG = TrainConfig(epochs=4, batch_size=16, lr=0.5, mixup=0.4, eval_every=2)
@@ -80,7 +83,13 @@ def test_what_a_run_leaves(uninterrupted):
         "model.eqx",
         "status.json",
     }
-    assert uninterrupted.config() == CONFIG.to_dict()
+    names = {"arch": "tests.helpers.SmallNet", "dataset": "small"}
+    assert uninterrupted.config() == {**CONFIG.to_dict(), **names}
+    description = uninterrupted.description()
+    assert description["in_python"]
+    assert description["model"]["class"] == names["arch"]
+    assert ["linear.bias", "float32", [4]] in description["model"]["arrays"]
+    assert description["data"]["name"] == "small"
     status = uninterrupted.status()
     assert (status["state"], status["epoch"], status["pid"]) == ("done", 4, os.getpid())
     assert status["synthetic"] is False
@@ -171,11 +180,11 @@ def test_saving_takes_a_twentieth_of_the_time(tmp_path, monkeypatch, uninterrupt
     saved = []
     save_checkpoint = _train.save_checkpoint
 
-    def save(path, train_state, *rest):
+    def save(path, train_state, *rest, **more):
         nonlocal now
         now += 1
         saved.append(int(train_state.step))
-        save_checkpoint(path, train_state, *rest)
+        save_checkpoint(path, train_state, *rest, **more)
 
     def end_epoch(train_state, row):
         nonlocal now
@@ -372,7 +381,8 @@ def test_train_run_makes_everything_from_its_configuration(tmp_path, monkeypatch
     assert run.environment()["synthetic"] is True
     assert json.loads((run.path / "config.json").read_text())["synthetic"] is True
     assert loaded.header["data"]["synthetic"] is True
-    assert runs.latest_run(tmp_path) == run
+    with pytest.raises(UsageError, match="no finished run in .* 1 that are not"):
+        runs.latest_run(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -430,8 +440,217 @@ def test_a_finished_run_is_not_taken_for_another(tmp_path):
     run = train_run_with(tmp_path / "run", small_dataset(), *small_net(), first)
     assert run.is_done()
     other = TrainConfig(epochs=1, batch_size=64, warmup=0.0, seed=5)
-    with pytest.raises(UsageError, match="holds another run: train in another folder"):
+    with pytest.raises(UsageError, match="seed = 0 there, 5 here.: train into another"):
         train_run_with(tmp_path / "run", small_dataset(), *small_net(), other)
+
+
+class Gelu(eqx.Module):
+    """A `SmallNet` in all its arrays."""
+
+    conv: eqx.nn.Conv2d
+    norm: models.BatchNorm
+    dropout: eqx.nn.Dropout
+    linear: eqx.nn.Linear
+
+    def __init__(self, *, key):
+        net = SmallNet(key=key)
+        self.conv, self.norm = net.conv, net.norm
+        self.dropout, self.linear = net.dropout, net.linear
+
+    def __call__(self, x, state, *, key=None):
+        x, state = self.norm(self.conv(x), state)
+        x = self.dropout(jax.nn.gelu(x).mean((1, 2)), key=key)
+        return self.linear(x), state
+
+
+class Wider(eqx.Module):
+    inner: SmallNet
+
+    def __call__(self, x, state, *, key=None):
+        return self.inner(x, state, key=key)
+
+
+def rolled(dataset):
+    """The same images under other labels."""
+    labels = (dataset.train.labels + 1) % 4
+    return dataclasses.replace(
+        dataset, train=dataclasses.replace(dataset.train, labels=labels)
+    )
+
+
+@pytest.mark.parametrize("calls", [2, None])
+def test_a_run_is_compared_with_all_that_it_is_made_of(tmp_path, calls):
+    config = TrainConfig(epochs=2, batch_size=16, warmup=0.0)
+    path = tmp_path / "run"
+
+    def train(dataset=None, net=None, stop=None, **more):
+        model, state = small_net() if net is None else net
+        return train_run_with(
+            path,
+            small_dataset() if dataset is None else dataset,
+            model,
+            state,
+            config,
+            mesh=make_mesh(1),
+            hooks=Hooks(should_stop=stop or (lambda: False)),
+            **{"about": {"noise": 0.2}, **more},
+        )
+
+    run = train(stop=stop_after(calls) if calls else None)
+    assert run.is_done() == (calls is None)
+    before = {file.name: file.read_bytes() for file in run.path.glob("*.eqx")}
+    make = eqx.nn.make_with_state
+    key = jax.random.key(0)
+    for changed, message in (
+        ({"dataset": rolled(small_dataset())}, "data of 'small' is not what .* on"),
+        ({"about": {"noise": 0.1}}, "about {'noise': 0.2} there, {'noise': 0.1} here"),
+        ({"about": None}, "about {'noise': 0.2} there, {} here"),
+        ({"loss": absolute_error}, "loss = 'mse' there, 'tests.test_runs_train.abs"),
+        ({"net": make(Gelu)(key=key)}, "arch = 'tests.helpers.SmallNet' there, 'tests"),
+        ({"net": small_net(classes=5)}, r"linear.weight is float32\[4, 6\] there"),
+        (
+            {"net": make(lambda key: Wider(SmallNet(key=key)))(key=key)},
+            "arch = 'tests.helpers.SmallNet' there, 'tests.test_runs_train.Wider' here",
+        ),
+    ):
+        with pytest.raises(UsageError, match=message):
+            train(**changed)
+    after = {file.name: file.read_bytes() for file in run.path.glob("*.eqx")}
+    assert after == before
+    assert train().is_done()
+
+
+def test_names_are_those_of_what_is_trained(tmp_path):
+    dataset = small_dataset()
+    resnet = models.create("resnet8", 4, width=0.25, key=jax.random.key(0))
+    config = TrainConfig(arch="resnet8", width=0.25, dataset="cifar10")
+
+    def named(net, **options):
+        made = runs.named_config(config, dataset, *net, **options)
+        assert made.dataset == "small"
+        return made.arch, made.loss
+
+    assert named(resnet) == ("resnet8", "mse")
+    assert named(resnet, loss=absolute_error)[1] == f"{__name__}.absolute_error"
+    # Of the same class, but another network than the name's.
+    other = models.create("resnet20", 4, width=0.25, key=jax.random.key(0))
+    assert named(other)[0] == "eqcifar.models.ResNet"
+    flag = eqx.tree_at(lambda net: net[0].stem, resnet, eqx.nn.Identity())
+    assert named(flag)[0] == "eqcifar.models.ResNet"
+    assert named(small_net())[0] == "tests.helpers.SmallNet"
+
+
+def test_what_is_said_of_a_run_is_kept(tmp_path):
+    config = TrainConfig(epochs=1, batch_size=64, warmup=0.0)
+    about = {"noise": 0.2, "teacher": "none", "distilled": False}
+    named = runs.named_config(config, small_dataset(), *small_net())
+    path = runs.run_path(tmp_path, named, about)
+    assert path != runs.run_path(tmp_path, named)
+    assert path.relative_to(tmp_path).parts[0] == "small"
+    assert path.parent.name.startswith("tests.helpers.SmallNet-ep1")
+    run = train_run_with(path, small_dataset(), *small_net(), config, about=about)
+    assert run.description()["about"] == about
+    assert runs.load_model(run, like=small_net()).header["about"] == about
+    (record,) = runs.read_records(tmp_path)
+    assert (record.about, record.in_python) == (about, True)
+    (table,) = runs.tabulate([record])
+    assert table.groups[0].fields == {"arch": "SmallNet", "dataset": "small"}
+    assert table.common == {
+        **{"epochs": 1, "batch_size": 64, "warmup": 0.0},
+        **about,
+    }
+    for wrong, message in (
+        ({"lr": 1}, "'lr' means something already"),
+        ({"acc_te": 1}, "'acc_te' means something already"),
+        ({"a b": 1}, "'a b' is no name"),
+        ({"a": [1]}, r"a = \[1\] must be a finite number"),
+        ({"a": math.nan}, "a = nan must be a finite number"),
+    ):
+        with pytest.raises(UsageError, match=message):
+            train_run_with(
+                tmp_path / "no", small_dataset(), *small_net(), config, about=wrong
+            )
+    assert not (tmp_path / "no").exists()
+
+
+def test_a_network_made_in_python_says_how_to_read_it(tmp_path):
+    config = TrainConfig(epochs=1, batch_size=64, warmup=0.0)
+    about = {"noise": 0.2}
+    run = train_run_with(
+        tmp_path / "run", small_dataset(), *small_net(), config, about=about
+    )
+    said = "holds a tests.helpers.SmallNet, which no name in .* makes: in Python"
+    image = tmp_path / "image.png"
+    Image.new("RGB", (32, 32)).save(image)
+    for command in ("eval", "sharpness", "export", "predict"):
+        more = (image,) if command == "predict" else ()
+        result = run_cli(command, run.path, *more)
+        assert (result.exit_code, result.stdout) == (2, "")
+        assert re.search(said, result.stderr)
+        assert result.stderr.count("\n") == 1
+    with pytest.raises(UsageError, match="cannot be had: Unknown dataset 'small'"):
+        runs.open_subject(run.path, like=small_net())
+    subject = runs.open_subject(run.path, small_net(), small_dataset())
+    assert subject.same_data
+    other = rolled(small_dataset())
+    assert not runs.open_subject(run.path, small_net(), other).same_data
+    runs.export_model(run, tmp_path / "export", like=small_net())
+    card = (tmp_path / "export" / "README.md").read_text()
+    assert 'runs.load_model("model.safetensors", like=(model, state))' in card
+    assert "| `noise`, in Python | `0.2` | |" in card
+    assert "eqcifar eval" not in card
+    loaded = runs.load_model(tmp_path / "export", like=small_net())
+    assert eqx.tree_equal(loaded.model, subject.model)
+
+
+def test_a_folder_of_runs_is_not_a_run(tmp_path):
+    config = TrainConfig(epochs=1, batch_size=64, warmup=0.0)
+    folder = tmp_path / "all" / "seed0"
+    train_run_with(folder, small_dataset(), *small_net(), config)
+    train_run_with(tmp_path / "all" / "seed1", small_dataset(), *small_net(), config)
+    (tmp_path / "empty").mkdir()
+    for command in ("eval", "sharpness"):
+        result = run_cli(command, tmp_path / "all")
+        assert result.exit_code == 2
+        assert f"holds 2 runs: name one, such as {folder} (" in result.stderr
+        result = run_cli(command, tmp_path / "empty")
+        assert "is not the folder of a run, and there is none below" in result.stderr
+        result = run_cli(command, tmp_path / "none")
+        assert f"no file {tmp_path / 'none'}" in result.stderr
+
+
+def test_a_finished_run_whose_folder_of_images_changed_is_refused(
+    tmp_path, monkeypatch
+):
+    folder = tmp_path / "images"
+    folder.mkdir()
+    found = small_dataset()
+    monkeypatch.setattr(data, "load", lambda *_, **__: found)
+    make = eqx.nn.make_with_state(SmallNet)
+    monkeypatch.setattr(models, "create", lambda *_, key, **__: make(key=key))
+    config = TrainConfig(dataset=str(folder), epochs=1, batch_size=64, warmup=0.0)
+    run = train_run(config, tmp_path / "results", devices=1)
+    assert run.is_done()
+    assert train_run(config, tmp_path / "results", devices=1) == run
+    found = rolled(found)
+    with pytest.raises(UsageError, match="images' is not what .* was trained on"):
+        train_run(config, tmp_path / "results", devices=1)
+    # What is gone cannot be compared.
+    folder.rmdir()
+    assert train_run(config, tmp_path / "results", devices=1) == run
+
+
+def test_measures_of_a_network_that_is_trained_anew_are_dropped(tmp_path):
+    run = train(tmp_path / "run")
+    table = run.path / "sharpness.tsv"
+    append_wide(table, {"step": STEPS, "examples": 10, "tr_hess": 1.0})
+    (run.path / "model.eqx").unlink()
+    train(run.path)
+    assert len(read_wide(table)) == 1
+    for name in ("model.eqx", "last.eqx"):
+        (run.path / name).unlink()
+    train(run.path)
+    assert read_wide(table) == []
 
 
 def absolute_error(logits, target):
@@ -446,9 +665,9 @@ def test_a_loss_of_ones_own_is_written_down(tmp_path):
         return train_run_with(path, small_dataset(), *small_net(), config, loss=loss)
 
     run = train_with(absolute_error, tmp_path / "run")
-    assert run.config() == {**config.to_dict(), "loss": name}
+    assert run.config()["loss"] == name
     assert train_with(absolute_error, run.path) == run
-    with pytest.raises(UsageError, match="holds another run"):
+    with pytest.raises(UsageError, match="absolute_error' there, 'mse' here"):
         train_with(None, run.path)
     loaded = runs.load_model(run, like=small_net())
     test = small_dataset().test
@@ -458,7 +677,7 @@ def test_a_loss_of_ones_own_is_written_down(tmp_path):
     evaluation = evaluate(logits, test.labels, absolute_error)
     assert evaluation.loss.value == pytest.approx(run.log()[-1]["loss_te"])
     # Ours by its name, which alone does not find one of another's.
-    assert train_with(squared_error, tmp_path / "ours").config() == config.to_dict()
+    assert train_with(squared_error, tmp_path / "ours").config()["loss"] == "mse"
     config = dataclasses.replace(config, loss="a.b")
     with pytest.raises(UsageError, match="no loss 'a.b' here"):
         train_with(None, tmp_path / "none")

@@ -9,9 +9,14 @@ from pathlib import Path
 import filelock
 import pytest
 
+from eqcifar import data
 from eqcifar.config import TrainConfig
 from eqcifar.errors import RunError, UsageError
-from eqcifar.runs import Grid, Slot, Sweep, find_gpus, make_slots, run_path
+from eqcifar.runs import Grid, Slot, Sweep, find_gpus, make_slots, run_path, submit
+from eqcifar.runs._files import write_json
+
+from .helpers import small_dataset
+from .results_tools import write_run
 
 STUB = str(Path(__file__).with_name("stub_run.py"))
 CONFIGS = Grid({"arch": ["vgg", "resnet18"], "seed": [0, 1]}).configs()
@@ -48,6 +53,32 @@ def wait_for(condition):
 def is_alive(pid):
     stat = Path(f"/proc/{pid}/stat")
     return stat.exists() and stat.read_text().split()[2] != "Z"
+
+
+def test_a_run_on_images_that_changed_since_is_not_done(tmp_path, monkeypatch):
+    folder = tmp_path / "images"
+    folder.mkdir()
+    found, loads = small_dataset(), []
+    monkeypatch.setattr(data, "load", lambda *_, **__: loads.append(1) or found)
+    configs = [TrainConfig(dataset=str(folder), seed=seed) for seed in range(3)]
+    root = tmp_path / "results"
+    for config in configs:
+        run = write_run(root, config)
+        (run.path / "model.eqx").touch()
+        description = run.description()
+        sha256 = "other" if config.seed == 1 else found.fingerprint
+        write_json(
+            run.path / "config.json", {**description, "data": {"sha256": sha256}}
+        )
+    sweep = make_sweep(root, configs=configs)
+    assert [job.state for job in sweep.jobs] == ["skipped", "failed", "skipped"]
+    assert "is not what" in sweep.jobs[1].message
+    assert len(loads) == 1
+    with pytest.raises(UsageError, match="images' is not what .* was trained on"):
+        submit(configs, root, command(root))
+    folder.rmdir()
+    sweep = make_sweep(root, configs=configs)
+    assert {job.state for job in sweep.jobs} == {"skipped"}
 
 
 def test_each_run_is_computed_once(tmp_path):

@@ -10,13 +10,13 @@ import scipy.stats
 from eqcifar.config import TrainConfig
 from eqcifar.errors import UsageError
 from eqcifar.runs import (
+    COLUMNS,
     check_baseline,
     find_runs,
     keep,
     long_rows,
     measured,
     parse_baseline,
-    parse_conditions,
     pivot,
     read_records,
     sharpness_measured,
@@ -28,6 +28,7 @@ from eqcifar.runs import (
     welch,
 )
 from eqcifar.runs._pivot import TextTable
+from eqcifar.runs._wide_table import append_wide
 
 from .results_tools import write_grid, write_run
 
@@ -177,25 +178,105 @@ def test_selection_names_its_split(tmp_path):
         )
         (row,) = long_rows([table], ["acc_te"], select=select)
         assert row["selected_on"] == select
-    (table,) = tabulate(read_records(tmp_path, select="train"))
-    assert measured([table]) == []
+    assert "acc_va" in measured(tabulate(read_records(tmp_path, select="val")))
+
+
+def test_a_selection_on_a_split_that_was_not_held_out_is_refused(tmp_path):
+    write_run(tmp_path, TrainConfig(epochs=2))
+    write_run(tmp_path, TrainConfig(epochs=2, seed=1), state="running", host="a")
+    with pytest.raises(
+        UsageError, match="no run has measured validation .* --val-size"
+    ):
+        read_records(tmp_path, select="val")
+    rows = [{"epoch": 1, "acc_va": 0.2, "acc_te": 0.5, "seconds": 1.0}]
+    write_run(tmp_path, TrainConfig(epochs=1, val_size=9), rows=rows)
+    said = []
+    records = read_records(tmp_path, select="val", warn=said.append)
+    assert [record.values.get("acc_te") for record in records] == [None, 0.5, None]
+    (line,) = said
+    assert line.endswith("it has measured no validation images")
 
 
 def test_filters_and_fields(tmp_path):
     write_grid(tmp_path)
     records = read_records(tmp_path)
-    chosen = keep(records, parse_conditions(["arch=vgg,resnet18", "mixup=0.4"]))
+    chosen = keep(records, ["arch=vgg,resnet18", "mixup=0.4"])
     assert len(chosen) == 16
-    assert len(keep(records, parse_conditions(["seed=0-1", "augment=true"]))) == 24
-    with pytest.raises(UsageError, match=r"no run has mixup=1; there are: 0, 0\.4"):
-        keep(records, parse_conditions(["mixup=1"]))
-    with pytest.raises(UsageError, match="did you mean 'mixup'"):
-        parse_conditions(["mixpu=1"])
-    with pytest.raises(UsageError, match="mixup = 'x': must be a number"):
-        parse_conditions(["mixup=x"])
-    with pytest.raises(UsageError, match="has no value"):
-        parse_conditions(["mixup"])
-    assert parse_conditions(["mean=0.5 0.5 0.5"]) == {"mean": [(0.5, 0.5, 0.5)]}
+    assert len(keep(records, ["seed=0-1", "augment=true"])) == 24
+    assert len(keep(records, ["seed=0-9", "arch=vgg", "arch=resnet18"])) == 32
+    assert len(keep(records, ["mean=0.5 0.5 0.5"])) == len(records)
+    assert keep(records, []) == records
+
+
+@pytest.mark.parametrize(
+    ("filters", "message"),
+    [
+        ("mixup=1", r"no run has mixup=1; there are: 0, 0\.4"),
+        ("mixpu=1", "did you mean 'mixup'"),
+        ("mixup=x", "mixup = 'x': must be a number"),
+        ("mixup", "'mixup' has no value: write mixup=VALUE"),
+        ("seed=7-9", "no run has seed=7-9; there are: 0, 1, 2, 3$"),
+        # One value that is there does not excuse another that is not.
+        (
+            "arch=vgg,resnet20",
+            r"arch=resnet20 \(did you mean resnet18\?\); there are: resnet18, vgg",
+        ),
+        # The comma would make a second value, which nothing has.
+        ("dataset=cifar10,arch=vgg", "'arch=vgg' is no value of dataset: give each"),
+        ("mixup=0,arch=vgg", "'arch=vgg' is no value of mixup: give each"),
+    ],
+)
+def test_filters_that_say_nothing_are_refused(tmp_path, filters, message):
+    write_grid(tmp_path)
+    with pytest.raises(UsageError, match=message):
+        keep(read_records(tmp_path), [filters])
+
+
+def test_filters_that_leave_nothing_are_refused(tmp_path):
+    write_run(tmp_path, TrainConfig(arch="vgg", epochs=1))
+    write_run(tmp_path, TrainConfig(mixup=0.4, epochs=1))
+    with pytest.raises(UsageError, match=r"no run has arch=vgg and mixup=0\.4, though"):
+        keep(read_records(tmp_path), ["arch=vgg", "mixup=0.4"])
+
+
+def test_values_with_commas_and_equals_signs_can_be_asked_for(tmp_path):
+    for dataset in ("/data/a=1,b=2", "/data/c"):
+        write_run(tmp_path, TrainConfig(dataset=dataset, epochs=1))
+    (record,) = keep(read_records(tmp_path), ["dataset=/data/a=1,b=2"])
+    assert record.recipe.dataset == "/data/a=1,b=2"
+
+
+def test_what_was_said_of_a_run_is_a_field(tmp_path):
+    for noise in (0.2, 0.1, 0):
+        for seed in range(2):
+            config = TrainConfig(arch="my.nets.Gelu", epochs=1, seed=seed)
+            about = {"noise": noise, "kind": f"b{int(10 * noise)}"}
+            path = tmp_path / f"{noise}-{seed}"
+            write_run(tmp_path, config, path=path, about=about, in_python=True)
+    write_run(tmp_path, TrainConfig(epochs=1))
+    records = read_records(tmp_path)
+    (table,) = tabulate(records)
+    assert table.fields == ("arch", "dataset", "noise", "kind")
+    assert [tuple(group.fields.values()) for group in table.groups] == [
+        ("Gelu", "cifar10", 0, "b0"),
+        ("Gelu", "cifar10", 0.1, "b1"),
+        ("Gelu", "cifar10", 0.2, "b2"),
+        ("resnet18", "cifar10", None, None),
+    ]
+    assert pivot(table, ["acc_te"]).rows[-1][1:3] == ["–", "–"]
+    assert len(keep(records, ["noise=0.1,2e-1"])) == 4
+    assert len(keep(records, ["kind=b1", "arch=Gelu", "seed=1"])) == 1
+    assert len(keep(records, ["arch=my.nets.Gelu"])) == 6
+    with pytest.raises(
+        UsageError, match=r"no run has noise=0\.3; there are: –, 0, 0\.1"
+    ):
+        keep(records, ["noise=0.3"])
+    with pytest.raises(UsageError, match="no option 'nose'; did you mean 'noise'"):
+        keep(records, ["nose=0.3"])
+    (table,) = tabulate(records, by=["noise"], sort="-noise")
+    assert [group.fields["noise"] for group in table.groups] == [0.2, 0.1, 0, None]
+    baseline = parse_baseline("noise=0.0", keep(records, ["arch=Gelu"]))
+    check_baseline([table], baseline)
 
 
 def test_a_folder_of_images_is_shown_by_the_end_of_its_path(tmp_path):
@@ -204,8 +285,10 @@ def test_a_folder_of_images_is_shown_by_the_end_of_its_path(tmp_path):
     grid = pivot(table_of(tmp_path), ["acc_te"])
     assert grid.columns[1:-1] == ["a/cats", "b/cats", "cifar10", "dogs"]
     records = read_records(tmp_path)
+    assert len(keep(records, ["dataset=cats"])) == 2
+    assert len(keep(records, ["dataset=b/cats"])) == 1
     for text in ("dataset=dogs", "dataset=/data/dogs"):
-        (record,) = keep(records, parse_conditions([text]))
+        (record,) = keep(records, [text])
         assert record.recipe.dataset == "/data/dogs"
 
 
@@ -237,7 +320,7 @@ def test_sorting(tmp_path):
 def test_a_baseline_is_otherwise_the_same(tmp_path):
     write_grid(tmp_path)
     table = table_of(tmp_path)
-    baseline = parse_baseline("mixup=0")
+    baseline = parse_baseline("mixup=0", read_records(tmp_path))
     rows = long_rows([table], ["acc_te"], baseline=baseline)
     values = {
         (g.fields["arch"], g.fields["dataset"], g.fields["mixup"]): g.values("acc_te")
@@ -280,13 +363,74 @@ def test_sharpness_has_standard_errors(tmp_path):
         sharpness_measured([])
 
 
-def test_splits_of_sharpness_are_told_apart(tmp_path):
+def write_sharpness(run, *rows):
+    for row in rows:
+        append_wide(run.path / "sharpness.tsv", row)
+
+
+def test_the_measurement_of_most_images_counts_then_the_last(tmp_path):
     run = write_run(tmp_path, TrainConfig(epochs=1))
-    lines = "split\ttr\ttr_se\n", "train\t1.5\t0.1\n", "test\t2.5\t0.2\n", "train\t9"
-    (run.path / "sharpness.tsv").write_text("".join(lines))
+    write_sharpness(
+        run,
+        {"examples": 100, "tr": 1.0, "tr_se": 0.1, "lmax": 8.0, "lmax_bound": 0.5},
+        {"examples": 1000, "tr": 2.0, "tr_se": 0.2, "examples_te": 20, "tr_te": 7.0},
+        {"examples": 1000, "tr": 3.0, "tr_se": math.nan},
+        {"examples": 20, "tr": 4.0, "tr_se": 0.4, "examples_te": 50, "tr_te": 9.0},
+        {"examples": 20, "tr": math.nan, "probes": 2, "sample_seed": 0},
+    )
     (record,) = read_records(tmp_path)
-    found = {name: x for name, x in record.values.items() if name.startswith("tr")}
-    assert found == {"tr": 1.5, "tr_se": 0.1, "tr_te": 2.5, "tr_te_se": 0.2}
+    found = {name: x for name, x in record.values.items() if name not in COLUMNS}
+    # Value, error and bound are of one row.
+    assert math.isnan(found.pop("tr_se"))
+    assert found.pop("tr_te_se", None) is None
+    assert found == {"tr": 3.0, "lmax": 8.0, "lmax_bound": 0.5, "tr_te": 9.0}
+    images = {name: basis.images for name, basis in record.bases.items()}
+    assert images == {"tr": 1000, "lmax": 100, "tr_te": 50}
+
+
+def test_the_last_row_of_the_sharpness_log_is_a_measurement_too(tmp_path):
+    run = write_run(tmp_path, TrainConfig(epochs=2))
+    for epoch in (1, 2):
+        row = {"epoch": epoch, "step": epoch, "examples": 500, "tr": epoch, "ntk": 5.0}
+        append_wide(run.path / "sharpness_log.tsv", row)
+    (record,) = read_records(tmp_path)
+    assert (record.values["tr"], record.bases["tr"].images) == (2.0, 500)
+    write_sharpness(run, {"examples": 500, "tr": 3.0}, {"examples": 20, "ntk": 6.0})
+    (record,) = read_records(tmp_path)
+    assert (record.values["tr"], record.values["ntk"]) == (3.0, 5.0)
+    # One that was measured before the end is not of the final network.
+    write_run(tmp_path, TrainConfig(epochs=3), path=run.path)
+    (run.path / "sharpness.tsv").unlink()
+    (record,) = read_records(tmp_path)
+    assert "tr" not in record.values
+
+
+def test_a_table_says_how_many_images_and_what_is_unlike(tmp_path):
+    for seed, (images, target) in enumerate(
+        [(100, "split"), (20, "split"), (100, "population")]
+    ):
+        run = write_run(tmp_path, TrainConfig(epochs=1, seed=seed))
+        row = {"examples": images, "target": target, "loss_name": "mse", "tr": 1.0}
+        write_sharpness(run, row)
+    write_sharpness(
+        write_run(tmp_path, TrainConfig(arch="vgg", epochs=1)),
+        {"examples": 100, "target": "split", "loss_name": "mse", "tr": 2.0},
+    )
+    table = table_of(tmp_path, seeds=[0])
+    text = pivot(table, ["tr"])
+    assert text.columns == ["arch", "cifar10", "images", "time per model"]
+    assert [row[2] for row in text.rows] == ["20 to 100", "100"]
+    (note,) = [note for note in text.notes if "unlike" in note]
+    assert note == (
+        "arch=resnet18, dataset=cifar10: means over unlike measurements, from 100 "
+        "(seeds 0, 2), 20 (seed 1) images; target split (seeds 0-1), population "
+        "(seed 2): tr."
+    )
+    assert "Measured with different target: population, split." in text.notes
+    rows = long_rows([table], ["tr", "acc_te"])
+    assert [row["images"] for row in rows] == [[20, 100], [], [100], []]
+    assert rows[2]["conventions"] == ["loss_name=mse,target=split"]
+    assert "images" not in pivot(table, ["acc_te"]).columns
 
 
 def test_a_sharpness_file_without_numbers_is_a_line(tmp_path):
@@ -348,3 +492,15 @@ def test_large_and_small_numbers_keep_two_digits_of_their_spread(tmp_path):
     assert [len(large[0]), len(large[1])] == [6, 3]
     assert "e+11" in huge[0]
     assert len(small[0].split(".")[1]) >= 6
+
+
+def test_eight_stands_before_twenty(tmp_path):
+    for arch in ("resnet20", "resnet8", "wrn28-10", "wrn28-2"):
+        for dataset in ("cifar100", "cifar10"):
+            write_run(tmp_path, TrainConfig(arch=arch, dataset=dataset, epochs=1))
+    text = pivot(table_of(tmp_path), ["acc_te"])
+    archs = ["resnet8", "resnet20", "wrn28-2", "wrn28-10"]
+    assert [row[0] for row in text.rows] == archs
+    assert text.columns[1:3] == ["cifar10", "cifar100"]
+    table = table_of(tmp_path, sort="-arch")
+    assert [g.fields["arch"] for g in table.groups][::2] == archs[::-1]

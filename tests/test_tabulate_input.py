@@ -8,9 +8,9 @@ import sys
 import pytest
 
 from eqcifar.config import TrainConfig
-from eqcifar.errors import UsageError
+from eqcifar.errors import RunError, UsageError
 from eqcifar.recipes import recipe_options
-from eqcifar.runs import _records, current_state, read_original, read_records, tabulate
+from eqcifar.runs import _tsv, current_state, read_original, read_records, tabulate
 
 from .cli_tools import run_cli
 from .results_tools import write_run, write_tsv
@@ -59,9 +59,9 @@ def test_one_clear_line_for_each_bad_run_and_the_rest_tabulated(tmp_path):
         "unknown configuration key 'depth'",
         "seed = '1': must be of type int",
         "log.tsv ends after epoch 1 of 2",
-        "cannot read",
+        "log.tsv: it has no whole row",
         "status.json: it is not JSON",
-        "log.tsv has a line that is not a row",
+        "log.tsv: its last line is not a row",
     ]
     assert len(lines) == len(expected)
     for path, line, part in zip(bad, lines, expected, strict=True):
@@ -90,7 +90,7 @@ def test_a_folder_that_cannot_be_read_is_named(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("tail", [1, 100, 400, 4096])
 def test_the_last_row_is_found_from_the_end(tmp_path, monkeypatch, tail):
-    monkeypatch.setattr(_records, "_TAIL", tail)
+    monkeypatch.setattr(_tsv, "_TAIL", tail)
     config = TrainConfig(epochs=3)
     run = write_run(tmp_path, config)
     row = run.log()[-1]
@@ -102,6 +102,32 @@ def test_the_last_row_is_found_from_the_end(tmp_path, monkeypatch, tail):
         assert repr(dict(record.values)) == repr(
             {name: float(value) for name, value in row.items()}
         )
+
+
+@pytest.mark.parametrize("wrong", ["27.5", "-3", "1_0", "inf"])
+def test_a_wrong_accuracy_is_refused_wherever_it_is_read(tmp_path, wrong):
+    run = write_run(tmp_path, TrainConfig(epochs=3, val_size=9))
+    rows = [{"epoch": e, "acc_va": 0.5, "seconds": 1.0} for e in (1, 2, 3)]
+
+    def put(epoch):
+        write_tsv(run.path / "log.tsv", rows)
+        lines = (run.path / "log.tsv").read_text().splitlines(keepends=True)
+        lines[epoch] = lines[epoch].replace("0.5", wrong)
+        (run.path / "log.tsv").write_text("".join(lines))
+
+    put(3)
+    for select in ("last", "val"):
+        (record,), (line,) = read(tmp_path, select=select)
+        assert record.state == "unreadable"
+        assert "log.tsv: its last line is not a row of the log" in line
+        assert ("must be between 0 and 1" in line) == (wrong != "1_0")
+    for epoch in (1, 3):
+        put(epoch)
+        with pytest.raises(RunError, match=f"log.tsv: line {epoch + 1} is not a row"):
+            run.log()
+    put(1)
+    (record,), (line,) = read(tmp_path, select="val")
+    assert "log.tsv: line 2 is not a row of the log" in line
 
 
 def test_the_time_of_training_is_the_sum_of_its_log(tmp_path):

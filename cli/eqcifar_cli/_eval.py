@@ -40,17 +40,16 @@ def evaluate(
     path = runs.latest_run(out).path if run is None else run
     loaded = runs.load_model(path)
     config = loaded.config
-    if runs.Run(path).status()["state"] not in ("done", "unknown"):
+    if runs.Run(path).status().get("state") not in ("done", "unknown"):
         step = loaded.header["step"]
         print_warning(f"training of {path} is not finished: its network of step {step}")
+
+    def is_same(found: data.Dataset) -> bool:
+        return found.fingerprint == loaded.header["data"]["sha256"]
+
     if dataset is None:
-        chosen = data.load(
-            config.dataset,
-            val_size=config.val_size,
-            limit_train=config.limit_train,
-            limit_test=config.limit_test,
-        )
-        if chosen.fingerprint != loaded.header["data"]["sha256"]:
+        chosen = runs.data_of(path, config)
+        if not is_same(chosen):
             print_warning(f"{chosen.name} is not the data that {path} was trained on")
     else:
         chosen = data.load(dataset)
@@ -84,6 +83,7 @@ def evaluate(
                 "trained_on": config.dataset,
                 "dataset": chosen.name,
                 "synthetic": chosen.synthetic,
+                "same_data": is_same(chosen),
                 "split": split,
                 "loss_name": loss_name,
                 **values,

@@ -22,11 +22,12 @@ RunPath = Annotated[
     Path | None,
     typer.Argument(
         metavar="[RUN]",
-        help="Folder of a run, or a model file; by default the latest in --out.",
+        help="Folder of a run, or a model file; by default the one finished "
+        "last in --out.",
         show_default=False,
     ),
 ]
-Out = Annotated[Path, typer.Option("--out", "-o", help="Where to look for the latest.")]
+Out = Annotated[Path, typer.Option("--out", "-o", help="Where to look for it.")]
 Json = Annotated[
     bool, typer.Option("--json", help="Print JSON at full precision, and nothing else.")
 ]

@@ -25,7 +25,7 @@ Filters = Annotated[
         "-f",
         metavar="FIELD=VALUE",
         help="Count only these runs, such as arch=vgg,resnet18 or mixup=0; several "
-        "filters all hold.",
+        "filters all hold. Of a path, the end is enough.",
         show_default=False,
     ),
 ]
@@ -73,7 +73,7 @@ def read(
     records = readers[layout](folder, select=select, warn=warn)
     if not records:
         raise UsageError(f"no runs to read in {folder}")
-    return runs.keep(records, runs.parse_conditions(filters or []))
+    return runs.keep(records, filters or [])
 
 
 def choose_metrics(wanted: list[str], tables: "list[Table]") -> list[str]:

@@ -139,6 +139,11 @@ def sharpness(
     if plot:
         runs.check_plots()
     subject = open_run(run, out)
+    if plot and not subject.same_data:
+        raise UsageError(
+            f"--plot draws beside {subject.table}, which is of other data: bring the "
+            "data back, or leave out --plot"
+        )
     if how_many is not None:
         plan = runs.plan_subject(subject, splits[0], options, how_many, devices=devices)
         tables.print_plan(subject, splits[0], options, plan, how_many, as_json)

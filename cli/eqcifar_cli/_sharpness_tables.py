@@ -178,6 +178,7 @@ def header(subject: Subject, loss: str) -> dict[str, Any]:
         "step": subject.step,
         "dataset": subject.dataset.name,
         "synthetic": subject.dataset.synthetic,
+        "same_data": subject.same_data,
         "loss_name": loss,
     }
 

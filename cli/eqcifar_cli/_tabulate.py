@@ -95,7 +95,7 @@ def tabulate(
     metrics = choose_metrics(metric or ([] if sharpness else ["acc_te"]), tables)
     if sharpness:
         metrics += runs.sharpness_measured(tables)
-    against = None if baseline is None else runs.parse_baseline(baseline)
+    against = None if baseline is None else runs.parse_baseline(baseline, records)
     if against is not None:
         runs.check_baseline(tables, against)
     options = {"ddof": ddof, "baseline": against, "select": select}

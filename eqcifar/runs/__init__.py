@@ -16,6 +16,9 @@ from ._directory import (
     config_name as config_name,
 )
 from ._directory import (
+    current_state as current_state,
+)
+from ._directory import (
     find_runs as find_runs,
 )
 from ._directory import (
@@ -26,7 +29,6 @@ from ._directory import (
 )
 from ._fields import keep as keep
 from ._fields import parse_baseline as parse_baseline
-from ._fields import parse_conditions as parse_conditions
 from ._figure import file_name as file_name
 from ._figure import save_figure as save_figure
 from ._formats import ASCII as ASCII
@@ -39,6 +41,7 @@ from ._grid import Grid as Grid
 from ._grid import parse_values as parse_values
 from ._grid import take_shard as take_shard
 from ._log import COLUMNS as COLUMNS
+from ._measures import Basis as Basis
 from ._origin import hardware as hardware
 from ._origin import software as software
 from ._origin import train_arguments as train_arguments
@@ -48,7 +51,6 @@ from ._pivot import pivot as pivot
 from ._plot import plot_against as plot_against
 from ._plot import plot_curves as plot_curves
 from ._records import Record as Record
-from ._records import current_state as current_state
 from ._records import read_records as read_records
 from ._report import write_report as write_report
 from ._slurm import submit as submit
@@ -72,6 +74,10 @@ if TYPE_CHECKING:
     from ._arrays import named_arrays as named_arrays
     from ._arrays import with_arrays as with_arrays
     from ._checkpoint import CheckpointError as CheckpointError
+    from ._description import data_of as data_of
+    from ._description import describe as describe
+    from ._description import load_data as load_data
+    from ._description import named_config as named_config
     from ._export import export_model as export_model
     from ._predict import Guess as Guess
     from ._predict import classify as classify
@@ -116,6 +122,10 @@ _LAZY = {
     "named_arrays": "_arrays",
     "with_arrays": "_arrays",
     "CheckpointError": "_checkpoint",
+    "data_of": "_description",
+    "describe": "_description",
+    "load_data": "_description",
+    "named_config": "_description",
     "column_name": "_sharpness",
     "first_columns": "_sharpness",
     "measure_subject": "_sharpness",

@@ -1,13 +1,12 @@
 import dataclasses
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from ..config import TrainConfig
 from ..training import steps_per_epoch
 from ._arrays import named_arrays
 from ._directory import Run
-from ._files import read_json
 from ._states import LoadedModel
 
 _CARD = """\
@@ -30,10 +29,7 @@ tags: [eqcifar, jax, equinox, image-classification]
 
 ## Use
 
-```sh
-eqcifar eval model.safetensors
-eqcifar predict model.safetensors IMAGE
-```
+{use}
 
 Other frameworks can read the tensors. As in PyTorch, convolutions are stored as (out,
 in, height, width) and linear layers as (out, in):
@@ -56,6 +52,21 @@ tensors = load_file("model.safetensors")
 """
 
 
+_USE = """\
+```sh
+eqcifar eval model.safetensors
+eqcifar predict model.safetensors IMAGE
+```"""
+_USE_IN_PYTHON = """\
+With a model and state of the class `{arch}`, as for training:
+
+```python
+from eqcifar import runs
+
+loaded = runs.load_model("model.safetensors", like=(model, state))
+```"""
+
+
 def model_card(loaded: LoadedModel, run: Run) -> str:
     """What a reader has to know of a network, in the form of the Hugging Face hub.
 
@@ -73,6 +84,7 @@ def model_card(loaded: LoadedModel, run: Run) -> str:
     softmax = "after a softmax"
     return _CARD.format(
         arch=config.arch,
+        use=(_USE_IN_PYTHON if config.has_own_arch else _USE).format(arch=config.arch),
         data=data["name"],
         numbers=sum(array.size for array in arrays.values()),
         tensors=len(arrays),
@@ -91,7 +103,7 @@ def model_card(loaded: LoadedModel, run: Run) -> str:
             config.loss, softmax
         ),
         classes=", ".join(loaded.classes),
-        options="\n".join(_options(config)),
+        options="\n".join(_options(config, header.get("about", {}))),
         environment="\n".join(_environment(header.get("environment", {}))),
     )
 
@@ -100,7 +112,7 @@ def _results(run: Run, config: TrainConfig, step: int) -> Iterator[str]:
     rows = run.log() if (run.path / "log.tsv").exists() else []
     if not rows:
         return
-    examples = read_json(run.path / "config.json").get("data", {}).get("examples", {})
+    examples = run.description()["data"].get("examples", {})
     if "train" not in examples:
         return
     per_epoch = steps_per_epoch(config, examples["train"])
@@ -118,11 +130,13 @@ def _results(run: Run, config: TrainConfig, step: int) -> Iterator[str]:
         yield "will change: training is not finished"
 
 
-def _options(config: TrainConfig) -> Iterator[str]:
+def _options(config: TrainConfig, about: Mapping[str, Any]) -> Iterator[str]:
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
         if value != field.default:
             yield f"| `{field.name}` | `{value}` | `{field.default}` |"
+    for name, value in about.items():
+        yield f"| `{name}`, in Python | `{value}` | |"
 
 
 def _environment(environment: dict[str, Any]) -> Iterator[str]:

@@ -167,28 +167,31 @@ def table(arrays: Mapping[str, Leaf | np.ndarray]) -> Table:
 
 def compare(path: Path, found: Table, wanted: Table):
     """Refuse a file whose arrays are not the model's, by the first that differs."""
-    if found == wanted:
-        return
-    if _in_single_precision(found) == _in_single_precision(wanted):
-        on = wanted != _in_single_precision(wanted)
+    single = _in_single_precision(wanted)
+    if found != wanted and _in_single_precision(found) == single:
+        on = wanted != single
         raise CheckpointError(
             f"{path} was written with JAX_ENABLE_X64 {'off' if on else 'on'}, and here "
             f"it is {'on: unset it' if on else 'off: set JAX_ENABLE_X64=1'}"
         )
+    if problem := difference(found, wanted):
+        raise CheckpointError(f"{path} belongs to another model: {problem}")
+
+
+def difference(found: Table, wanted: Table) -> str:
+    """The first array of a file that is not the model's; empty if all are."""
+    if found == wanted:
+        return ""
     in_file, in_model = _by_name(found), _by_name(wanted)
     for name, what in in_model.items():
         if name not in in_file:
-            problem = f"it lacks {name}, in the model {what}"
-            break
+            return f"it lacks {name}, in the model {what}"
         if in_file[name] != what:
-            problem = f"{name} is {in_file[name]} there, but {what} in the model"
-            break
-    else:
-        extra = [name for name in in_file if name not in in_model]
-        problem = "its arrays are in another order"
-        if extra:
-            problem = f"it has {extra[0]}, {in_file[extra[0]]}; the model has none"
-    raise CheckpointError(f"{path} belongs to another model: {problem}")
+            return f"{name} is {in_file[name]} there, but {what} in the model"
+    extra = [name for name in in_file if name not in in_model]
+    if extra:
+        return f"it has {extra[0]}, {in_file[extra[0]]}; the model has none"
+    return "its arrays are in another order"
 
 
 def _in_single_precision(table: Table) -> Table:

@@ -1,22 +1,18 @@
 import datetime
 import os
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import filelock
 
-from .. import __version__
 from ..config import TrainConfig
-from ..data import Dataset
 from ..errors import EqcifarError, RunError, UsageError
 from ..parallel import everywhere, is_main_process
 from ._directory import Run
 from ._environment import differences
-from ._files import cannot_write, read_json, remove_temporaries, write_json
-
-VERSION = 1
+from ._files import cannot_write, remove_temporaries, write_json
 
 
 class Claim:
@@ -27,15 +23,18 @@ class Claim:
     main one writes, and all learn whether it could.
     """
 
-    def __init__(self, run: Run, config: TrainConfig):
+    def __init__(
+        self, run: Run, config: TrainConfig, check: Callable[[], None] = lambda: None
+    ):
         """Nothing is touched before the claim is entered.
 
         **Arguments:**
 
         - `run`: its folder is made if necessary.
-        - `config`: must be the one that the folder was made for.
+        - `config`: of the run.
+        - `check`: called when the folder is claimed, to refuse what it holds.
         """
-        self.run, self._config = run, config
+        self.run, self._check = run, check
         self._status = {"epochs": config.epochs, "seed": config.seed}
         self._lock = filelock.FileLock(run.path / ".lock")
 
@@ -69,10 +68,17 @@ class Claim:
         self._status |= more
         write_json(self.run.path / "status.json", self._status)
 
-    def describe(self, dataset: Dataset, environment: dict[str, Any]):
-        """Write what the run is and where it runs; on the main process."""
-        self._status["synthetic"] = dataset.synthetic
-        environment = {"started": _now(), "synthetic": dataset.synthetic, **environment}
+    def describe(self, description: Mapping[str, Any], environment: dict[str, Any]):
+        """Write what the run is and where it runs; on the main process.
+
+        **Arguments:**
+
+        - `description`: see `eqcifar.runs.describe`.
+        - `environment`: versions, devices and flags.
+        """
+        synthetic = description["synthetic"]
+        self._status["synthetic"] = synthetic
+        environment = {"started": _now(), "synthetic": synthetic, **environment}
         path = self.run.path / "env.json"
         if path.exists():
             *earlier, last = self._environments()
@@ -80,16 +86,7 @@ class Claim:
                 earlier.append(last)
             environment["earlier"] = earlier
         write_json(path, environment)
-        examples = {name: len(split) for name, split in dataset.splits.items()}
-        config = {
-            "format": VERSION,
-            "eqcifar": __version__,
-            "synthetic": dataset.synthetic,
-            "classes": list(dataset.classes),
-            "data": {"sha256": dataset.fingerprint, "examples": examples},
-            "config": self._config.to_dict(),
-        }
-        write_json(self.run.path / "config.json", config)
+        write_json(self.run.path / "config.json", description)
 
     def describe_memory(self, **memory: int | None):
         """Add to `env.json` what a step takes on a device; on the main process.
@@ -117,7 +114,7 @@ class Claim:
             raise UsageError(self._in_use()) from None
         try:
             remove_temporaries(path)
-            self._check_config(path / "config.json")
+            self._check()
             before = self.run.status()
             now = _now()
             self._status |= {
@@ -133,16 +130,9 @@ class Claim:
             self._lock.release()
             raise
 
-    def _check_config(self, path: Path):
-        if path.exists() and not self._config.matches(self.run.config()):
-            raise UsageError(
-                f"{path} is of another configuration: train into another folder, or "
-                "remove this one"
-            )
-
     def _in_use(self) -> str:
         try:
-            status = read_json(self.run.path / "status.json")
+            status = self.run.status()
         except RunError:
             status = {}
         return (

@@ -1,15 +1,17 @@
+import contextlib
 import dataclasses
 import hashlib
 import json
 import os
 import re
+import socket
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from ..config import TrainConfig
-from ..errors import UsageError
+from ..errors import RunError, UsageError
 from ._files import read_json
 from ._log import read_log
 
@@ -35,13 +37,16 @@ _SHORT = {
     "bn_bias_lr": "bnlr",
 }
 _LONGEST_NAME = 80
+STATES = "done", "running", "interrupted", "failed", "unreadable"
+# Of config.json.
+FORMAT = 1
 
 
 @dataclasses.dataclass(frozen=True)
 class Run:
     """What one training run leaves in a folder.
 
-    - `config.json`: the configuration, and what data it met;
+    - `config.json`: the configuration, and what data and network it met;
     - `env.json`: versions, devices, flags, git commit, memory of a step;
     - `log.tsv`: a row an epoch, see `eqcifar.training.fit` for the columns;
     - `status.json`: whether it is running, done, failed or interrupted;
@@ -54,10 +59,33 @@ class Run:
 
     path: Path
 
+    def description(self) -> dict[str, Any]:
+        """What `config.json` says, see `eqcifar.runs.describe`.
+
+        **Raises:**
+
+        `RunError` when it is missing, of another version or holds no configuration.
+        """
+        description = read_json(self.path / "config.json")
+        version = description.get("format", FORMAT)
+        if version != FORMAT:
+            raise RunError(
+                f"config.json is of version {version!r}; this eqcifar reads version "
+                f"{FORMAT}: use the one that wrote it, or a newer one"
+            )
+        if not isinstance(description.get("config"), dict):
+            raise RunError("config.json holds no configuration")
+        for name in ("data", "model", "about"):
+            if not isinstance(description.setdefault(name, {}), dict):
+                raise RunError(f"config.json: {name} is not a JSON object")
+        for name, value in description["about"].items():
+            if not isinstance(value, bool | int | float | str):
+                raise RunError(f"config.json: about {name} is no number and no text")
+        return description
+
     def config(self) -> dict[str, Any]:
         """The fields of the run's `TrainConfig`; `TrainConfig.from_dict` takes them."""
-        config = read_json(self.path / "config.json").get("config")
-        return config if isinstance(config, dict) else {}
+        return self.description()["config"]
 
     def environment(self) -> dict[str, Any]:
         """Where the run was last started: versions, devices, flags, git commit."""
@@ -73,13 +101,21 @@ class Run:
         path = self.path / "status.json"
         return read_json(path) if path.exists() else {"state": "unknown"}
 
+    def state(self) -> str:
+        """What `status` means now: one of `STATES`.
+
+        A run that was killed had no time to say so: it is interrupted when its process
+        ran on this host and is gone, and when it has no status yet.
+        """
+        return current_state(self.status())
+
     def log(self) -> list[dict[str, int | float]]:
         """The rows of `log.tsv`, one an epoch."""
         return read_log(self.path / "log.tsv")
 
     def is_done(self) -> bool:
         """Whether the run is complete, its model included."""
-        return self.status()["state"] == "done" and (self.path / "model.eqx").exists()
+        return self.state() == "done" and (self.path / "model.eqx").exists()
 
     def is_claimed(self) -> bool:
         """Whether a process is at work on the run at this moment."""
@@ -98,14 +134,25 @@ class Run:
             return False
 
 
-def run_path(root: str | os.PathLike[str], config: TrainConfig) -> Path:
-    """The folder of a run: `root/<dataset>/<config name>-<hash>/seed<k>`."""
+def run_path(
+    root: str | os.PathLike[str],
+    config: TrainConfig,
+    about: Mapping[str, Any] | None = None,
+) -> Path:
+    """The folder of a run: `root/<dataset>/<config name>-<hash>/seed<k>`.
+
+    **Arguments:**
+
+    - `root`: the folder of all runs.
+    - `config`: of the run; of one made in Python, that of `named_config`.
+    - `about`: what `train_run_with` is told of it, which goes into the hash.
+    """
     # Of a folder the last name, for where it lies is no property of a run.
     dataset = config.dataset
     if Path(dataset).is_absolute() or dataset.startswith((".", "~")):
         dataset = Path(dataset).name
     dataset = _safe(dataset)[-_LONGEST_NAME:].lstrip("._-") or "dataset"
-    name = f"{config_name(config)}-{config_hash(config)}"
+    name = f"{config_name(config)}-{config_hash(config, about)}"
     return Path(root) / dataset / name / f"seed{config.seed}"
 
 
@@ -128,9 +175,9 @@ def config_name(config: TrainConfig) -> str:
     return _safe("-".join(parts))[:_LONGEST_NAME].strip("._-")
 
 
-def config_hash(config: TrainConfig) -> str:
+def config_hash(config: TrainConfig, about: Mapping[str, Any] | None = None) -> str:
     """Eight hexadecimal digits that all seeds of a configuration share."""
-    fields = config.identity()
+    fields = config.identity() | ({"about": dict(about)} if about else {})
     del fields["seed"]
     text = json.dumps(fields, sort_keys=True, separators=(",", ":"), allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()[:8]
@@ -158,16 +205,64 @@ def find_runs(
 
 
 def latest_run(root: str | os.PathLike[str] = "results") -> Run:
-    """The run whose status changed last.
+    """The run that was finished last.
 
     **Raises:**
 
-    `UsageError` when there is none.
+    `UsageError` when there is none, with how many there are that are not finished.
     """
-    runs = find_runs(root)
-    if not runs:
-        raise UsageError(f"no runs in {os.fspath(root)}: nothing was trained there")
-    return max(runs, key=lambda run: str(run.status().get("updated", "")))
+    finished, others = [], 0
+    for run in find_runs(root):
+        with contextlib.suppress(RunError):
+            if run.is_done():
+                finished.append((str(run.status().get("updated", "")), run))
+                continue
+        others += 1
+    if not finished:
+        there = f"{others} that are not finished" if others else "nothing"
+        raise UsageError(f"no finished run in {os.fspath(root)}: there is {there}")
+    return max(finished, key=lambda pair: pair[0])[1]
+
+
+def explain_no_network(path: Path) -> str:
+    """Why a folder has no network to read, and what to name instead."""
+    if (path / "config.json").exists():
+        last = path / "last.eqx"
+        hint = f", or name {last} to take it as it is" if last.exists() else ""
+        return f"{path} has no model.eqx: finish its training{hint}"
+    if not path.is_dir():
+        return f"no file or folder {path}"
+    below = find_runs(path)
+    if not below:
+        return f"{path} is not the folder of a run, and there is none below it"
+    count = f"{len(below)} runs" if len(below) > 1 else "a run"
+    return (
+        f"{path} is not the folder of a run but holds {count}: name one, such as "
+        f"{below[0].path} (`eqcifar eval --out {path}` takes the one finished last)"
+    )
+
+
+def current_state(status: Mapping[str, Any]) -> str:
+    """The state that a `status.json` means now, see `Run.state`."""
+    state = status.get("state")
+    if state == "unknown":
+        return "interrupted"
+    if state == "running" and status.get("host") == socket.gethostname():
+        return state if _is_alive(status.get("pid")) else "interrupted"
+    return state if isinstance(state, str) and state in STATES else "unreadable"
+
+
+def _is_alive(pid: Any) -> bool:
+    # On Windows, signal 0 is Ctrl-C.
+    if type(pid) is not int or pid <= 0 or os.name == "nt":
+        return os.name == "nt"
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except (PermissionError, OverflowError):
+        return True
+    return True
 
 
 def _walk(root: str, warn: Callable[[str], None]) -> Iterator[str]:

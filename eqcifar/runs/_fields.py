@@ -1,8 +1,7 @@
 import dataclasses
 import difflib
-import os
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable
 from typing import Any
 
 from ..config import TrainConfig
@@ -12,92 +11,165 @@ from ._records import Record
 
 DEFAULTS = {field.name: field.default for field in dataclasses.fields(TrainConfig)}
 FIELDS = tuple(DEFAULTS)
-
-# Allowed values by field.
-Conditions = Mapping[str, Sequence[Any]]
+# Stands for a field that a run does not have.
+NOTHING = "–"
+# What stands before each part of a long name, whose end is enough.
+_MARKS = {"dataset": "/", "arch": "."}
 
 
 def field_of(record: Record, name: str) -> Any:
-    """A field of a run's configuration."""
-    return record.seed if name == "seed" else getattr(record.recipe, name)
+    """A field of a run's configuration, or of what was said of it in Python."""
+    if name == "seed":
+        return record.seed
+    if name in DEFAULTS:
+        return getattr(record.recipe, name)
+    return record.about.get(name)
 
 
-def check_field(name: str) -> str:
-    """The name, if a configuration has such a field.
+def fields_of(records: Iterable[Record]) -> tuple[str, ...]:
+    """The fields of a configuration, then those of the runs' own."""
+    own = dict.fromkeys(name for record in records for name in record.about)
+    return *FIELDS, *own
+
+
+def check_field(name: str, fields: Iterable[str] = FIELDS) -> str:
+    """The name, if it is one of the fields.
 
     **Raises:**
 
     `UsageError` with the nearest field.
     """
-    if name not in DEFAULTS:
-        near = difflib.get_close_matches(name, FIELDS, n=1)
+    fields = list(fields)
+    if name not in fields:
+        near = difflib.get_close_matches(name, fields, n=1)
         hint = f"; did you mean {near[0]!r}?" if near else ""
         raise UsageError(f"a run has no option {name!r}{hint}")
     return name
 
 
-def parse_conditions(texts: Iterable[str]) -> dict[str, list[Any]]:
-    """Read conditions such as "arch=vgg,resnet18", "mixup=0" and "seed=0-3".
+def keep(records: Iterable[Record], filters: Iterable[str]) -> list[Record]:
+    """The records that all filters let through.
+
+    **Arguments:**
+
+    - `records`: from `read_records`.
+    - `filters`: such as "arch=vgg,resnet18", "mixup=0" and "seed=0-3". Several of one
+        field add up. Of a folder of images and of a class, the end of its name is
+        enough.
 
     **Raises:**
 
-    `UsageError` for what is no field or not of its type.
+    `UsageError` for what is no field, for a value that no run has, with those that
+    there are, and when no run is left.
     """
-    conditions: dict[str, list[Any]] = {}
-    for text in texts:
-        name, equals, values = text.partition("=")
-        name = check_field(name.strip().replace("-", "_"))
-        if not equals:
-            raise UsageError(f"{text!r} has no value: write {name}=VALUE")
-        allowed = parse_values(name, values)
-        conditions.setdefault(name, []).extend(
-            tuple(value) if isinstance(value, list) else value for value in allowed
-        )
+    records = list(records)
+    fields = fields_of(records)
+    allowed: dict[str, list[Any]] = {}
+    for text in filters:
+        name, values = _split(text, fields)
+        present = {field_of(record, name) for record in records}
+        allowed.setdefault(name, []).extend(_matching(name, values, present))
+    kept = [
+        record
+        for record in records
+        if all(field_of(record, name) in values for name, values in allowed.items())
+    ]
+    if records and not kept:
+        raise UsageError(f"no run has {' and '.join(filters)}, though some have each")
+    return kept
+
+
+def parse_baseline(text: str, records: Iterable[Record]) -> dict[str, Any]:
+    """The fields of a baseline among runs, such as "arch=vgg,mixup=0".
+
+    **Raises:**
+
+    `UsageError` for what is no field and not of its type, and for more than one value
+    of a field.
+    """
+    records = list(records)
+    conditions = {}
+    for part in re.split(r",(?=[\w-]+=)", text):
+        name, values = _split(part, fields_of(records))
+        parsed = _parse(name, values, {field_of(record, name) for record in records})
+        if len(parsed) > 1 or name in conditions:
+            raise UsageError(f"the baseline {text!r} has several values of {name}")
+        conditions[name] = parsed[0][1][0]
     return conditions
 
 
-def parse_baseline(text: str) -> dict[str, Any]:
-    """Read the fields of a baseline, such as "arch=vgg,mixup=0".
-
-    **Raises:**
-
-    `UsageError` as `parse_conditions`, and for more than one value of a field.
-    """
-    conditions = parse_conditions(re.split(r",(?=[\w-]+=)", text))
-    for name, values in conditions.items():
-        if len(values) > 1:
-            raise UsageError(f"the baseline {text!r} has several values of {name}")
-    return {name: values[0] for name, values in conditions.items()}
+def _split(text: str, fields: Iterable[str]) -> tuple[str, str]:
+    name, equals, values = text.partition("=")
+    name = check_field(name.strip().replace("-", "_"), fields)
+    if not equals:
+        raise UsageError(f"{text!r} has no value: write {name}=VALUE")
+    return name, values
 
 
-def keep(records: Iterable[Record], conditions: Conditions) -> list[Record]:
-    """The records that meet all conditions; of a dataset's, the last part is enough.
-
-    **Raises:**
-
-    `UsageError` when none does, with the values that there are.
-    """
-    records = list(records)
-    for name, allowed in conditions.items():
-        kept = [
-            record
-            for record in records
-            if field_of(record, name) in allowed
-            or (
-                name == "dataset" and os.path.basename(record.recipe.dataset) in allowed
-            )
+def _matching(name: str, values: str, present: set[Any]) -> list[Any]:
+    # Of the values that runs have, those that are asked for.
+    found = []
+    for part, wanted in _parse(name, values, present):
+        matching = [
+            value
+            for value in present
+            if value in wanted
+            or (name in _MARKS and value.endswith(f"{_MARKS[name]}{part}"))
         ]
-        if not kept:
-            present = sorted({show_field(field_of(record, name)) for record in records})
-            wanted = ",".join(map(show_field, allowed))
-            some = ", ".join(present[:10]) + (", ..." if len(present) > 10 else "")
-            raise UsageError(f"no run has {name}={wanted}; there are: {some}")
-        records = kept
-    return records
+        if not matching:
+            shown = [show_field(value) for value in sorted(present, key=natural)]
+            names = shown if isinstance(wanted[0], str) else []
+            near = difflib.get_close_matches(part, names, n=1)
+            hint = f" (did you mean {near[0]}?)" if near else ""
+            some = ", ".join(shown[:10]) + (", ..." if len(shown) > 10 else "")
+            raise UsageError(f"no run has {name}={part}{hint}; there are: {some}")
+        found += matching
+    return found
+
+
+def _parse(name: str, text: str, present: set[Any]) -> list[tuple[str, list[Any]]]:
+    """Each part between commas, and the values that it stands for."""
+    shown = {show_field(value): value for value in present}
+    if text in shown:
+        return [(text, [shown[text]])]
+    example = DEFAULTS.get(name, _example(present))
+    parsed = []
+    for part in map(str.strip, text.split(",")):
+        if part in shown:
+            parsed.append((part, [shown[part]]))
+        elif "=" in part:
+            raise UsageError(
+                f"{part!r} is no value of {name}: give each field by itself, as in "
+                f"-f {name}=... -f {part}"
+            )
+        else:
+            values = parse_values(name, part, example)
+            values = [tuple(x) if isinstance(x, list) else x for x in values]
+            parsed.append((part, values))
+    return parsed
+
+
+def _example(present: set[Any]) -> Any:
+    # What the values of a field of one's own are of: of numbers, one with a point.
+    kinds = {type(value) for value in present if value is not None}
+    kind = float if kinds == {int, float} else kinds.pop() if len(kinds) == 1 else str
+    return kind()
+
+
+def natural(value: Any) -> Any:
+    """A key to sort by: numbers in texts by their size, so that 8 is before 20."""
+    if value is None:
+        return (0,)
+    if isinstance(value, str):
+        parts = re.split(r"(\d+)", value)
+        return 2, [int(part) if part.isdecimal() else part for part in parts]
+    return 1, value
 
 
 def show_field(value: Any) -> str:
     """A field's value as conditions are written."""
+    if value is None:
+        return NOTHING
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, tuple):

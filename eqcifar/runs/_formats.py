@@ -6,13 +6,14 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from ._directory import STATES
 from ._fields import DEFAULTS
 from ._pivot import TextTable
 from ._table import Table
 
 # For an output that has no other characters.
 ASCII = str.maketrans({"±": "+-", "–": "-"})
-_STATES = "done", "running", "interrupted", "failed", "unreadable", "missing"
+_STATES = *STATES, "missing"
 _LATEX = str.maketrans(
     {
         "\\": r"\textbackslash{}",
@@ -37,7 +38,8 @@ def long_rows(
 ) -> list[dict[str, Any]]:
     """A row for each group and metric, with everything in full precision.
 
-    The arguments are those of `pivot`; rows of all tables have the same keys.
+    The arguments are those of `pivot`; rows of all tables have the same keys. `images`
+    are the numbers of images that a measure rests on, `conventions` how it was taken.
     """
     tables = list(tables)
     names = dict.fromkeys(name for table in tables for name in table.fields)
@@ -58,6 +60,11 @@ def long_rows(
                     "std": summary.std,
                     "count": summary.count,
                     "standard_error": group.standard_error(metric),
+                    "images": sorted({n for n in group.images(metric) if n}),
+                    "conventions": [
+                        ",".join(f"{name}={value}" for name, value in convention)
+                        for convention in group.conventions(metric)
+                    ],
                     "seconds_per_model": group.seconds(),
                     **{state: group.seeds(state) for state in _STATES},
                 }

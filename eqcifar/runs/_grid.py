@@ -87,7 +87,7 @@ class Grid:
         return list(dict.fromkeys(configs))
 
 
-def parse_values(name: str, text: str) -> list[Any]:
+def parse_values(name: str, text: str, example: Any = None) -> list[Any]:
     """The values in a text such as `vgg,resnet18`, `0,0.4`, `0-3,7` or `true,false`.
 
     **Arguments:**
@@ -95,12 +95,13 @@ def parse_values(name: str, text: str) -> list[Any]:
     - `name`: the `TrainConfig` field, which decides how each is read.
     - `text`: values between commas; `0-3` is four whole numbers. The three numbers of
         `mean` and `std` have spaces between them.
+    - `example`: a value of the kind that is read; by default the field's.
 
     **Raises:**
 
     `UsageError` with the name and the part that is no such value.
     """
-    default = _DEFAULTS.get(name)
+    default = _DEFAULTS.get(name) if example is None else example
     values = []
     for part in map(str.strip, text.split(",")):
         span = re.fullmatch(r"(\d+)-(\d+)", part) if type(default) is int else None

@@ -41,7 +41,7 @@ def option_words(name: str, value: Any) -> list[str]:
 def train_command(recipe: TrainConfig, seeds: Iterable[int]) -> str:
     """The command line that trains these seeds of a configuration.
 
-    There is none for a `recipe.has_own_loss`.
+    There is none for runs that were made in Python, see `Record.in_python`.
     """
     command = shlex.join(["eqcifar", "train", *train_arguments(recipe)])
     seeds = sorted(set(seeds))

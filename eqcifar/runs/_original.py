@@ -16,13 +16,9 @@ from pathlib import Path
 from ..config import TrainConfig
 from ..errors import RunError, UsageError
 from ..recipes import recipe_options
-from ._records import (
-    SELECTIONS,
-    Record,
-    drop_copies,
-    last_values,
-    sharpness_values,
-)
+from ._log import last_values
+from ._measures import read_measures
+from ._records import SELECTIONS, Record, check_selection, drop_copies
 
 _ARCHITECTURES = {
     "vgg": "vgg",
@@ -82,7 +78,7 @@ def read_original(
         if 0 < epoch < epochs:
             record = replace(record, state="interrupted", values={})
         records.append(replace(record, recipe=replace(record.recipe, epochs=epochs)))
-    return drop_copies(records, warn)
+    return check_selection(drop_copies(records, warn), select, warn)
 
 
 def _walk(root: str | os.PathLike[str], warn: Callable[[str], None]) -> Iterator[Path]:
@@ -125,5 +121,7 @@ def _read(
         values["weight_norm"] = math.sqrt(2 * values.pop("wd"))
     if "grad_norm" in values:
         values["gradient_norm"] = math.sqrt(values.pop("grad_norm"))
-    values = sharpness_values(path / "sharpness.tsv", warn) | values
-    return Record(path, recipe, int(seed), "done", values=values), epoch
+    measures, bases = read_measures(path, epoch, warn)
+    values = measures | values
+    record = Record(path, recipe, int(seed), "done", values=values, bases=bases)
+    return record, epoch

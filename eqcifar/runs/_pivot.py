@@ -3,12 +3,14 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ._fields import show_field
+from ._fields import NOTHING, natural, show_field
 from ._log import COLUMNS
+from ._measures import CONVENTION
 from ._show import (
-    NOTHING,
     show_comparison,
     show_conditions,
+    show_differences,
+    show_images,
     show_seeds,
     show_summary,
     show_times,
@@ -59,7 +61,8 @@ def pivot(
     **Returns:**
 
     A `TextTable`. Cells give the number of runs in parentheses, and of how many when
-    some are not done; the notes say which.
+    some are not done; the notes say which. Measures of sharpness come with the number
+    of images that each rests on, and the notes name means over unlike measurements.
     """
     if across not in table.fields:
         across = None
@@ -68,7 +71,8 @@ def pivot(
     for group in table.groups:
         key = tuple(group.fields[name] for name in down)
         rows.setdefault(key, {})[group.fields[across] if across else ""] = group
-    heads = sorted({head for row in rows.values() for head in row})
+    heads = sorted({head for row in rows.values() for head in row}, key=natural)
+    measured = any(group.images(m) for group in table.groups for m in metrics)
     several = len(metrics) > 1
     columns = [*down, *(["measure"] if several else ())]
     alone = "value" if several else metrics[0]
@@ -79,7 +83,7 @@ def pivot(
             columns.append(f"{where}against {show_conditions(baseline)}")
     return TextTable(
         _title(table, metrics, ddof, select),
-        [*columns, "time per model"],
+        [*columns, *(["images"] if measured else ()), "time per model"],
         [
             [
                 *map(show_field, key),
@@ -89,6 +93,7 @@ def pivot(
                     for head in heads
                     for cell in _cells(table, row.get(head), metric, ddof, baseline)
                 ),
+                *([show_images(row.values(), [metric])] if measured else ()),
                 show_times(row.values()),
             ]
             for key, row in rows.items()
@@ -150,6 +155,27 @@ def _notes(
     errors = (g.standard_error(metric) for g in table.groups for metric in metrics)
     if not all(map(math.isnan, errors)):
         notes.append("se: standard error of the mean that measuring alone causes.")
+    unlike: dict[str, list[str]] = {}
+    for group in table.groups:
+        for metric in metrics:
+            if how := show_differences(group, metric):
+                text = f"{show_conditions(group.fields)}: means over unlike "
+                unlike.setdefault(f"{text}measurements, {how}", []).append(metric)
+    notes += [f"{how}: {', '.join(names)}." for how, names in unlike.items()]
+    for name in CONVENTION:
+        # A loss that the table shows is no surprise.
+        if name == "loss_name" and "loss" in table.fields:
+            continue
+        values = {
+            dict(convention).get(name, NOTHING)
+            for group in table.groups
+            for metric in metrics
+            for convention in group.conventions(metric)
+        }
+        if len(values) > 1:
+            notes.append(
+                f"Measured with different {name}: {', '.join(sorted(values))}."
+            )
     lacking = []
     for group in table.groups:
         parts = [

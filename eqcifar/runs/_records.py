@@ -1,25 +1,19 @@
-import contextlib
 import dataclasses
 import math
 import os
-import socket
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from ..config import TrainConfig
 from ..errors import RunError, UsageError
-from ._directory import Run, find_runs
-from ._files import read_json
+from ._directory import STATES, Run, current_state, find_runs
+from ._log import last_values, total_seconds
+from ._measures import Basis, read_measures
 
 # What selects the epoch that a run is judged by, and the column it is selected on.
 SELECTIONS = {"last": None, "train": "acc_tr", "val": "acc_va", "test": "acc_te"}
-STATES = "done", "running", "interrupted", "failed", "unreadable"
-_FORMAT = 1
-_SUFFIXES = {"test": "_te", "val": "_va"}
-# Bytes at the end of a log in which its last line is looked for.
-_TAIL = 4096
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,8 +26,11 @@ class Record:
     - `state`: "done", "running", "interrupted", "failed" or "unreadable".
     - `synthetic`: whether the images are procedural.
     - `data`: digest of the images, empty when the run has not read them.
-    - `values`: numbers by the columns of `log.tsv` at one epoch, and of
+    - `about`: what else was said of it, by name.
+    - `in_python`: whether it was made in Python, so that no command line makes it.
+    - `values`: numbers by the columns of `log.tsv` at one epoch, and measures of
         `sharpness.tsv`; empty unless the run is done.
+    - `bases`: what each measure rests on, see `read_measures`.
     - `seconds`: spent on training; nan when it is not known.
     """
 
@@ -43,8 +40,16 @@ class Record:
     state: str
     synthetic: bool = False
     data: str = ""
+    about: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    in_python: bool = False
     values: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    bases: Mapping[str, Basis] = dataclasses.field(default_factory=dict)
     seconds: float = math.nan
+
+    @property
+    def kind(self) -> Hashable:
+        """What all seeds of a configuration share."""
+        return self.recipe, tuple(sorted(self.about.items()))
 
 
 def read_records(
@@ -68,7 +73,8 @@ def read_records(
 
     **Raises:**
 
-    `UsageError` when there is no such folder.
+    `UsageError` when there is no such folder, and when no run that is done has the
+    split.
     """
     recipes = _Recipes()
     records = []
@@ -77,130 +83,44 @@ def read_records(
             records.append(_read(run, recipes, SELECTIONS[select], warn))
         except RunError as error:
             warn(f"left out {run.path}: {error}")
-    return drop_copies(records, warn)
+    return check_selection(drop_copies(records, warn), select, warn)
 
 
-def current_state(status: Mapping[str, Any]) -> str:
-    """The state that a `status.json` means now.
+def check_selection(
+    records: list[Record], select: str, warn: Callable[[str], None]
+) -> list[Record]:
+    """Refuse to select epochs on a split that runs have not measured, or name them.
 
-    A run that was killed had no time to say so: it is interrupted when its process ran
-    on this host and is gone, and when it has no status yet.
+    **Raises:**
+
+    `UsageError` when no run that is done has measured it.
     """
-    state = status.get("state")
-    if state == "unknown":
-        return "interrupted"
-    if state == "running" and status.get("host") == socket.gethostname():
-        return state if _is_alive(status.get("pid")) else "interrupted"
-    return state if isinstance(state, str) and state in STATES else "unreadable"
+    done = [record for record in records if record.state == "done"]
+    lacking = [record for record in done if "epoch" not in record.values]
+    if select == "last" or not lacking:
+        return records
+    name = {"train": "training", "val": "validation"}.get(select, select)
+    if len(lacking) == len(done):
+        hint = "train with --val-size, or " if select == "val" else ""
+        raise UsageError(
+            f"no run has measured {name} images, so no epoch can be selected on them: "
+            f"{hint}select another way"
+        )
+    for record in lacking:
+        warn(f"not counted: {record.path}: it has measured no {name} images")
+    return records
 
 
 def drop_copies(records: Iterable[Record], warn: Callable[[str], None]) -> list[Record]:
     """One record for each configuration, data and seed, one that is done if any is."""
     first: dict[Any, Record] = {}
     for record in sorted(records, key=lambda record: STATES.index(record.state)):
-        key = record.recipe, record.data, record.seed
+        key = record.kind, record.data, record.seed
         if key in first:
             warn(f"left out {record.path}: it is a copy of {first[key].path}")
         else:
             first[key] = record
     return list(first.values())
-
-
-def last_values(path: Path, column: str | None = None) -> tuple[dict[str, float], int]:
-    """The numbers of one row of a log, without reading all the others.
-
-    **Arguments:**
-
-    - `path`: of a `log.tsv`.
-    - `column`: take the row with the highest value there instead of the last.
-
-    **Returns:**
-
-    The row by column, empty when `column` was never measured, and the number of the
-    last epoch.
-
-    **Raises:**
-
-    `RunError` when there is no whole row, or one that is not of numbers.
-    """
-    columns, lines = table_lines(path, only_last=column is None)
-    if not lines:
-        raise RunError(f"{path} has no whole row")
-    with _naming(path):
-        values = _row(columns, lines[-1])
-        epoch = int(values["epoch"])
-        if column is not None:
-            on_split = _cells(columns, lines, column)
-            best = max((x for x in on_split if not math.isnan(x)), default=None)
-            values = {}
-            if best is not None:
-                values = _row(columns, lines[on_split.index(best)])
-    return values, epoch
-
-
-def total_seconds(path: Path) -> float:
-    """The sum of a log's column `seconds`; nan without one.
-
-    **Raises:**
-
-    `RunError` for what is not a number.
-    """
-    columns, lines = table_lines(path)
-    with _naming(path):
-        seconds = math.fsum(_cells(columns, lines, "seconds"))
-    return seconds if "seconds" in columns else math.nan
-
-
-def sharpness_values(path: Path, warn: Callable[[str], None]) -> dict[str, float]:
-    """The numbers of a `sharpness.tsv`; later rows win over earlier ones.
-
-    Where a column `split` says so, names end in `_te` or `_va`, before the `_se` of a
-    standard error. Without the file there are none; `warn` is called with a line for a
-    file that has none.
-    """
-    values = {}
-    columns, lines = table_lines(path) if path.exists() else ([], [])
-    for line in lines:
-        row = dict(
-            zip(columns, line.decode(errors="replace").split("\t"), strict=False)
-        )
-        suffix = _SUFFIXES.get(row.pop("split", ""), "")
-        for name, text in row.items():
-            base = name.removesuffix("_se")
-            column = base + suffix + name[len(base) :]
-            try:
-                value = float(text or "nan")
-            except ValueError:
-                continue
-            # A later row may not have measured everything again.
-            if column not in values or not math.isnan(value):
-                values[column] = value
-    if path.exists() and not values:
-        warn(f"cannot read {path}: it has no row of numbers; mend or remove the file")
-    return values
-
-
-def table_lines(
-    path: Path, *, only_last: bool = False
-) -> tuple[list[str], list[bytes]]:
-    """The columns and the whole lines of a TSV file; a torn last line is left out.
-
-    With `only_last`, some lines before the last may be left out too.
-    """
-    try:
-        with open(path, "rb") as file:
-            header = file.readline()
-            start, end = file.tell(), file.seek(0, os.SEEK_END)
-            file.seek(max(start, end - _TAIL) if only_last else start)
-            cut = file.tell() > start
-            lines = file.read().split(b"\n")
-    except OSError as error:
-        raise RunError(f"cannot read {path}: {error.strerror}") from error
-    # What follows the last line break is empty, or half a line.
-    lines = lines[1:-1] if cut else lines[:-1]
-    if cut and not lines:
-        return table_lines(path)
-    return header.rstrip(b"\n").decode(errors="replace").split("\t"), lines
 
 
 class _Recipes:
@@ -222,27 +142,21 @@ class _Recipes:
 def _read(
     run: Run, recipes: _Recipes, column: str | None, warn: Callable[[str], None]
 ) -> Record:
-    fields = read_json(run.path / "config.json")
-    version = fields.get("format", _FORMAT)
-    if version != _FORMAT:
-        raise RunError(
-            f"config.json is of version {version!r}; this eqcifar reads version "
-            f"{_FORMAT}: use the one that wrote it, or a newer one"
-        )
-    config, data = fields.get("config"), fields.get("data")
-    if not isinstance(config, dict):
-        raise RunError("config.json holds no configuration")
+    description = run.description()
     try:
-        recipe, seed = recipes(config)
+        recipe, seed = recipes(description["config"])
     except UsageError as error:
         raise RunError(f"config.json: {error}") from error
+    synthetic = recipe.dataset in ("synthetic", "synthetic100")
     record = Record(
-        run.path,
-        recipe,
-        seed,
-        "unreadable",
-        bool(fields.get("synthetic", recipe.dataset in ("synthetic", "synthetic100"))),
-        str(data.get("sha256", "")) if isinstance(data, dict) else "",
+        path=run.path,
+        recipe=recipe,
+        seed=seed,
+        state="unreadable",
+        synthetic=bool(description.get("synthetic", synthetic)),
+        data=str(description["data"].get("sha256", "")),
+        about=description["about"],
+        in_python=bool(description.get("in_python")),
     )
     try:
         status = run.status()
@@ -255,43 +169,15 @@ def _read(
         seconds = status.get("seconds")
         if not isinstance(seconds, float):
             seconds = total_seconds(run.path / "log.tsv")
-        measures = sharpness_values(run.path / "sharpness.tsv", warn)
-        # The log's columns come first, and win.
-        values = {**values, **measures, **values}
     except RunError as error:
         warn(f"not counted: {run.path}: {error}")
         return record
-    return dataclasses.replace(record, state=state, values=values, seconds=seconds)
-
-
-def _is_alive(pid: Any) -> bool:
-    # On Windows, signal 0 is Ctrl-C.
-    if type(pid) is not int or pid <= 0 or os.name == "nt":
-        return os.name == "nt"
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except (PermissionError, OverflowError):
-        return True
-    return True
-
-
-@contextlib.contextmanager
-def _naming(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except (KeyError, IndexError, ValueError, OverflowError) as error:
-        raise RunError(f"{path} has a line that is not a row of the log") from error
-
-
-def _row(columns: list[str], line: bytes) -> dict[str, float]:
-    return dict(zip(columns, map(float, line.split(b"\t")), strict=True))
-
-
-def _cells(columns: list[str], lines: list[bytes], column: str) -> list[float]:
-    if column not in columns:
-        return []
-    # Cut from the right only as far as necessary: times stand near the end.
-    after = len(columns) - columns.index(column)
-    return [float(line.rsplit(b"\t", after)[-after]) for line in lines]
+    measures, bases = read_measures(run.path, epoch, warn)
+    return dataclasses.replace(
+        record,
+        state=state,
+        # The log's columns come first, and win.
+        values={**values, **measures, **values},
+        bases=bases,
+        seconds=seconds,
+    )

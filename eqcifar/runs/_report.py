@@ -13,13 +13,14 @@ from typing import TYPE_CHECKING, Any
 from .. import __version__
 from ..errors import UsageError
 from ..extras import require
-from ._fields import DEFAULTS, show_field
+from ._directory import STATES
+from ._fields import DEFAULTS, field_of, fields_of, show_field
 from ._figure import INK, save_figure
 from ._files import replacing
 from ._origin import hardware, software, train_command
 from ._pivot import TextTable, pivot
 from ._plot import plot_against, plot_curves
-from ._records import STATES, Record
+from ._records import Record
 from ._show import show_conditions, show_number, show_seeds, show_summary, show_time
 from ._table import Group, Table, measured, sharpness_measured, tabulate
 
@@ -118,10 +119,11 @@ def _section(
         figures |= plot_against(table, measure, metric)
     drawn = list(figures.items())[:_MOST_FIGURES]
     left_out = len(figures) - len(drawn)
-    recipes = {r.recipe: None for group in table.groups for r in group.records}
+    kinds = {r.kind: r for group in table.groups for r in group.records}.values()
     options, shared = [], []
-    for name, default in DEFAULTS.items():
-        values = {show_field(getattr(recipe, name)): None for recipe in recipes}
+    for name in fields_of(kinds):
+        default = DEFAULTS.get(name)
+        values = {show_field(field_of(record, name)): None for record in kinds}
         if name == "seed":
             continue
         if len(values) > 1:
@@ -154,7 +156,8 @@ def _section(
 def _row(group: Group, metric: str) -> dict[str, Any]:
     recipes: dict[Any, list[Record]] = {}
     for record in group.records:
-        recipes.setdefault(record.recipe, []).append(record)
+        if not record.in_python:
+            recipes.setdefault(record.recipe, []).append(record)
     return {
         "name": show_conditions(group.fields),
         "result": show_summary(group, metric, 1),
@@ -162,9 +165,10 @@ def _row(group: Group, metric: str) -> dict[str, Any]:
         "commands": [
             train_command(recipe, [record.seed for record in records])
             for recipe, records in recipes.items()
-            if not recipe.has_own_loss
         ],
-        "losses": sorted({recipe.loss for recipe in recipes if recipe.has_own_loss}),
+        "in_python": sorted(
+            {_what(record) for record in group.records if record.in_python}
+        ),
         "hardware": hardware(group.records),
         "software": software(group.records),
         "missing": show_seeds(group.missing),
@@ -179,6 +183,12 @@ def _row(group: Group, metric: str) -> dict[str, Any]:
             for record in sorted(group.records, key=lambda record: record.seed)
         ],
     }
+
+
+def _what(record: Record) -> str:
+    recipe = record.recipe
+    about = f", {show_conditions(record.about)}" if record.about else ""
+    return f"{recipe.arch} with the loss {recipe.loss} on {recipe.dataset}{about}"
 
 
 def inline_svg(figure: "Figure", title: str, prefix: str) -> Any:

@@ -1,16 +1,19 @@
 import datetime
 import hashlib
+import json
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import Any
 
+import equinox as eqx
 import jax
 from jax.sharding import Mesh
 
-from .. import __version__, sharpness
+from .. import sharpness
 from ..errors import UsageError
 from ..parallel import make_mesh
 from ..sharpness import Estimate, Examples, Measured, Network
+from ._environment import environment
 from ._partial import Partial
 from ._subject import SharpnessOptions, Subject
 from ._wide_table import Cell, append_wide
@@ -122,11 +125,15 @@ def open_partial(
     warn: Callable[[str], None] = lambda message: None,
     what: str = "measures",
 ) -> Partial:
-    """What an equal call left unfinished: the same network, options and machine."""
-    device = mesh.devices.flat[0].device_kind
+    """What an equal call left unfinished: the same network, options and machine.
+
+    Everything goes into its name on which bits are promised to depend.
+    """
+    where = environment(mesh.size)
+    del where["git"]
     parts = (
         *(what, subject.digest, subject.dataset.fingerprint, repr(options)),
-        *(__version__, jax.__version__, device, str(mesh.size)),
+        json.dumps(where, sort_keys=True, default=str),
     )
     fingerprint = hashlib.sha256("\0".join(parts).encode()).hexdigest()
     return Partial(subject.table, fingerprint, warn)
@@ -168,12 +175,15 @@ def column_name(
 def first_columns(subject: Subject, options: SharpnessOptions) -> dict[str, Cell]:
     """The first columns of a row: when, on what and how."""
     dataset = subject.dataset
+    numbers = jax.tree.leaves(eqx.filter(subject.model, eqx.is_inexact_array))
     return {
         "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "data": "SYNTHETIC" if dataset.synthetic else dataset.name,
         "step": subject.step,
         "loss_name": subject.loss(options),
         "target": options.target,
+        "precision": str(numbers[0].dtype),
+        **({"batch_size": options.batch_size} if options.batch_statistics else {}),
         "probes": options.probes,
         "sample_seed": options.seed,
     }

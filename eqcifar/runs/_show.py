@@ -2,12 +2,9 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from ._fields import show_field
+from ._fields import NOTHING, show_field
 from ._statistics import Comparison
 from ._table import Group
-
-# Stands for what there is no number of.
-NOTHING = "–"
 
 
 def show_number(value: float, scale: float, metric: str) -> str:
@@ -88,4 +85,43 @@ def show_seeds(seeds: Sequence[int]) -> str:
             parts.append([seed])
     return ", ".join(
         str(part[0]) if len(part) == 1 else f"{part[0]}-{part[-1]}" for part in parts
+    )
+
+
+def show_images(groups: Iterable[Group], metrics: Iterable[str]) -> str:
+    """How many images the measures rest on: "1000", or "20 to 100"."""
+    groups = list(groups)
+    counts = {n for m in metrics for group in groups for n in group.images(m)}
+    known = sorted(n for n in counts if n is not None)
+    if not known:
+        return NOTHING
+    return " to ".join(str(n) for n in dict.fromkeys((known[0], known[-1])))
+
+
+def show_differences(group: Group, metric: str) -> str:
+    """What makes the measurements of a group's runs unlike; empty if nothing does."""
+    parts = []
+    by_count: dict[str, list[int]] = {}
+    for record in group.done:
+        if metric in record.bases:
+            images = record.bases[metric].images
+            count = "an unknown number" if images is None else str(images)
+            by_count.setdefault(count, []).append(record.seed)
+    if len(by_count) > 1:
+        parts.append(f"from {_by_seed(by_count)} images")
+    conventions = group.conventions(metric)
+    names = dict.fromkeys(name for each in conventions for name, _ in each)
+    for name in names:
+        by_value: dict[str, list[int]] = {}
+        for each, seeds in conventions.items():
+            by_value.setdefault(dict(each).get(name, NOTHING), []).extend(seeds)
+        if len(by_value) > 1:
+            parts.append(f"{name} {_by_seed(by_value)}")
+    return "; ".join(parts)
+
+
+def _by_seed(values: Mapping[str, Sequence[int]]) -> str:
+    return ", ".join(
+        f"{value} (seed{'s' * (len(set(seeds)) > 1)} {show_seeds(seeds)})"
+        for value, seeds in values.items()
     )

@@ -5,7 +5,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -16,7 +16,7 @@ from ..extras import require
 from ._child import Child
 from ._directory import Run, run_path
 from ._files import cannot_write
-from ._sweep import is_done
+from ._sweep import is_done, why_changed
 
 # A run may meet its time limit so often before it is given up.
 _MOST_TIMEOUTS = 100
@@ -114,10 +114,15 @@ def submit(
 
     **Raises:**
 
-    `UsageError` where there is no SLURM, or it refuses the options.
+    `UsageError` where there is no SLURM, or it refuses the options, and where a run is
+    done on images that have changed since.
     """
     root = Path(root).absolute()
     runs = [(config, Run(run_path(root, config))) for config in configs]
+    known: dict[Hashable, str] = {}
+    for config, run in runs:
+        if is_done(run) and (problem := why_changed(run, config, known)):
+            raise UsageError(problem)
     tasks = [TrainJob(command(config), run) for config, run in runs if not is_done(run)]
     if executor is None:
         executor = _slurm_executor(root / ".slurm", dict(options or {}), jobs)

@@ -1,5 +1,6 @@
 import dataclasses
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +11,12 @@ from jaxtyping import PyTree
 from .. import models
 from ..config import TrainConfig
 from ..data import Dataset
+from ..errors import UsageError
 from ..parallel import find_devices
 from ..training import Model, TrainState
 from ._arrays import Leaf, named_arrays, named_leaves, with_arrays, with_leaves
 from ._checkpoint import open_checkpoint, write_checkpoint
-from ._directory import Run
+from ._directory import Run, explain_no_network
 from ._safetensors import open_safetensors
 
 _MODEL = "model."
@@ -48,6 +50,8 @@ def save_checkpoint(
     config: TrainConfig,
     dataset: Dataset,
     environment: dict[str, Any] | None = None,
+    *,
+    about: Mapping[str, Any] | None = None,
 ):
     """Write all that training needs to go on, whole or not at all.
 
@@ -57,12 +61,13 @@ def save_checkpoint(
     - `train_state`: what to save.
     - `config`, `dataset`: what it is trained by; the header describes them.
     - `environment`: likewise, where it is trained.
+    - `about`: likewise, what else was said of it.
 
     **Raises:**
 
     `RunError` with the path and the reason, such as a full disk.
     """
-    header = _header(config, dataset, int(train_state.step), environment)
+    header = _header(config, dataset, int(train_state.step), environment, about)
     write_checkpoint(Path(path), _leaves(train_state), header)
 
 
@@ -102,10 +107,12 @@ def save_model(
     config: TrainConfig,
     dataset: Dataset,
     environment: dict[str, Any] | None = None,
+    *,
+    about: Mapping[str, Any] | None = None,
 ):
     """Write a network and its state alone; the arguments are `save_checkpoint`'s."""
     arrays = _model_leaves(train_state.model, train_state.state)
-    header = _header(config, dataset, int(train_state.step), environment)
+    header = _header(config, dataset, int(train_state.step), environment, about)
     write_checkpoint(Path(path), arrays, header)
 
 
@@ -136,11 +143,19 @@ def load_model(
     path = path.path if isinstance(path, Run) else Path(path)
     if path.is_dir():
         found = [path / name for name in _FILES if (path / name).exists()]
-        path = found[0] if found else path / "last.eqx"
+        if not found:
+            raise UsageError(explain_no_network(path))
+        path = found[0]
     opening = open_safetensors if path.suffix == ".safetensors" else open_checkpoint
     with opening(path) as file:
         header = file.header
         config, classes = TrainConfig.from_dict(header["config"]), header["classes"]
+        if like is None and config.has_own_arch:
+            raise UsageError(
+                f"{path} holds a {config.arch}, which no name in `eqcifar archs` "
+                "makes: in Python, make such a (model, state) and give it as `like` to "
+                "eqcifar.runs.load_model, open_subject or export_model"
+            )
         if like is None:
             # Shapes are all that is needed of it.
             model, state = eqx.filter_eval_shape(
@@ -196,6 +211,7 @@ def _header(
     dataset: Dataset,
     step: int,
     environment: dict[str, Any] | None,
+    about: Mapping[str, Any] | None,
 ) -> dict[str, Any]:
     return {
         "architecture": {
@@ -213,5 +229,6 @@ def _header(
             "sha256": dataset.fingerprint,
         },
         "config": config.to_dict(),
+        "about": dict(about or {}),
         "environment": environment or {},
     }

@@ -5,6 +5,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -15,7 +16,10 @@ from ..config import TrainConfig
 from ..data import Dataset
 from ..errors import RunError, UsageError
 from ..sharpness import Examples, Network
+from ..training import Model
 from ._arrays import named_arrays
+from ._description import data_of
+from ._directory import explain_no_network
 from ._states import load_model
 
 _DEFAULT_SAMPLES = 1000
@@ -131,12 +135,18 @@ class Subject:
         ).sample(count, options.seed)
 
 
-def open_subject(path: str | os.PathLike[str]) -> Subject:
+def open_subject(
+    path: str | os.PathLike[str],
+    like: tuple[Model, eqx.nn.State] | None = None,
+    dataset: Dataset | None = None,
+) -> Subject:
     """Read a network to measure, and its data.
 
     **Arguments:**
 
     - `path`: the folder of a finished run, or a file that `load_model` reads.
+    - `like`: as for `load_model`.
+    - `dataset`: the data, if `eqcifar.data.load` does not know it.
 
     **Raises:**
 
@@ -146,12 +156,8 @@ def open_subject(path: str | os.PathLike[str]) -> Subject:
     path = Path(path)
     file = path / "model.eqx" if path.is_dir() else path
     if path.is_dir() and not file.exists():
-        last = path / "last.eqx"
-        hint = f", or name {last} to measure it as it is" if last.exists() else ""
-        raise UsageError(
-            f"{path} has no model.eqx: finish its training with `eqcifar train`{hint}"
-        )
-    loaded = load_model(file)
+        raise UsageError(explain_no_network(path))
+    loaded = load_model(file, like)
     for name, array in named_arrays(loaded.model, loaded.state).items():
         if not np.isfinite(np.asarray(array)).all():
             raise RunError(
@@ -159,12 +165,7 @@ def open_subject(path: str | os.PathLike[str]) -> Subject:
                 "to measure; train again with a lower learning rate"
             )
     config = loaded.config
-    dataset = data.load(
-        config.dataset,
-        val_size=config.val_size,
-        limit_train=config.limit_train,
-        limit_test=config.limit_test,
-    )
+    dataset = data_of(path, config) if dataset is None else dataset
     of_run = file.stem == "model" and (file.parent / "config.json").exists()
     name = "sharpness.tsv" if of_run else f"{file.stem}.sharpness.tsv"
     return Subject(

@@ -2,12 +2,12 @@ import dataclasses
 import os
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Literal
 
 from ..config import TrainConfig
-from ..errors import RunError
+from ..errors import EqcifarError, RunError
 from ._child import BY_KEYBOARD, START_AGAIN, Child
 from ._devices import Slot
 from ._directory import Run, run_path
@@ -60,6 +60,8 @@ class Sweep:
     ):
         """Look which runs are done; nothing is started yet.
 
+        One that is done on images which have changed since has failed.
+
         **Arguments:**
 
         - `configs`: what to run, in this order.
@@ -72,9 +74,11 @@ class Sweep:
         - `interval`: seconds between two looks at the processes.
         """
         self.jobs = [Job(config, Run(run_path(root, config))) for config in configs]
+        known: dict[Hashable, str] = {}
         for job in self.jobs:
             if is_done(job.run):
-                job.state = "skipped"
+                job.message = why_changed(job.run, job.config, known)
+                job.state = "failed" if job.message else "skipped"
         self.slots = slots
         self._root, self._command = Path(root), command
         self._free, self._stopping = list(slots), False
@@ -201,6 +205,23 @@ def is_done(run: Run) -> bool:
     except RunError:
         # The process that trains it will say what cannot be read.
         return False
+
+
+def why_changed(run: Run, config: TrainConfig, known: dict[Hashable, str]) -> str:
+    """Why a finished run is not its configuration's any more; empty where it is.
+
+    The arguments are those of `check_folder`.
+    """
+    if not os.path.isdir(os.path.expanduser(config.dataset)):
+        return ""
+    # Here, for it imports JAX.
+    from ._description import check_folder
+
+    try:
+        check_folder(run, config, known)
+    except EqcifarError as error:
+        return str(error)
+    return ""
 
 
 def _check_writable(root: Path):

@@ -2,19 +2,17 @@ import dataclasses
 import math
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from ..config import TrainConfig
 from ..errors import UsageError
-from ._fields import DEFAULTS, FIELDS, check_field, field_of
+from ._fields import DEFAULTS, FIELDS, check_field, field_of, fields_of, natural
 from ._log import COLUMNS
 from ._records import Record
 from ._statistics import Comparison, Summary, summarise, welch
 
 # The order in which fields are shown: what the original's table is laid out by first.
-_ORDER = "arch", "dataset", *(f for f in FIELDS if f not in ("arch", "dataset", "seed"))
+_FIRST = "arch", "dataset"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,6 +47,23 @@ class Group:
     def values(self, metric: str) -> list[float]:
         """A number of each run that is done; nan where it was not measured."""
         return [record.values.get(metric, math.nan) for record in self.done]
+
+    def images(self, metric: str) -> list[int | None]:
+        """How many images a measure of each run that is done rests on.
+
+        `None` where its file does not say; nothing for what is no measure.
+        """
+        return [record.bases[metric].images for record in self._measured(metric)]
+
+    def conventions(self, metric: str) -> dict[tuple[tuple[str, str], ...], list[int]]:
+        """The ways in which a measure was taken, and the seeds of each."""
+        found: dict[tuple[tuple[str, str], ...], list[int]] = {}
+        for record in self._measured(metric):
+            found.setdefault(record.bases[metric].convention, []).append(record.seed)
+        return found
+
+    def _measured(self, metric: str) -> list[Record]:
+        return [record for record in self.done if metric in record.bases]
 
     def summary(self, metric: str, ddof: int = 1) -> Summary:
         """Mean and standard deviation over the runs that are done."""
@@ -130,7 +145,9 @@ def tabulate(
     `UsageError` for a field that does not exist, and for a `sort` that says nothing.
     """
     records = list(records)
-    by = None if by is None else tuple(dict.fromkeys(map(check_field, by)))
+    fields = fields_of(records)
+    if by is not None:
+        by = tuple(dict.fromkeys(check_field(name, fields) for name in by))
     tables = []
     for synthetic in (False, True):
         chosen = [record for record in records if record.synthetic == synthetic]
@@ -199,18 +216,23 @@ def _tabulate(
     seeds: set[int],
     sort: str | None,
 ) -> Table:
-    recipes = list(dict.fromkeys(record.recipe for record in records))
-    values = {name: {getattr(recipe, name) for recipe in recipes} for name in _ORDER}
-    varying = [name for name in _ORDER if len(values[name]) > 1]
+    kinds = list({record.kind: record for record in records}.values())
+    rest = (name for name in fields_of(kinds) if name not in (*_FIRST, "seed"))
+    order = *_FIRST, *rest
+    values = {name: {field_of(record, name) for record in kinds} for name in order}
+    varying = [name for name in order if len(values[name]) > 1]
     if by is None:
-        fields = "arch", "dataset", *(f for f in varying if f not in _ORDER[:2])
+        fields = *_FIRST, *(name for name in varying if name not in _FIRST)
     else:
         fields = by
-    labels = _labels({recipe.dataset for recipe in recipes})
+    labels = {
+        "arch": _labels(values["arch"], "."),
+        "dataset": _labels(values["dataset"], "/"),
+    }
 
     def shown(record: Record, name: str) -> Any:
         value = field_of(record, name)
-        return labels[value] if name == "dataset" else value
+        return labels[name][value] if name in labels else value
 
     grouped: dict[Any, list[Record]] = {}
     for record, data in _with_data(records):
@@ -227,67 +249,66 @@ def _tabulate(
         for key, members in grouped.items()
     ]
     return Table(
-        tuple(sorted(groups, key=_order(sort, groups))),
+        tuple(sorted(groups, key=_order(sort, groups, fields))),
         synthetic,
         fields,
         {
             name: shown(records[0], name)
-            for name in _ORDER
+            for name in order
             if name not in varying
             and name not in fields
-            and getattr(recipes[0], name) != DEFAULTS[name]
+            and field_of(records[0], name) != DEFAULTS.get(name)
         },
         tuple(name for name in varying if name not in fields),
     )
 
 
-def _labels(datasets: set[str]) -> dict[str, str]:
-    # Of a folder, as little of its path as tells it from the others.
+def _labels(names: set[str], mark: str) -> dict[str, str]:
+    # As little of the end of each as tells it from the others.
     def label(name: str) -> str:
-        if not os.path.isabs(name):
-            return name
-        parts = Path(name).parts
+        parts = name.split(mark)
         for count in range(1, len(parts)):
-            end = "/".join(parts[-count:])
-            if sum(f"/{other}".endswith(f"/{end}") for other in datasets) == 1:
+            end = mark.join(parts[-count:])
+            if sum(f"{mark}{other}".endswith(f"{mark}{end}") for other in names) == 1:
                 return end
         return name
 
-    return {name: label(name) for name in datasets}
+    # A relative path may be the name of a dataset on the hub.
+    short = {name for name in names if mark != "/" or os.path.isabs(name)}
+    return {name: label(name) if name in short else name for name in names}
 
 
 def _with_data(records: list[Record]) -> Iterator[tuple[Record, str]]:
     # A folder of images may have changed between runs of one configuration. Only then
     # is their digest told; a run that has not read them goes with the most.
-    digests: dict[TrainConfig, Counter[str]] = {}
+    digests: dict[Hashable, Counter[str]] = {}
     for record in records:
-        counter = digests.setdefault(record.recipe, Counter())
+        counter = digests.setdefault(record.kind, Counter())
         if record.data:
             counter[record.data] += 1
     for record in records:
-        counter = digests[record.recipe]
+        counter = digests[record.kind]
         usual = counter.most_common(1)[0][0] if counter else ""
         yield record, (record.data or usual)[:8] if len(counter) > 1 else ""
 
 
 def _missing(records: list[Record], seeds: set[int]) -> Iterator[int]:
-    found: dict[TrainConfig, set[int]] = {}
+    found: dict[Hashable, set[int]] = {}
     for record in records:
-        found.setdefault(record.recipe, set()).add(record.seed)
+        found.setdefault(record.kind, set()).add(record.seed)
     for present in found.values():
         yield from seeds - present
 
 
-def _order(sort: str | None, groups: list[Group]) -> Any:
+def _order(sort: str | None, groups: list[Group], fields: tuple[str, ...]) -> Any:
     if sort is None:
-        return lambda group: list(group.fields.values())
+        return lambda group: list(map(natural, group.fields.values()))
     name = sort.removeprefix("-")
     sign = -1 if sort.startswith("-") else 1
-    if name in FIELDS or name == "data":
-        shown = {field for group in groups for field in group.fields}
-        if name not in shown:
+    if name in FIELDS or name in fields:
+        if name not in fields:
             raise UsageError(f"cannot sort by {name}: the table does not show it")
-        ranks = sorted({group.fields[name] for group in groups})
+        ranks = sorted({group.fields[name] for group in groups}, key=natural)
         return lambda group: sign * ranks.index(group.fields[name])
 
     known = {key for group in groups for record in group.done for key in record.values}

@@ -2,17 +2,18 @@ import dataclasses
 import math
 import os
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from time import monotonic
+from typing import Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
-from .. import data, models
+from .. import models
 from ..config import TrainConfig
 from ..data import Dataset
 from ..errors import RunError, UsageError, is_out_of_memory
@@ -30,16 +31,22 @@ from ..training import (
     find_loss,
     fit,
     initialise,
-    loss_name,
     random_stream,
     steps_per_epoch,
 )
 from ._claim import Claim, on_main
+from ._description import (
+    check_folder,
+    check_same,
+    describe,
+    load_data,
+    named_config,
+)
 from ._directory import Run, run_path
 from ._environment import differences, environment
-from ._log import append_row, cut_log
-from ._records import total_seconds
+from ._log import append_row, cut_log, total_seconds
 from ._states import load_checkpoint, save_checkpoint, save_model
+from ._wide_table import keep_rows
 
 # A share of the time. On a GPU, an epoch can be as short as writing a checkpoint.
 _MOST_TIME_SAVING = 0.05
@@ -88,7 +95,8 @@ def train_run(
     **Returns:**
 
     The run. Its `status()["state"]` is "done", or "interrupted" when `should_stop`
-    said so; call this again to go on. A run that is done is not trained again.
+    said so; call this again to go on. A run that is done is not trained again; it is
+    compared with the images where these are a local folder.
     Checkpoints take at most a twentieth of the time: where epochs are short, not every
     one is followed by one, and a process that is killed or fails loses some epochs.
 
@@ -99,19 +107,11 @@ def train_run(
     """
     run = Run(run_path(root, config))
     if run.is_done():
+        everywhere(lambda: check_folder(run, config))
         return run
     models.check_name(config.arch)
     mesh = make_mesh(devices)
-
-    def load() -> Dataset:
-        return data.load(
-            config.dataset,
-            val_size=config.val_size,
-            limit_train=config.limit_train,
-            limit_test=config.limit_test,
-        )
-
-    dataset = everywhere(load)
+    dataset = everywhere(lambda: load_data(config))
     create = partial(
         models.create,
         config.arch,
@@ -123,8 +123,9 @@ def train_run(
     )
     everywhere(partial(_check_size, create, config, mesh))
     start = _initialise(*create(), config, dataset)
+    what = describe(config, dataset, start.model, start.state)
     loss = find_loss(config.loss)
-    _train(run, dataset, start, config, loss, mesh, grad_accum, remat, hooks)
+    _train(run, dataset, start, config, what, loss, mesh, grad_accum, remat, hooks)
     return run
 
 
@@ -136,6 +137,7 @@ def train_run_with(
     config: TrainConfig,
     *,
     loss: Loss | None = None,
+    about: Mapping[str, Any] | None = None,
     mesh: Mesh | None = None,
     grad_accum: int = 1,
     remat: bool = False,
@@ -148,24 +150,27 @@ def train_run_with(
     - `path`: the folder of this run.
     - `dataset`: the data.
     - `model`, `state`: as `eqx.nn.make_with_state` made them.
-    - `config`: the recipe; what it says of data and network is only written down.
-    - `loss`: as in `eqcifar.training.fit`; written down by its module and name, as the
-        configuration's.
+    - `config`: the recipe. Written down is `named_config` of it: data, network and
+        loss go by their own names.
+    - `loss`: as in `eqcifar.training.fit`.
+    - `about`: what else tells the run from others, such as `{"noise": 0.2}`: numbers
+        and texts by name. They become columns of tables, and can be filtered by.
     - `mesh`, `grad_accum`, `remat`: as in `eqcifar.training.fit`.
 
-    The others, the result and the errors are those of `train_run`.
+    The others, the result and the errors are those of `train_run`. A run that is done,
+    or goes on, is compared with all of these: recipe, names, `about`, the data by its
+    SHA-256, the network by its class and the names, shapes and dtypes of its arrays.
     """
-    if loss is not None:
-        config = dataclasses.replace(config, loss=loss_name(loss))
+    config = named_config(config, dataset, model, state, loss)
     run = Run(Path(path))
+    what = describe(config, dataset, model, state, about=about, in_python=True)
     if run.is_done():
-        if not config.matches(run.config()):
-            raise UsageError(f"{path} holds another run: train in another folder")
+        check_same(run.path, run.description(), what)
         return run
     mesh = make_mesh() if mesh is None else mesh
     start = _initialise(model, state, config, dataset)
     loss = find_loss(config.loss if loss is None else loss)
-    _train(run, dataset, start, config, loss, mesh, grad_accum, remat, hooks)
+    _train(run, dataset, start, config, what, loss, mesh, grad_accum, remat, hooks)
     return run
 
 
@@ -197,6 +202,7 @@ def _train(
     dataset: Dataset,
     train_state: TrainState,
     config: TrainConfig,
+    what: dict[str, Any],
     loss: Loss,
     mesh: Mesh,
     grad_accum: int,
@@ -205,7 +211,13 @@ def _train(
 ):
     # What cannot be trained is to leave no folder.
     check_recipe(train_state, dataset, config, mesh, grad_accum)
-    claim, path = Claim(run, config), run.path
+    path = run.path
+
+    def check():
+        if (path / "config.json").exists():
+            check_same(path, run.description(), what)
+
+    claim = Claim(run, config, check)
     last, log = path / "last.eqx", path / "log.tsv"
     env = environment(mesh.size, grad_accum=grad_accum, remat=remat)
     # The same numbers are to be the same file, whichever commit wrote it.
@@ -213,7 +225,9 @@ def _train(
     per_epoch = steps_per_epoch(config, len(dataset.train))
 
     def prepare(epoch):
-        claim.describe(dataset, env)
+        claim.describe(what, env)
+        # Measures of a network that is about to be trained anew hold for none.
+        keep_rows(path / "sharpness.tsv", lambda row: row.get("step") == str(steps))
         rows = cut_log(log, epoch)
         if rows < epoch:
             hooks.warn(f"{log} has lost {epoch - rows} of {epoch} rows")
@@ -225,7 +239,9 @@ def _train(
     def save(train_state):
         nonlocal next_save, quickest
         began = monotonic()
-        save_checkpoint(last, train_state, config, dataset, written_by)
+        save_checkpoint(
+            last, train_state, config, dataset, written_by, about=what["about"]
+        )
         quickest = min(quickest, monotonic() - began)
         next_save = began + quickest / _MOST_TIME_SAVING
 
@@ -261,14 +277,16 @@ def _train(
 
     def finish(train_state):
         claim.describe_memory(peak_bytes=peak_memory(mesh))
-        save_model(path / "model.eqx", train_state, config, dataset, written_by)
+        file = path / "model.eqx"
+        save_model(file, train_state, config, dataset, written_by, about=what["about"])
         # The log's sum, so that tables of many runs need not read all of each log.
         claim.report("done", config.epochs, seconds=total_seconds(log))
 
     with claim:
         if last.exists():
-            train_state = _resume(last, train_state, config, dataset, env, hooks.warn)
-        epoch = int(train_state.step) // per_epoch
+            train_state = _resume(last, train_state, what, env, hooks.warn)
+        steps = int(train_state.step)
+        epoch = steps // per_epoch
         on_main(path, lambda: prepare(epoch))
         if hooks.on_start is not None:
             hooks.on_start(run, dataset, copied(train_state))
@@ -317,19 +335,12 @@ def _too_large(what: str, config: TrainConfig) -> str:
 def _resume(
     path: Path,
     like: TrainState,
-    config: TrainConfig,
-    dataset: Dataset,
-    env: dict,
+    what: dict[str, Any],
+    env: dict[str, Any],
     warn: Callable[[str], None],
 ) -> TrainState:
     train_state, header = load_checkpoint(path, like)
-    if not config.matches(header.get("config", {})):
-        raise UsageError(f"{path} is of another configuration: train in another folder")
-    if header.get("data", {}).get("sha256") != dataset.fingerprint:
-        raise UsageError(
-            f"the data of {dataset.name!r} is not what {path} was trained on: bring it "
-            "back, or remove the file to start again"
-        )
+    check_same(path, header, what)
     if changed := differences(header.get("environment", {}), env):
         warn(
             f"{path} was written elsewhere, so expect other digits than an "

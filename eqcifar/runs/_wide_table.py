@@ -6,7 +6,7 @@ import filelock
 
 from ..errors import RunError
 from ._files import replacing
-from ._records import table_lines
+from ._tsv import table_lines
 
 Cell = str | int | float
 
@@ -37,15 +37,18 @@ def keep_rows(path: Path, wanted: Callable[[Mapping[str, str]], bool]):
             _write(path, columns, kept)
 
 
-def read_wide(path: Path) -> list[dict[str, str]]:
-    """The rows of such a file, none without one."""
-    return _read(path)[1]
+def read_wide(path: Path, *, only_last: bool = False) -> list[dict[str, str]]:
+    """The rows of such a file, or the last one; none without one."""
+    rows = _read(path, only_last)[1]
+    return rows[-1:] if only_last else rows
 
 
-def _read(path: Path) -> tuple[list[str], list[dict[str, str]]]:
-    if not path.exists() or path.stat().st_size == 0:
+def _read(
+    path: Path, only_last: bool = False
+) -> tuple[list[str], list[dict[str, str]]]:
+    columns, lines = table_lines(path, only_last=only_last)
+    if not any(columns):
         return [], []
-    columns, lines = table_lines(path)
     rows = []
     for number, line in enumerate(lines, 2):
         cells = line.decode(errors="replace").split("\t")

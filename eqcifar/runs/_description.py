@@ -1,0 +1,249 @@
+"""What `config.json` says of a run, and whether two runs are the same."""
+
+import dataclasses
+import math
+import re
+from collections.abc import Hashable, Mapping
+from pathlib import Path
+from typing import Any
+
+import equinox as eqx
+import jax
+
+from .. import __version__, data, models
+from ..config import TrainConfig
+from ..data import Dataset
+from ..errors import UsageError
+from ..training import Loss, Model, loss_name
+from ._arrays import named_arrays
+from ._checkpoint import difference, table
+from ._directory import FORMAT, Run
+from ._fields import DEFAULTS
+from ._log import COLUMNS
+
+
+def describe(
+    config: TrainConfig,
+    dataset: Dataset,
+    model: Model,
+    state: eqx.nn.State,
+    *,
+    about: Mapping[str, Any] | None = None,
+    in_python: bool = False,
+) -> dict[str, Any]:
+    """What decides the numbers of a run, as `config.json` holds it.
+
+    **Arguments:**
+
+    - `config`: the recipe.
+    - `dataset`: the data, of which name, size and SHA-256 are kept.
+    - `model`, `state`: the network, of which class and table of arrays are kept.
+    - `about`: what else tells the run from others, by name.
+    - `in_python`: whether no command line makes the run.
+
+    **Returns:**
+
+    JSON values.
+
+    **Raises:**
+
+    `UsageError` for an `about` that cannot be a column of a table.
+    """
+    about = dict(about or {})
+    for name, value in about.items():
+        _check_own(name, value)
+    examples = {name: len(split) for name, split in dataset.splits.items()}
+    return {
+        "format": FORMAT,
+        "eqcifar": __version__,
+        "synthetic": dataset.synthetic,
+        "in_python": in_python,
+        "about": about,
+        "classes": list(dataset.classes),
+        "data": {
+            "name": dataset.name,
+            "sha256": dataset.fingerprint,
+            "examples": examples,
+        },
+        "config": config.to_dict(),
+        "model": {
+            "class": class_name(model),
+            "arrays": table(named_arrays(model, state)),
+        },
+    }
+
+
+def check_same(path: Path, found: Mapping[str, Any], wanted: Mapping[str, Any]):
+    """Refuse what is of another recipe, other data or another network.
+
+    **Arguments:**
+
+    - `path`: where it was found.
+    - `found`: what it says of itself: all of `describe`, or as much as it has.
+    - `wanted`: of what it should be, from `describe`.
+
+    **Raises:**
+
+    `UsageError` with what differs.
+    """
+    config = TrainConfig.from_dict(wanted["config"])
+    changed = config.differing(found.get("config", {}))
+    if found.get("about", {}) != wanted["about"]:
+        changed.append(f"about {found.get('about')} there, {wanted['about']} here")
+    if changed:
+        raise UsageError(
+            f"{path} is of another configuration ({'; '.join(changed)}): train into "
+            "another folder, or remove this one"
+        )
+    check_data(path, found, wanted["data"]["sha256"], wanted["data"]["name"])
+    there, here = found.get("model", {}), wanted["model"]
+    if not there:
+        return
+    problem = difference(there["arrays"], here["arrays"])
+    if there["class"] != here["class"]:
+        problem = f"a {there['class']} there, a {here['class']} here"
+    if problem:
+        raise UsageError(
+            f"{path} is of another network: {problem}; train into another folder, or "
+            "remove this one"
+        )
+
+
+def check_data(path: Path, found: Mapping[str, Any], sha256: str, name: str):
+    """Refuse what was trained on other images or labels; the arguments are as above."""
+    if found.get("data", {}).get("sha256") != sha256:
+        raise UsageError(
+            f"the data of {name!r} is not what {path} was trained on: bring it back, "
+            "train into another folder, or remove this one to start again"
+        )
+
+
+def check_folder(
+    run: Run, config: TrainConfig, known: dict[Hashable, str] | None = None
+):
+    """Refuse a run whose folder of images has changed since; it may be gone.
+
+    What the hub holds, and what is procedural, goes by its name.
+
+    **Arguments:**
+
+    - `run`: that is done.
+    - `config`: its configuration.
+    - `known`: takes the SHA-256 of data for later calls, which then need not load it.
+
+    **Raises:**
+
+    `UsageError` as `check_data`.
+    """
+    folder = Path(data.locate(config.dataset))
+    if not (folder.is_absolute() and folder.is_dir()):
+        return
+    known = {} if known is None else known
+    key = folder, config.val_size, config.limit_train, config.limit_test
+    if key not in known:
+        known[key] = load_data(config).fingerprint
+    check_data(run.path, run.description(), known[key], config.dataset)
+
+
+def load_data(config: TrainConfig) -> Dataset:
+    """The data that a configuration names.
+
+    **Raises:**
+
+    `UsageError` and `RunError` as `eqcifar.data.load`.
+    """
+    return data.load(
+        config.dataset,
+        val_size=config.val_size,
+        limit_train=config.limit_train,
+        limit_test=config.limit_test,
+    )
+
+
+def data_of(path: Path, config: TrainConfig) -> Dataset:
+    """The data that a network was trained on, or what has its name now.
+
+    **Raises:**
+
+    `UsageError` and `RunError` as `eqcifar.data.load`, with what to do for data that
+    only Python has.
+    """
+    try:
+        return load_data(config)
+    except UsageError as error:
+        raise UsageError(
+            f"the data of {path} cannot be had: {error} Data of one's own is given in "
+            "Python, to eqcifar.runs.open_subject or eqcifar.training.predict"
+        ) from error
+
+
+def named_config(
+    config: TrainConfig,
+    dataset: Dataset,
+    model: Model,
+    state: eqx.nn.State,
+    loss: Loss | None = None,
+) -> TrainConfig:
+    """The recipe under the names of what is trained by it.
+
+    **Returns:**
+
+    A configuration whose `dataset` is the data's name, whose `arch` is the model's
+    class unless `eqcifar.models.create` makes such a model of the configuration, and
+    whose `loss` is the function's name.
+    """
+    named = _is_created(config, len(dataset.classes), model, state)
+    return dataclasses.replace(
+        config,
+        arch=config.arch if named else class_name(model),
+        dataset=dataset.name,
+        loss=config.loss if loss is None else loss_name(loss),
+    )
+
+
+def class_name(model: Model) -> str:
+    """The class of a model, by the module that one imports it from."""
+    kind = type(model)
+    module = [part for part in kind.__module__.split(".") if part != "builtins"]
+    public = [part for part in module if not part.startswith("_")] or module
+    return ".".join([*public, kind.__qualname__])
+
+
+def _is_created(
+    config: TrainConfig, classes: int, model: Model, state: eqx.nn.State
+) -> bool:
+    try:
+        created = eqx.filter_eval_shape(
+            models.create,
+            config.arch,
+            classes,
+            width=config.width,
+            dropout=config.dropout,
+            key=jax.random.key(0),
+        )
+    except UsageError:
+        return False
+    leaves, structure = jax.tree.flatten(created)
+    own, own_structure = jax.tree.flatten((model, state))
+    # The structure has the static fields, such as activation functions, too.
+    return structure == own_structure and all(map(_are_alike, leaves, own))
+
+
+def _are_alike(created: Any, own: Any) -> bool:
+    if isinstance(created, jax.ShapeDtypeStruct):
+        here = getattr(own, "shape", None), getattr(own, "dtype", None)
+        return here == (created.shape, created.dtype)
+    return created is own or (type(created) is type(own) and created == own)
+
+
+def _check_own(name: str, value: Any):
+    if not re.fullmatch(r"[A-Za-z]\w*", name):
+        raise UsageError(f"about: {name!r} is no name of letters, digits and _")
+    if name in DEFAULTS or name in COLUMNS or name == "data":
+        raise UsageError(f"about: {name!r} means something already: take another name")
+    if type(value) not in (bool, int, float, str) or (
+        type(value) is float and not math.isfinite(value)
+    ):
+        raise UsageError(
+            f"about: {name} = {value!r} must be a finite number, a text, true or false"
+        )

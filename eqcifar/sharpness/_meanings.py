@@ -20,9 +20,10 @@ MEANINGS = {
     "lambda_k": "eigenvalue of the Hessian of the mean {loss} loss, largest first",
     "lambda_ggn_k": "eigenvalue of its Gauss-Newton part ({loss}), largest first",
     "sam": "worst-case rise of the {loss} loss at distance 0.05, one step",
-    "sam_adaptive": "the same ({loss}) at ||delta / |theta||| = 0.5",
+    "sam_adaptive": "sam ({loss}) at ||delta / T|| = 0.5: T = |theta| for weights, 1 for "
+    "biases and normalisation (ASAM)",
     "average": "mean rise of the {loss} loss at distance 0.05, all directions",
-    "average_adaptive": "the same ({loss}) at ||delta / |theta||| = 0.5",
+    "average_adaptive": "average ({loss}) at ||delta / T|| = 0.5, T as in sam_adaptive",
     "lmax_ntk": "largest eigenvalue of the NTK on 64 images, J J' / 64",
     "rank_ntk": "its effective rank, (tr K)^2 / ||K||_F^2",
     "line": "mean rise of the {loss} loss at +-0.5 along a random filter-normalised "

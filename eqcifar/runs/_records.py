@@ -180,6 +180,22 @@ def sharpness_values(path: Path, warn: Callable[[str], None]) -> dict[str, float
     return values
 
 
+def logged_values(path: Path, epoch: int) -> dict[str, float]:
+    """The numbers of the last row of a `sharpness_log.tsv`, if it is of that epoch.
+
+    Empty without the file, or when the last measurement failed.
+    """
+    columns, lines = table_lines(path, only_last=True) if path.exists() else ([], [])
+    cells = lines[-1].decode(errors="replace").split("\t") if lines else []
+    row = dict(zip(columns, cells, strict=False))
+    values = {}
+    if row.pop("epoch", None) == str(epoch):
+        for name, text in row.items():
+            with contextlib.suppress(ValueError):
+                values[name] = float(text or "nan")
+    return values
+
+
 def table_lines(
     path: Path, *, only_last: bool = False
 ) -> tuple[list[str], list[bytes]]:
@@ -255,7 +271,8 @@ def _read(
         seconds = status.get("seconds")
         if not isinstance(seconds, float):
             seconds = total_seconds(run.path / "log.tsv")
-        measures = sharpness_values(run.path / "sharpness.tsv", warn)
+        measures = logged_values(run.path / "sharpness_log.tsv", epoch)
+        measures |= sharpness_values(run.path / "sharpness.tsv", warn)
         # The log's columns come first, and win.
         values = {**values, **measures, **values}
     except RunError as error:

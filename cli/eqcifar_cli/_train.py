@@ -67,7 +67,8 @@ def train(
         typer.Option(
             min=0,
             metavar="K",
-            help="Measure sharpness every K epochs, into sharpness_log.tsv; 0: never.",
+            help="Measure sharpness every K epochs, into sharpness_log.tsv, which "
+            "plots and trackers show; 0: never.",
             rich_help_panel="Run",
         ),
     ] = 0,
@@ -118,7 +119,6 @@ def train(
         def on_start(run, dataset, train_state):
             nonlocal started
             started = True
-            start_tracking(run)
             stop.listen()
             step = int(train_state.step)
             verb = f"Going on after step {step}" if step else "Training"
@@ -133,6 +133,7 @@ def train(
             reporter.start(step, "SYNTHETIC" if dataset.synthetic else "")
             if sharpness_log is not None:
                 sharpness_log.on_start(run, dataset, train_state)
+            start_tracking(run)
 
         def on_compiled(memory):
             if memory is not None:
@@ -144,9 +145,10 @@ def train(
 
         def on_epoch(train_state, row):
             reporter.on_epoch(row)
-            tracking.log(row)
+            # Trackers take the sharpness of an epoch with its row.
             if sharpness_log is not None:
                 sharpness_log.on_epoch(train_state, row)
+            tracking.log(row)
 
         run = runs.train_run(
             config,

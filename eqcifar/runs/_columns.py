@@ -48,9 +48,9 @@ def parse_column(column: str) -> Column:
     return Column(match["name"], match["end"] or "", parts["base"], parts["loss"] or "")
 
 
-def error_of(values: Mapping[str, float], column: str) -> float:
+def error_of(values: Mapping[str, int | float], column: str) -> float:
     """The standard error of a number: nan where nothing tells it."""
-    return values.get(f"{column}_se", math.nan)
+    return float(values.get(f"{column}_se", math.nan))
 
 
 def images_of(record: Record, column: str) -> int | None:
@@ -97,7 +97,7 @@ def measures_of(columns: Iterable[str]) -> list[str]:
 
 
 def group_equal(
-    columns: Sequence[str], rows: Iterable[Mapping[str, float]]
+    columns: Sequence[str], rows: Iterable[Mapping[str, int | float]]
 ) -> dict[str, list[str]]:
     """Join columns whose numbers are the same in all rows.
 

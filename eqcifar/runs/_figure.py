@@ -56,7 +56,7 @@ def new_figure() -> "Figure":
 
 def add_title(where: "Figure | Axes", title: str):
     """Set a title, in lines that are not longer than the figure is wide."""
-    lines = [part for line in title.splitlines() for part in textwrap.wrap(line, 58)]
+    lines = [part for line in title.splitlines() for part in textwrap.wrap(line, 54)]
     set_title = getattr(where, "suptitle", None) or where.set_title  # pyright: ignore
     set_title("\n".join(lines))
 

@@ -1,6 +1,7 @@
 import dataclasses
 import math
 import re
+import textwrap
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
@@ -51,7 +52,7 @@ NAMES = {
     "images_per_s": "speed (images / s)",
 }
 # Below, an interval of Kendall's tau spans most of what there is.
-_LEAST_ROWS = 8
+_LEAST_ROWS = 6
 
 
 def plot_all(
@@ -193,7 +194,7 @@ def _draw_curves(
     if "acc" not in metric and min(values) > 0 and max(values) > 50 * min(values):
         set_log(axes, "y")
     axes.set_xlabel("epoch")
-    axes.set_ylabel(_axis(table, metric, same))
+    axes.set_ylabel(textwrap.fill(_axis(table, metric, same), 36))
     add_legend(figure)
     figure.set_label(_caption(metric, same, [curve for _, curve in curves]))
     return figure
@@ -225,7 +226,7 @@ def plot_against(
 ) -> "dict[str, Figure]":
     """Draw one number of each run against another, with horizontal 95 % intervals.
 
-    With 8 rows of the table or more, the title has Kendall's rank correlation of their
+    With 6 rows of the table or more, the title has Kendall's rank correlation of their
     means, which are independent as the runs of one row are not, and its 95 % interval
     (Fieller, Hartley and Pearson 1957).
 
@@ -280,8 +281,8 @@ def plot_against(
             ]
             title = _title(table, name, groups)
             add_title(axes, f"{title}{_rank_correlation(means)}")
-            axes.set_xlabel(_axis(table, measure, same))
-            axes.set_ylabel(_axis(table, metric))
+            axes.set_xlabel(textwrap.fill(_axis(table, measure, same), 52))
+            axes.set_ylabel(textwrap.fill(_axis(table, metric), 36))
             add_legend(figure)
         known = any(error for _, _, error in points)
         bars = (
@@ -386,7 +387,7 @@ def _curve(
             continue
         found = False
         for epoch, row in rows.items():
-            value, error = row.get(metric, math.nan), error_of(row, metric)
+            value, error = float(row.get(metric, math.nan)), error_of(row, metric)
             if math.isfinite(value):
                 found = True
                 values.setdefault(epoch, []).append(value)
@@ -408,7 +409,7 @@ def _curve(
     )
 
 
-def _rows(record: Record, metric: str) -> Mapping[int, Mapping[str, float]]:
+def _rows(record: Record, metric: str) -> Mapping[int, Mapping[str, int | float]]:
     rows = {int(row["epoch"]): row for row in read_log(record.path / "log.tsv")}
     if any(metric in row for row in rows.values()):
         return rows

@@ -9,7 +9,14 @@ import numpy as np
 
 from ..extras import require
 from ..sharpness import Measured, unit
-from ._figure import add_title, figure_style, new_figure, save_figure, set_log
+from ._figure import (
+    add_legend,
+    add_title,
+    figure_style,
+    new_figure,
+    save_figure,
+    set_log,
+)
 from ._subject import SharpnessOptions, Subject
 
 if TYPE_CHECKING:
@@ -71,7 +78,7 @@ def plot_sharpness(
                 _DRAW[kind](axes, tables, unit_of_loss)
                 if kind == "spectrum":
                     _mark_eigenvalues(axes, found)
-                axes.legend(frameon=False, fontsize=9)
+                add_legend(figure)
             add_title(figure, _title(subject, options, kind, having))
         for suffix in ("png", "svg"):
             path = subject.table.with_name(f"{subject.table.stem}_{kind}.{suffix}")
@@ -91,17 +98,25 @@ def _title(
         f"{max(e.examples for e in measured.values.values())} {split}"
         for split, measured in having.items()
     )
-    config, name = subject.config, subject.dataset.title
+    config, name = subject.config, subject.dataset.name
     if os.path.isabs(name):
         name = os.path.basename(name)
+    if subject.dataset.synthetic:
+        name = f"SYNTHETIC images ({name})"
     # The NTK knows no loss.
     what = "NTK" if kind == "gram" else f"mean {subject.loss(options)} loss"
     mode = "each batch" if options.batch_statistics else "running statistics"
     return (
         f"{config.arch}, width {config.width:g}, seed {config.seed}, {name}\n"
         f"{what} on {images} images; BatchNorm by {mode}"
-        + (f"\n{_NO_INTERVAL[kind]}" if kind in _NO_INTERVAL else "")
+        + ("" if _has_interval(kind, having) else "\nof these very images: no interval")
     )
+
+
+def _has_interval(kind: str, having: Mapping[str, Measured]) -> bool:
+    if kind in ("convergence", "layers", "spectrum"):
+        return True
+    return all("loss_sem" in m.tables[kind] for m in having.values())
 
 
 def _line(split: str, **changes: Any) -> dict[str, Any]:
@@ -124,7 +139,7 @@ def _convergence(axes: Any, tables: dict[str, list[dict[str, Any]]], loss: str):
     axes.set(
         xlim=(0, None),
         xlabel="images",
-        ylabel=f"tr_ggn ({loss} / parameter²),\n95 % band",
+        ylabel=f"tr_ggn, 95 % band\n({loss} / parameter²)",
     )
 
 
@@ -190,7 +205,7 @@ def _spectrum(axes: Any, tables: Tables, loss: str):
     axes.set(
         ylim=(floor, None),
         xlabel=f"eigenvalue of the Hessian ({loss} / parameter²)",
-        ylabel="density smoothed by a Gaussian\nof width σ (1 / eigenvalue), 95 % band",
+        ylabel="density (1 / eigenvalue), 95 % band,\nby a Gaussian of width σ",
     )
 
 
@@ -226,7 +241,7 @@ def _gram(axes: Any, tables: dict[str, list[float]], loss: str):
         style = _line(split, linestyle="none", markersize=4, fillstyle="none")
         axes.plot(rank, positive, **style)
     set_log(axes, "x", "y")
-    axes.set(xlabel="rank", ylabel="eigenvalue of the NTK (logits² / parameter²)")
+    axes.set(xlabel="rank", ylabel="eigenvalue of the NTK\n(logits² / parameter²)")
 
 
 def _landscape(axes: Any, tables: Tables, loss: str, along: str):
@@ -275,8 +290,8 @@ def _plane(figure: "Figure", tables: Tables, along: str, unit_of_loss: str):
         axes.grid(visible=False)
         axes.set(
             aspect="equal",
-            xlabel=textwrap.fill(along.format(1, split=split), 42),
-            ylabel=textwrap.fill(along.format(2, split=split), 34),
+            xlabel=textwrap.fill(along.format(1, split=split), 34),
+            ylabel=textwrap.fill(along.format(2, split=split), 32),
         )
     bar = figure.colorbar(
         *(shown,), ax=list(panes), ticks=levels[::4], format="%.3g", shrink=0.9
@@ -285,13 +300,6 @@ def _plane(figure: "Figure", tables: Tables, along: str, unit_of_loss: str):
     bar.set_label(f"loss ({unit_of_loss}), logarithmic scale")
 
 
-# Why some pictures have no interval.
-_NO_INTERVAL = {
-    "gram": "eigenvalues of the matrix of these very images: no interval",
-    **dict.fromkeys(
-        ("plane", "eigenplane"), "mean over these very images: no interval"
-    ),
-}
 _DRAW: dict[str, Callable[[Any, Any, str], None]] = {
     "convergence": _convergence,
     "layers": _layers,

@@ -79,7 +79,7 @@ def _general(name: str) -> str:
     return re.sub(r"_\d+$", "_k", name)
 
 
-_LOSS_UNITS = {"ce": "nats", "mse": "half squared errors"}
+_LOSS_UNITS = {"ce": "nats", "mse": "½‖f − y‖²"}
 # The first pattern that fits tells the unit; `{loss}` is the loss's.
 _UNITS = {
     r"tr_(ctk|ntk_filter)(_mean)?": "logits²",

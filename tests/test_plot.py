@@ -117,7 +117,8 @@ def test_accuracy_against_sharpness(tmp_path):
         ]
         tau, _ = kendalltau(*means)
         assert f"τ of 6 rows' means: {tau:.2f} [" in axes.get_title()
-        assert axes.get_xlabel() == "tr_hess, train images (½‖f − y‖² / parameter²)"
+        label = axes.get_xlabel().replace("\N{NO-BREAK SPACE}", " ")
+        assert label == "tr_hess, train images (½‖f − y‖² / parameter²)"
     assert plot_against(table, "tr_ntk", "acc_te") == {}
     few = table.groups[:5]
     for figure in plot_against(

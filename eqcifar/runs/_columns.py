@@ -14,6 +14,8 @@ SPLITS = {"": "train", "_te": "test", "_va": "val"}
 # What a row says of itself, beside its measures.
 _ABOUT = {"epoch", "time", "data", "step", "loss_name", "target", "probes"}
 _ABOUT |= {"sample_seed", "original_devices", *(f"examples{end}" for end in SPLITS)}
+# Measures that take fewer images than they are given; see `sharpness.MEASURES`.
+_AT_MOST = {"lmax_ntk": 64, "rank_ntk": 64}
 _COLUMN = re.compile(r"(?P<name>.+?(_(mse|ce))?(_trainmode)?)(?P<end>_te|_va)?")
 _NAME = re.compile(r"(?P<base>.+?)(_(?P<loss>mse|ce))?(?P<mode>_trainmode)?")
 
@@ -55,8 +57,11 @@ def error_of(values: Mapping[str, int | float], column: str) -> float:
 
 def images_of(record: Record, column: str) -> int | None:
     """On how many images a number rests."""
-    count = record.values.get(f"examples{parse_column(column).end}", math.nan)
-    return None if math.isnan(count) else int(count)
+    parts = parse_column(column)
+    count = record.values.get(f"examples{parts.end}", math.nan)
+    if math.isnan(count):
+        return None
+    return min(int(count), _AT_MOST.get(parts.base, int(count)))
 
 
 def show_images(counts: Iterable[int | None]) -> str:

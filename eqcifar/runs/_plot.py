@@ -217,6 +217,11 @@ def _caption(metric: str, same: Sequence[str], curves: "Sequence[_Curve]") -> st
     return f"{text}.{_equal(same)}"
 
 
+def _spelled_out(metric: str) -> str:
+    name = NAMES.get(metric)
+    return metric if name is None else f"{name[0].upper()}{name[1:]}"
+
+
 def _equal(same: Sequence[str]) -> str:
     return f" {', '.join(same)}: the same numbers in these runs." if same else ""
 
@@ -294,7 +299,7 @@ def plot_against(
             images_of(record, measure) for group in groups for record in group.done
         )
         figure.set_label(
-            f"{NAMES.get(metric, metric)} against {measure}"
+            f"{_spelled_out(metric)} against {measure}"
             f"{f' on {images} images' if images else ''}; a point is a run, "
             f"n = {len(points)}; {bars}.{_equal(same)}"
         )

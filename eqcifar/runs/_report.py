@@ -222,7 +222,9 @@ def _pictures(
         for path in sorted(record.path.glob("*.svg")):
             # A page is given to others: nothing from elsewhere gets onto it.
             if path.resolve().parent != record.path.resolve() or not path.is_file():
-                warn(f"left out of the report: {path} is a link out of its folder")
+                warn(
+                    f"left out of the report: {path} is a link out of its run's folder"
+                )
                 continue
             about = f"{show_conditions(group.fields)}, seed {record.seed}"
             what = path.stem.removeprefix("sharpness_").replace("_", " ")

@@ -94,8 +94,9 @@ _UNITS = {
 
 
 def unit(name: str, loss: str) -> str:
-    """The unit of a measure's number; empty where it has none."""
+    """The unit of a measure's number, without breakable spaces; empty without one."""
     for pattern, text in _UNITS.items():
         if re.fullmatch(pattern, name):
-            return text.format(loss=_LOSS_UNITS.get(loss, loss))
+            text = text.format(loss=_LOSS_UNITS.get(loss, loss))
+            return text.replace(" ", "\N{NO-BREAK SPACE}")
     return ""

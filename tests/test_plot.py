@@ -52,7 +52,7 @@ def test_a_curve_is_the_mean_and_its_band_the_deviation(tmp_path):
     assert line.get_label() == "resnet18 (n = 3)"
     assert axes.get_ylabel() == "test accuracy (share of images)"
     assert axes.get_title() == "cifar10, seeds 0-2"
-    assert "n = 3 runs, bands: one sample standard deviation" in figure.get_label()
+    assert "n = 3 runs, bands: one sample standard deviation" in str(figure.get_label())
 
 
 def test_lines_differ_in_more_than_colour(tmp_path):

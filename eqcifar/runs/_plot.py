@@ -442,7 +442,7 @@ def rank_correlation(
     """
     from scipy.stats import kendalltau
 
-    tau = float(kendalltau(x, y)[0])
+    tau = float(kendalltau(x, y).statistic)  # pyright: ignore
     if abs(tau) == 1 or len(x) <= 4:
         return tau, math.nan, math.nan
     half = 1.96 * math.sqrt(0.437 / (len(x) - 4))

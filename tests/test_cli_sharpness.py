@@ -325,7 +325,7 @@ def test_plots_are_two_files_a_kind(trained, monkeypatch):
     for kind, figure in drawn.items():
         title = " ".join(figure.get_suptitle().split())
         what = "NTK" if kind == "gram" else "mean ce loss"
-        assert "resnet8, width 0.25, seed 0, SYNTHETIC images" in title
+        assert "SYNTHETIC: resnet8, width 0.25, seed 0, synthetic" in title
         assert f"{what} on 300 train and 200 test images" in title
         assert "BatchNorm by running statistics" in title
         with_interval = kind in ("convergence", "layers", "spectrum")

@@ -101,15 +101,14 @@ def _title(
     config, name = subject.config, subject.dataset.name
     if os.path.isabs(name):
         name = os.path.basename(name)
-    if subject.dataset.synthetic:
-        name = f"SYNTHETIC images ({name})"
+    mark = "SYNTHETIC: " if subject.dataset.synthetic else ""
     # The NTK knows no loss.
     what = "NTK" if kind == "gram" else f"mean {subject.loss(options)} loss"
     mode = "each batch" if options.batch_statistics else "running statistics"
     return (
-        f"{config.arch}, width {config.width:g}, seed {config.seed}, {name}\n"
-        f"{what} on {images} images; BatchNorm by {mode}"
-        + ("" if _has_interval(kind, having) else "\nof these very images: no interval")
+        f"{mark}{config.arch}, width {config.width:g}, seed {config.seed}, {name}\n"
+        f"{what} on {images} images\nBatchNorm by {mode}"
+        + ("" if _has_interval(kind, having) else ", of these very images: no interval")
     )
 
 
@@ -135,7 +134,7 @@ def _convergence(axes: Any, tables: dict[str, list[dict[str, Any]]], loss: str):
     last = [rows[-1]["value"] for rows in tables.values()]
     shown = [r for rows in tables.values() for r in rows if r["name"] >= 10]
     ends = [r["value"] + sign * r["half"] for r in shown for sign in (-1, 1)]
-    axes.set_ylim(max(min(ends + last), 0), max(ends + last) * 1.05 or 1.0)
+    axes.set_ylim(max(0.95 * min(ends + last), 0), 1.05 * max(ends + last) or 1.0)
     axes.set(
         xlim=(0, None),
         xlabel="images",
@@ -235,7 +234,9 @@ def _mark_eigenvalues(axes: Any, found: Mapping[str, Mapping[str, Measured]]):
 
 def _gram(axes: Any, tables: dict[str, list[float]], loss: str):
     for split, values in tables.items():
-        positive = np.array(values)[np.array(values) > 0]
+        # What is smaller comes of rounding.
+        least = max(values, default=0.0) * np.finfo(np.float32).eps
+        positive = np.array(values)[np.array(values) > least]
         rank = np.arange(1, len(positive) + 1)
         # Single values, and no curve.
         style = _line(split, linestyle="none", markersize=4, fillstyle="none")

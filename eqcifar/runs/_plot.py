@@ -86,6 +86,7 @@ def plot_all(
     known = distinct_measures(table)
     figures: dict[str, Figure] = {}
     for metric, same in group_equal(metrics, values).items():
+        same = known.get(metric, same)
         figures |= plot_curves(table, metric, same=same, warn=warn)
         against = known if measures is None and metric in COLUMNS else measures or ()
         for measure, others in group_equal(list(against), values).items():

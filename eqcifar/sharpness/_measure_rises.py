@@ -11,8 +11,8 @@ from ._radius import average_sharpness, sam_sharpness
 from ._task import Measured, Task
 
 RADIUS, ADAPTIVE_RADIUS, REACH = 0.05, 0.5, 0.5
-# On each axis; a pass forward over the images each.
-POINTS = 31
+# On the axis of a line, and on each of a plane's: a pass forward over the images each.
+POINTS = {1: 21, 2: 31}
 
 
 def radius(task: Task) -> Measured:
@@ -54,7 +54,8 @@ def line(task: Task, name: str, count: int, eigen: bool) -> Measured:
     Along filter-normalised random directions, or the unit eigenvectors of the largest
     eigenvalues of the Hessian.
     """
-    before, total = 0, POINTS**count
+    points = POINTS[count]
+    before, total = 0, points**count
     if eigen:
         before = task.steps_to(task.pairs)
         total += before
@@ -72,12 +73,12 @@ def line(task: Task, name: str, count: int, eigen: bool) -> Measured:
         directions,
         task.loss,
         reach=REACH,
-        points=POINTS,
+        points=points,
         done=task.passes(name),
         report=lambda done, _: task.count(before + done, total),
     )
     ends = found.loss[np.ix_(*[[0, -1]] * count)].mean()
-    rise = float(ends - found.loss[(POINTS // 2,) * count])
+    rise = float(ends - found.loss[(points // 2,) * count])
     by_batch = task.network.batch_statistics
     curves = {
         "steps": found.steps.tolist(),

@@ -115,7 +115,9 @@ def _title(
 def _has_interval(kind: str, having: Mapping[str, Measured]) -> bool:
     if kind in ("convergence", "layers", "spectrum"):
         return True
-    return all("loss_sem" in m.tables[kind] for m in having.values())
+    if kind not in ("landscape", "eigenline"):
+        return False
+    return all("error" in measured.tables[kind] for measured in having.values())
 
 
 def _line(split: str, **changes: Any) -> dict[str, Any]:
@@ -249,8 +251,8 @@ def _landscape(axes: Any, tables: Tables, loss: str, along: str):
     for split, curve in tables.items():
         steps, values = np.array(curve["steps"]), np.array(curve["loss"])
         axes.plot(steps, values, **_line(split, markersize=3))
-        if "loss_sem" in curve:
-            half = 1.96 * np.array(curve["loss_sem"])
+        if "error" in curve:
+            half = 1.96 * np.array(curve["error"])
             _band(axes, split, steps, values - half, values + half)
     axes.axvline(0, color="black", linewidth=0.8, linestyle=":")
     axes.set(xlabel=textwrap.fill(along, 52), ylabel=f"loss ({loss})")

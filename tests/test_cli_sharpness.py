@@ -302,12 +302,15 @@ def test_plots_need_matplotlib(trained, monkeypatch):
 
 def test_plots_are_two_files_a_kind(trained, monkeypatch):
     pytest.importorskip("matplotlib")
-    from matplotlib.figure import Figure
-
+    from eqcifar.runs import _sharpness_plots
     from eqcifar.sharpness import Estimate, Measured
 
     subject = runs.open_subject(trained)
     rows = [{"name": n, "value": 1.0, "half": 1 / n} for n in (2, 10, 20)]
+    layers = [
+        {"name": f".layer{k}", "value": 9.0, "half": 9.0, "share": s, "share_half": 0.1}
+        for k, s in enumerate([0.04] * 10 + [0.08] * 5 + [0.02] * 10)
+    ]
     steps = {"steps": [-1, 0, 1], "normalised by": "running statistics"}
     line = steps | {"loss": [2.0, 1.0, 3.0]}
     plane = steps | {"loss": [[2.0, 3, 4], [1.0, 2, 3], [3.0, 4, 5]]}
@@ -315,42 +318,72 @@ def test_plots_are_two_files_a_kind(trained, monkeypatch):
         k: [0.0, 1.0, 0.5] for k in ("grid", "density", "low", "high")
     }
     curve["width"] = 0.125
-    tables = {"convergence": rows, "layers": rows, "landscape": line, "plane": plane}
+    tables = {"convergence": rows, "layers": layers, "landscape": line, "plane": plane}
     tables |= {"spectrum": curve, "gram": [2.0, 1.0], "path": {}}
     tables |= {"eigenline": line, "eigenplane": plane}
     found = {
-        split: {"any": Measured({"any": Estimate(1.0, examples=n)}, {}, tables)}
+        split: {
+            "any": Measured({"any": Estimate(1.0, examples=n)}, {}, tables),
+            "eigenvalues": Measured(
+                {f"lambda_{k}": Estimate(3.0 - k, examples=n) for k in (1, 2)}
+            ),
+        }
         for split, n in (("train", 300), ("test", 200))
     }
     drawn = {}
-    save = Figure.savefig
+    save = _sharpness_plots.save_figure
 
-    def keep(figure, path, **how):
+    def keep(figure, path):
         drawn[path.stem.removeprefix("sharpness_")] = figure
-        save(figure, path, **how)
+        save(figure, path)
 
-    monkeypatch.setattr(Figure, "savefig", keep)
+    monkeypatch.setattr(_sharpness_plots, "save_figure", keep)
     files = runs.plot_sharpness(subject, runs.SharpnessOptions(), found)
     assert len(files) == 16
     assert all(path.stat().st_size > 1000 for path in files)
     assert {path.suffix for path in files} == {".png", ".svg"}
     for kind, figure in drawn.items():
-        title = figure.get_suptitle()
+        title = " ".join(figure.get_suptitle().split())
         what = "NTK" if kind == "gram" else "mean ce loss"
+        assert "SYNTHETIC: resnet8, width 0.25, seed 0, synthetic" in title
         assert f"{what} on 300 train and 200 test images" in title
         assert "BatchNorm by running statistics" in title
+        with_interval = kind in ("convergence", "layers", "spectrum")
+        assert ("no interval" in title) != with_interval
+        if kind not in ("plane", "eigenplane"):
+            assert figure.legends
     for kind in ("plane", "eigenplane"):
         *panes, bar = drawn[kind].axes
-        assert [axes.get_title() for axes in panes] == ["train", "test"]
+        for axes, split in zip(panes, ("train", "test"), strict=True):
+            assert axes.get_title() == f"{split} (cross: the network)"
+            (centre,) = axes.lines
+            assert (centre.get_xdata(), centre.get_ydata()) == ([0], [0])
+            labels = [float(text.get_text()) for text in axes.texts]
+            assert labels
+            assert all(1 < label < 5 for label in labels)
+        assert bar.get_ylabel() == "loss (nats), logarithmic scale"
         ticks = [float(tick.get_text()) for tick in bar.get_yticklabels()]
         assert (ticks[0], ticks[-1]) == (1.0, 5.0)
         assert np.diff(np.log(ticks)) == pytest.approx(math.log(5) / 5, rel=0.02)
-    assert "test Hessian" in drawn["eigenplane"].axes[1].get_xlabel()
-    assert "split's own" in drawn["eigenline"].axes[0].get_xlabel()
+    words = {
+        kind: " ".join(figure.axes[-2 if "plane" in kind else 0].get_xlabel().split())
+        for kind, figure in drawn.items()
+    }
+    assert "test Hessian" in words["eigenplane"]
+    assert "split's own" in words["eigenline"]
+    # Single eigenvalues are no curve.
     for line in drawn["gram"].axes[0].lines:
-        assert line.get_marker() == "None"
-    for line in drawn["spectrum"].axes[0].lines:
-        assert line.get_label().endswith("σ = 0.12")
+        assert (line.get_linestyle(), line.get_marker()) in [("None", m) for m in "os"]
+    spectrum = drawn["spectrum"].axes[0].lines
+    assert [line.get_label() for line in spectrum] == [
+        *("train, σ = 0.12", "test, σ = 0.12"),
+        *("train, largest 2 by Lanczos", "test, largest 2 by Lanczos"),
+    ]
+    assert [list(line.get_xdata()) for line in spectrum[2:]] == [[2.0, 1.0]] * 2
+    # The larger ones, in the network's order, as shares and not as traces.
+    (bars, _) = (c for c in drawn["layers"].axes[0].containers if hasattr(c, "patches"))
+    assert [bar.get_width() for bar in bars] == [0.04] * 10 + [0.08] * 5
+    assert "10 smallest of 25 not shown" in words["layers"]
 
 
 def test_an_interrupt_is_said_and_exits_to_be_started_again(trained, monkeypatch):

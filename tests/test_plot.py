@@ -1,17 +1,24 @@
+import dataclasses
+import math
 import re
 import sys
+import xml.etree.ElementTree
 from typing import Any
 
+import numpy as np
 import pytest
 
 from eqcifar.config import TrainConfig
 from eqcifar.runs import (
+    append_wide,
     plot_against,
+    plot_all,
     plot_curves,
     read_records,
     save_figure,
     tabulate,
 )
+from eqcifar.runs._plot import rank_correlation
 
 from .cli_tools import run_cli
 from .results_tools import write_grid, write_run
@@ -42,8 +49,10 @@ def test_a_curve_is_the_mean_and_its_band_the_deviation(tmp_path):
         heights = corners[corners[:, 0] == epoch, 1]
         assert heights.min() == pytest.approx(mean - std)
         assert heights.max() == pytest.approx(mean + std)
-    assert line.get_label() == "resnet18 (3)"
-    assert axes.get_ylabel() == "test accuracy"
+    assert line.get_label() == "resnet18 (n = 3)"
+    assert axes.get_ylabel() == "test accuracy (share of images)"
+    assert axes.get_title() == "cifar10, seeds 0-2"
+    assert "n = 3 runs, bands: one sample standard deviation" in str(figure.get_label())
 
 
 def test_lines_differ_in_more_than_colour(tmp_path):
@@ -97,9 +106,123 @@ def test_accuracy_against_sharpness(tmp_path):
         drawn = [container.lines[0] for container in containers]
         assert [v for line in drawn for v in line.get_xdata()] == x
         assert [v for line in drawn for v in line.get_ydata()] == y
-        tau, _ = kendalltau(x, y)
-        assert f"τ = {tau:.2f}, 24 runs" in axes.get_title()
+        for container, group in zip(containers, groups, strict=True):
+            (bars,) = container.lines[2]
+            half = [(b[1, 0] - b[0, 0]) / 2 for b in bars.get_segments()]
+            errors = group.values("tr_hess_se")
+            assert half == pytest.approx([1.96 * error for error in errors])
+        means = [
+            [np.mean(group.values(name)) for group in groups]
+            for name in ("tr_hess", "acc_te")
+        ]
+        tau, _ = kendalltau(*means)
+        assert f"τ of 6 rows' means: {tau:.2f} [" in axes.get_title()
+        label = axes.get_xlabel().replace("\N{NO-BREAK SPACE}", " ")
+        assert label == "tr_hess, train images (½‖f − y‖² / parameter²)"
     assert plot_against(table, "tr_ntk", "acc_te") == {}
+    few = table.groups[:5]
+    for figure in plot_against(
+        dataclasses.replace(table, groups=few), "tr_hess", "acc_te"
+    ).values():
+        assert "τ" not in figure.axes[0].get_title()
+
+
+def test_the_interval_of_a_rank_correlation_covers_the_truth():
+    rng = np.random.default_rng(0)
+    # For normal pairs tau is 2/pi arcsin rho.
+    for rho, rows in ((0.0, 6), (0.7, 12)):
+        hits = []
+        for _ in range(300):
+            x, z = rng.normal(size=(2, rows))
+            y = rho * x + math.sqrt(1 - rho**2) * z
+            _, low, high = rank_correlation(x.tolist(), y.tolist())
+            hits.append(low <= 2 / math.pi * math.asin(rho) <= high)
+        assert 0.9 <= np.mean(hits) <= 0.99
+
+
+def write_logged(root, seeds=3, **fields):
+    """Runs with a `sharpness_log.tsv` of every second epoch, and no other measures."""
+    for seed in range(seeds):
+        run = write_run(root, TrainConfig(epochs=4, seed=seed, **fields), 0.9)
+        rows = [
+            {
+                "epoch": epoch,
+                "time": "2026-01-01",
+                "examples": 500,
+                "tr_hess": 10.0 * epoch + seed,
+                "tr_hess_se": 3.0,
+                "tr_ggn": 10.0 * epoch + seed,
+                "tr_ggn_se": 3.0,
+                "lmax": 1.0 + seed,
+                "lmax_se": math.nan,
+            }
+            for epoch in (2, 4)
+        ]
+        for row in rows:
+            append_wide(run.path / "sharpness_log.tsv", row)
+
+
+def test_measures_along_training_are_drawn_over_the_epochs(tmp_path):
+    write_logged(tmp_path)
+    (table,) = tables_of(tmp_path)
+    # The last row is what tables show.
+    (group,) = table.groups
+    assert group.values("tr_hess") == [40.0, 41.0, 42.0]
+    figures = plot_all(table, ["tr_hess", "tr_ggn", "acc_te"])
+    assert list(figures) == [
+        "tr_hess on cifar10",
+        "acc_te on cifar10",
+    ] + [f"acc_te against {m} on cifar10" for m in ("tr_hess", "lmax")]
+    (axes,) = figures["tr_hess on cifar10"].axes
+    line: Any = axes.lines[0]
+    assert line.get_xdata().tolist() == [2, 4]
+    assert line.get_ydata() == pytest.approx([21.0, 41.0])
+    containers: Any = axes.containers
+    (bars,) = containers[0].lines[2]
+    # Of a mean of three, each with a standard error of 3.
+    half = [(b[1, 1] - b[0, 1]) / 2 for b in bars.get_segments()]
+    assert half == pytest.approx([1.96 * 3.0 / math.sqrt(3)] * 2)
+    caption = str(figures["tr_hess on cifar10"].get_label())
+    assert "95 % intervals of measuring on 500 images" in caption
+    assert "tr_ggn: the same numbers" in caption
+    result = run_cli("plot", tmp_path, "-m", "tr_hess", "-o", tmp_path / "p")
+    assert result.exit_code == 0, result.stderr
+    assert {p.stem for p in (tmp_path / "p").iterdir()} == {"tr_hess_on_cifar10"}
+
+
+def test_a_row_of_another_epoch_is_not_the_last(tmp_path):
+    run = write_run(tmp_path, TrainConfig(epochs=4), 0.9)
+    append_wide(run.path / "sharpness_log.tsv", {"epoch": 2, "tr": 1.0, "tr_se": 0.1})
+    (record,) = read_records(tmp_path)
+    assert "tr" not in record.values
+
+
+def test_what_was_measured_once_has_no_curve(tmp_path):
+    write_run(tmp_path, TrainConfig(epochs=2), 0.9, sharpness={"tr": 1.0, "tr_se": 0.1})
+    result = run_cli("plot", tmp_path, "-m", "tr", "-o", tmp_path / "out")
+    assert result.exit_code == 2
+    assert "--sharpness-every" in result.stderr
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("name", ["$\\input{a}$", "a$b$_{", "<b>&\"'", "\\frac{"])
+def test_names_are_no_formulas(tmp_path, name):
+    for seed in range(2):
+        config = TrainConfig(dataset=f"/{name}", epochs=2, seed=seed)
+        write_run(
+            *(tmp_path, config, 0.9),
+            path=tmp_path / f"run{seed}",
+            sharpness={"tr": 1000.0**seed, "tr_se": 0.1},
+        )
+    (table,) = tables_of(tmp_path)
+    figures = plot_all(table, ["acc_te"])
+    assert len(figures) == 2
+    for figure in figures.values():
+        save_figure(figure, tmp_path / "figure.svg", text_as_paths=False)
+        drawn = xml.etree.ElementTree.parse(tmp_path / "figure.svg")
+        texts = ["".join(node.itertext()) for node in drawn.iter()]
+        assert any(name in text for text in texts)
+        assert not any("mathdefault" in text for text in texts)
 
 
 def test_files_are_the_same_each_time(tmp_path):

@@ -1,4 +1,7 @@
+import base64
 import html.parser
+import itertools
+import math
 import re
 import shlex
 import shutil
@@ -8,7 +11,14 @@ from collections import Counter
 import pytest
 
 from eqcifar.config import TrainConfig
-from eqcifar.runs import find_runs, train_command
+from eqcifar.runs import (
+    find_runs,
+    read_records,
+    sharpness_measured,
+    tabulate,
+    train_command,
+)
+from eqcifar.runs._measures_table import legend, measures_table
 from eqcifar_cli import _config_options
 
 from .cli_tools import run_cli
@@ -117,6 +127,81 @@ def test_the_page_tells_everything(report):
     assert words.count("for seed in 0 1 2 3; do eqcifar train --arch") == 12
     assert "tr_hess" in words
     assert "prefers-color-scheme: dark" in report.read_text(encoding="utf-8")
+
+
+def test_measures_are_down_and_architectures_and_splits_across(tmp_path):
+    for arch, lr, seed in itertools.product(("vgg", "resnet18"), (0.1, 0.2), (0, 1)):
+        trace = 10.0 * lr + seed
+        measures = {"examples": 100, "examples_te": 50}
+        for end in ("", "_te"):
+            measures |= {f"tr_hess{end}": trace, f"tr_hess{end}_se": 0.1}
+            measures |= {f"tr_ggn{end}": trace, f"tr_ggn{end}_se": 0.1}
+            measures |= {f"lambda_1{end}": 2.0, f"lambda_1{end}_se": 0.2}
+            measures |= {f"lambda_2{end}": 1.0, f"lambda_2{end}_se": 0.1}
+            measures |= {f"tr_ntk{end}": math.nan, f"tr_ntk{end}_se": math.nan}
+        config = TrainConfig(arch=arch, lr=lr, epochs=1, seed=seed)
+        write_run(tmp_path, config, 0.9, sharpness=measures)
+    (table,) = tabulate(read_records(tmp_path))
+    grid = measures_table(table, sharpness_measured([table]))
+    assert grid.columns == [
+        *("measure", "lr", "images", "resnet18, train", "resnet18, test"),
+        *("vgg, train", "vgg, test"),
+    ]
+    # What is equal shares a row, and what was not measured has none.
+    names = [row[0] for row in grid.rows]
+    assert list(dict.fromkeys(names)) == ["tr_hess = tr_ggn", "lambda_1", "lambda_2"]
+    assert len(names) == 6
+    first, second = grid.rows[:2]
+    assert first[1:3] == ["0.1", "train 100, test 50"]
+    assert set(first[3:]) == {"1.50 ± 0.71, se 0.071 (2)"}
+    assert second[1] == "0.2"
+    named = dict(legend(table, sharpness_measured([table])))
+    assert named["tr_hess"] == "trace of the Hessian of the mean mse loss"
+    assert "lambda_1 to lambda_2" in named
+    page = tmp_path / "report.html"
+    assert run_cli("report", tmp_path, "-o", page).exit_code == 0
+    words = " ".join(Page(page.read_text(encoding="utf-8")).text.split())
+    assert words.count("trace of the Hessian of the mean mse loss") == 1
+    assert "tr_hess on 100 images; a point is a run, n = 8; bars" in words
+    assert "tr_ggn: the same numbers in these runs." in words
+    assert "against tr_ggn" not in words
+
+
+def test_names_are_escaped(tmp_path):
+    name = '<img src=x onerror=alert(1)>"\'&$\\input{a}$ id="a" #010203'
+    config = TrainConfig(dataset=f"/{name}", epochs=2)
+    run = write_run(tmp_path, config, 0.9, path=tmp_path / "run")
+    (run.path / "<b>&.svg").write_text("<svg xmlns='x'/>")
+    page = tmp_path / "report.html"
+    assert run_cli("report", tmp_path, "-o", page).exit_code == 0
+    text = page.read_text(encoding="utf-8")
+    assert "<img src=x" not in text
+    assert "<b>" not in text
+    found = Page(text)
+    assert found.errors == []
+    assert name in found.text
+    assert [value for tag, key, value in found.attributes if key == "alt"] == [
+        f"<b>& of arch=resnet18, dataset={name}, seed 0"
+    ]
+
+
+def test_a_link_out_of_a_run_is_not_on_the_page(tmp_path):
+    run = write_run(tmp_path / "results", TrainConfig(epochs=2), 0.9)
+    private = tmp_path / "private.svg"
+    private.write_text("<svg xmlns='x'><!-- private --></svg>")
+    (run.path / "sharpness_plane.svg").symlink_to(private)
+    (run.path / "sharpness_dead.svg").symlink_to(tmp_path / "nowhere.svg")
+    (run.path / "sharpness_line.svg").write_text("<svg xmlns='x'><!-- own --></svg>")
+    page = tmp_path / "report.html"
+    result = run_cli("report", tmp_path / "results", "-o", page)
+    assert result.exit_code == 0
+    text = page.read_text(encoding="utf-8")
+    assert base64.b64encode(b"<!-- private").decode()[:12] not in text
+    assert re.findall(r"base64,([^\"]+)", text) == [
+        base64.b64encode((run.path / "sharpness_line.svg").read_bytes()).decode()
+    ]
+    assert "sharpness_plane.svg is a link out of its run's folder" in result.stderr
+    assert str(private) not in text
 
 
 @pytest.mark.parametrize(

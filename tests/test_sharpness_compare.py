@@ -89,13 +89,25 @@ def test_small_radii_are_the_derivatives(x64, pair):
     theta = np.asarray(ravel_pytree(net.params)[0])
     gradient = np.einsum("ic,icp->p", truth.inner("ce")[0], truth.j) / 8
     radius = 1e-6
-    for adaptive, scale in ((False, 1.0), (True, np.abs(theta))):
+    # ASAM: |theta| for weights alone.
+    weights, _ = ravel_pytree(
+        jax.tree_util.tree_map_with_path(
+            lambda path, leaf: jnp.full(
+                leaf.shape,
+                jax.tree_util.keystr(path).endswith(".weight") and leaf.ndim > 1,
+            ),
+            net.params,
+        )
+    )
+    asam = np.where(weights, np.abs(theta), 1.0)
+    assert 0 < np.sum(weights) < theta.size
+    for adaptive, scale in ((False, 1.0), (True, asam)):
         got = sharpness.sam_sharpness(
             net, first, "ce", radius=radius, adaptive=adaptive
         )
         close(got / radius, np.linalg.norm(scale * gradient), 1e-4)
     hessian = truth.hessian("ce").mean(0)
-    for adaptive, scale in ((False, np.ones_like(theta)), (True, np.abs(theta))):
+    for adaptive, scale in ((False, np.ones_like(theta)), (True, asam)):
         radius = 1e-3
         got = sharpness.average_sharpness(
             net, first, "ce", radius=radius, adaptive=adaptive, probes=40, key=KEY

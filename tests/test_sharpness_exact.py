@@ -59,6 +59,13 @@ def test_exact_path_is_the_dense_trace(x64, kind, names):
         parts = np.split(diagonal.mean(0), ends)
         close([s.value for s in shares.values()], [part.sum() for part in parts])
         assert tuple(shares) == net.leaves
+        relative = outputs.shares()
+        close(
+            [s.value for s in relative.values()],
+            [p.sum() / diagonal.sum(1).mean() for p in parts],
+        )
+        # All images, and no random vectors.
+        assert {s.standard_error for s in relative.values()} == {0.0}
         rows = [leaf.reshape(len(leaf), -1) for leaf in leaves]
         scale = [(r**2).mean(1, keepdims=True) for r in rows]
         filtered = sum(
@@ -144,6 +151,49 @@ def test_random_outputs_estimate_the_exact_value(x64):
     close(sum(share.value for share in shares), estimate.value)
     with pytest.raises(UsageError, match="exact path"):
         near.per_output()
+
+
+def shares_of(parts):
+    """Shares of a population, from exact traces of each image and array."""
+    n = len(parts)
+    return sharpness.OutputTraces(
+        by_probe={"plain": parts.sum(1, keepdims=True)},
+        by_leaf={"plain": parts},
+        by_leaf_variance={"plain": np.zeros_like(parts)},
+        exact=True,
+        leaves=("a", "b", "c"),
+        labels=np.zeros(n, np.int32),
+        ids=np.arange(n, dtype=np.int32),
+        label_counts=np.array([200_000]),
+        seconds=0.0,
+    ).shares(target="population")
+
+
+def test_intervals_of_shares_hold_the_truth():
+    rng = np.random.default_rng(0)
+
+    def draw(n):
+        # Images of unlike traces, which the arrays share in unlike ways.
+        whole = rng.gamma(2.0, size=(n, 1))
+        return whole * rng.dirichlet([1.0, 2.0, 5.0], size=n) * [1.0, 2.0, 1.0]
+
+    everything = draw(200_000).mean(0)
+    truth, hits = everything / everything.sum(), []
+    for _ in range(200):
+        parts = draw(100)
+        shares = shares_of(parts).values()
+        assert sum(share.value for share in shares) == pytest.approx(1.0)
+        ends = [share.interval() for share in shares]
+        hits.append(
+            [low <= t <= high for (low, high), t in zip(ends, truth, strict=True)]
+        )
+    assert 0.9 <= np.mean(hits) <= 0.99
+
+
+def test_a_vanished_trace_has_no_shares():
+    assert np.isnan(
+        [share.value for share in shares_of(np.zeros((4, 3))).values()]
+    ).all()
 
 
 def test_smooth_activations_are_refused_or_corrected(x64):

@@ -67,7 +67,11 @@ def test_directions_are_the_leading_eigenvectors(x64, relu):
     table = line.tables["eigenline"]
     assert table["normalised by"] == "running statistics"
     close(table["loss"][10], here)
-    plane = measure(relu, "eigenplane").values["eigenplane"].value
+    found = measure(relu, "eigenplane")
+    loss = np.asarray(found.tables["eigenplane"]["loss"])
+    assert loss.shape == (31, 31)
+    close(loss[15, 15], here)
+    plane = found.values["eigenplane"].value
     both, apart = 0.5 * (first + second), 0.5 * (first - second)
     close(plane, rise(both, -both, apart, -apart), 1e-2)
 

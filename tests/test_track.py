@@ -9,7 +9,7 @@ import pytest
 
 from eqcifar import runs
 from eqcifar.errors import UsageError
-from eqcifar.runs import COLUMNS, Run, Tracking
+from eqcifar.runs import COLUMNS, Run, Tracking, append_wide
 from eqcifar.runs._log import append_row
 from eqcifar.training import TrainConfig
 
@@ -66,6 +66,23 @@ def expected(rows):
 
 def refuse(message):
     pytest.fail(f"warned: {message}")
+
+
+def test_sharpness_goes_with_the_row_of_its_epoch(tmp_path):
+    run = make_run(tmp_path, epochs=2)
+    path = run.path / "sharpness_log.tsv"
+    measures = {"time": "2026-01-01", "tr_hess": 7.5, "tr_hess_se": math.nan}
+    append_wide(path, {"epoch": 2, **measures})
+    with Tracking(["tensorboard"], warn=refuse) as tracking:
+        # An earlier process measured epoch 2, with no tracker.
+        tracking.start(run)
+        tracking.log(row(3))
+        append_wide(path, {"epoch": 4, **measures, "tr_hess": 2.5})
+        tracking.log(row(4))
+    found = read_back(run)
+    assert found["tr_hess"] == [(2, 7.5), (4, 2.5)]
+    assert "tr_hess_se" not in found
+    assert len(found["acc_te"]) == 4
 
 
 def test_tensorboard_reads_what_the_log_says(tmp_path):

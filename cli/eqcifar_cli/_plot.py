@@ -14,8 +14,8 @@ def plot(
         typer.Option(
             "--metric",
             "-m",
-            help="Column of log.tsv to draw over the epochs; several, or with commas.  "
-            "[default: acc_te]",
+            help="Column of log.tsv or sharpness_log.tsv to draw over the epochs; "
+            "several, or with commas.  [default: acc_te]",
             show_default=False,
         ),
     ] = None,
@@ -24,7 +24,7 @@ def plot(
         typer.Option(
             metavar="MEASURES",
             help="Draw the metrics against these columns of sharpness.tsv too; by "
-            "default against all its measures.",
+            "default those of log.tsv against all measures.",
             show_default=False,
         ),
     ] = None,
@@ -45,22 +45,18 @@ def plot(
     records = read(results, layout, filters)
     tables = runs.tabulate(records, by=None if by is None else split_list(by))
     metrics = choose_metrics(metric or ["acc_te"], tables)
-    if against is None:
-        try:
-            measures = runs.sharpness_measured(tables)
-        except UsageError:
-            measures = []
-    else:
-        measures = choose_metrics([against], tables)
+    measures = None if against is None else choose_metrics([against], tables)
     figures = {}
     for table in tables:
         mark = "SYNTHETIC " if table.synthetic else ""
-        for name in metrics:
-            drawn = runs.plot_curves(table, name, warn=print_warning)
-            for measure in measures:
-                drawn |= runs.plot_against(table, measure, name)
-            figures |= {f"{mark}{title}": figure for title, figure in drawn.items()}
+        drawn = runs.plot_all(table, metrics, measures, warn=print_warning)
+        figures |= {f"{mark}{title}": figure for title, figure in drawn.items()}
     if not figures:
+        if any(group.done for table in tables for group in table.groups):
+            raise UsageError(
+                f"nothing to draw: {', '.join(metrics)} was measured once, not along "
+                "training (`eqcifar train --sharpness-every K`), and no two runs differ"
+            )
         raise UsageError(f"nothing to draw: no run in {results} is done")
     out.mkdir(parents=True, exist_ok=True)
     for name, figure in figures.items():

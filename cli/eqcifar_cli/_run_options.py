@@ -54,7 +54,8 @@ class RunOptions:
         typer.Option(
             min=0,
             metavar="K",
-            help="Measure sharpness every K epochs, into sharpness_log.tsv; 0: never.",
+            help="Measure sharpness every K epochs, into sharpness_log.tsv, which "
+            "plots and trackers show; 0: never.",
             rich_help_panel="Run",
         ),
     ] = 0

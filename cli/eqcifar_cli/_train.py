@@ -64,7 +64,6 @@ def train(
         def on_start(run, dataset, train_state):
             nonlocal started
             started = True
-            start_tracking(run)
             stop.listen()
             step = int(train_state.step)
             verb = f"Going on after step {step}" if step else "Training"
@@ -79,6 +78,7 @@ def train(
             reporter.start(step, "SYNTHETIC" if dataset.synthetic else "")
             if sharpness_log is not None:
                 sharpness_log.on_start(run, dataset, train_state)
+            start_tracking(run)
             reporter.on_compile()
 
         def on_compiled(memory):
@@ -91,9 +91,10 @@ def train(
 
         def on_epoch(train_state, row):
             reporter.on_epoch(row)
-            tracking.log(row)
+            # Trackers take the sharpness of an epoch with its row.
             if sharpness_log is not None:
                 sharpness_log.on_epoch(train_state, row)
+            tracking.log(row)
 
         run = runs.train_run(
             config,

@@ -49,6 +49,7 @@ from ._origin import train_command as train_command
 from ._original import read_original as read_original
 from ._pivot import pivot as pivot
 from ._plot import plot_against as plot_against
+from ._plot import plot_all as plot_all
 from ._plot import plot_curves as plot_curves
 from ._records import Record as Record
 from ._records import read_records as read_records

@@ -1,11 +1,13 @@
+import contextlib
 import os
 import re
+import textwrap
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..extras import require
 from ._files import replacing
-from ._table import Table
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -23,32 +25,66 @@ _STYLE = {
     **{f"axes.{part}color": INK for part in ("edge", "label")},
     **{"grid.color": INK, "grid.alpha": 0.15, "axes.grid": True},
     **{"axes.spines.top": False, "axes.spines.right": False, "font.size": 10},
-    **{"figure.figsize": (5.6, 4.2), "figure.constrained_layout.use": True},
+    **{"axes.titlesize": "medium", "figure.titlesize": "medium"},
+    # Legible at half a column.
+    **{"figure.figsize": (4.6, 3.8), "figure.constrained_layout.use": True},
+    # A dollar sign in somebody's name of a data set begins no formula.
+    **{"text.parse_math": False, "text.usetex": False},
 }
 
 
-def new_figure(table: Table, title: str) -> "tuple[Figure, Axes]":
-    """An empty figure and its axes, marked where the images are synthetic.
+@contextlib.contextmanager
+def figure_style() -> Iterator[None]:
+    """Draw in the colours and sizes that all figures have, and text as it stands.
 
     **Raises:**
 
     `UsageError` without Matplotlib.
     """
     matplotlib = require("matplotlib", "plot", "plotting")
+    with matplotlib.rc_context(_STYLE):
+        yield
+
+
+def new_figure() -> "Figure":
+    """An empty figure; to be called, and filled, within `figure_style`."""
     # Without pyplot, which wants a display and keeps every figure.
     from matplotlib.figure import Figure
 
-    with matplotlib.rc_context(_STYLE):
-        figure = Figure()
-        axes = figure.subplots()
-        axes.set_title(f"SYNTHETIC: {title}" if table.synthetic else title)
-    return figure, axes
+    return Figure()
+
+
+def add_title(where: "Figure | Axes", title: str):
+    """Set a title, in lines that are not longer than the figure is wide."""
+    lines = [part for line in title.splitlines() for part in textwrap.wrap(line, 54)]
+    set_title = getattr(where, "suptitle", None) or where.set_title  # pyright: ignore
+    set_title("\n".join(lines))
 
 
 def add_legend(figure: "Figure"):
     """Tell the lines' names below the axes, where no line is hidden by them."""
-    where = {"loc": "outside lower center", "ncols": 2, "frameon": False}
+    labels = [str(label) for axes in figure.axes for label in _labels(axes)]
+    ncols = 2 if max(map(len, labels), default=0) <= 30 else 1
+    where = {"loc": "outside lower center", "ncols": ncols, "frameon": False}
     figure.legend(**where, fontsize=9, labelcolor=INK)
+
+
+def _labels(axes: "Axes") -> list[Any]:
+    return axes.get_legend_handles_labels()[1]
+
+
+def set_log(axes: "Axes", *names: str):
+    """Make the axes "x" and "y" logarithmic, and label them without formulas."""
+    from matplotlib.ticker import LogLocator, NullFormatter
+
+    for name in names:
+        getattr(axes, f"set_{name}scale")("log")
+        axis = getattr(axes, f"{name}axis")
+        low, high = getattr(axes, f"get_{name}lim")()
+        if high < 1e3 * low:
+            axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+        axis.set_major_formatter("{x:g}")
+        axis.set_minor_formatter(NullFormatter())
 
 
 def save_figure(
@@ -62,7 +98,7 @@ def save_figure(
 
     **Arguments:**
 
-    - `figure`: from this module.
+    - `figure`: drawn within `figure_style`.
     - `path`: a file to write.
     - `text_as_paths`: draw the letters in an SVG, which then looks alike everywhere.
     - `transparent`: without a white ground.

@@ -14,7 +14,10 @@ from ._wide_table import read_wide
 CONVENTION = (
     *("loss_name", "labels", "target", "precision", "batch_size", "original_devices"),
 )
-_ABOUT = "time", "epoch", "data", "step", "probes", "sample_seed", *CONVENTION
+# What a row says of itself, beside its measures and their numbers of images.
+ABOUT = "time", "epoch", "data", "step", "probes", "sample_seed", *CONVENTION
+# Measures that take fewer images than they are given; see `sharpness.MEASURES`.
+_AT_MOST = {"lmax_ntk": 64, "rank_ntk": 64}
 _IMAGES = "examples"
 _SPLITS = "_te", "_va"
 _ERRORS = "_se", "_bound"
@@ -85,7 +88,7 @@ def _measures(row: Mapping[str, str]) -> list[str]:
 
 
 def _is_about(name: str, row: Mapping[str, str]) -> bool:
-    if name in _ABOUT or name.partition("_")[0] == _IMAGES:
+    if name in ABOUT or name.partition("_")[0] == _IMAGES:
         return True
     return any(name.endswith(end) and name.removesuffix(end) in row for end in _ERRORS)
 
@@ -93,7 +96,9 @@ def _is_about(name: str, row: Mapping[str, str]) -> bool:
 def _images(row: Mapping[str, str], name: str) -> int | None:
     split = next((end for end in _SPLITS if name.endswith(end)), "")
     count = _number(row, f"{_IMAGES}{split}")
-    return int(count) if math.isfinite(count) else None
+    if not math.isfinite(count):
+        return None
+    return min(int(count), _AT_MOST.get(name.removesuffix(split), int(count)))
 
 
 def _number(row: Mapping[str, str], name: str) -> float:

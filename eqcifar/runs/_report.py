@@ -11,18 +11,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .. import __version__
-from ..errors import UsageError
 from ..extras import require
 from ._directory import STATES
 from ._fields import DEFAULTS, field_of, fields_of, show_field
 from ._figure import INK, save_figure
 from ._files import replacing
+from ._measures_table import legend, measures_table
 from ._origin import hardware, software, train_command
 from ._pivot import TextTable, pivot
-from ._plot import plot_against, plot_curves
+from ._plot import distinct_measures, plot_all, plot_curves
 from ._records import Record
 from ._show import show_conditions, show_number, show_seeds, show_summary, show_time
-from ._table import Group, Table, measured, sharpness_measured, tabulate
+from ._table import Group, Table, measured, tabulate
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -39,7 +39,8 @@ class Section:
 
     title: str
     tables: list[TextTable]
-    figures: list[tuple[str, str]]
+    legend: list[tuple[str, str]]
+    figures: list[tuple[Any, Any]]
     left_out: str
     options: list[tuple[str, list[str]]]
     shared: list[tuple[str, str, bool]]
@@ -105,18 +106,15 @@ def _section(
     table: Table, metric: str, select: str, prefix: str, warn: Callable[[str], None]
 ) -> Section:
     tables = [pivot(table, [metric], select=select)]
-    figures = plot_curves(table, metric, warn=warn)
-    for other in ("loss", "acc_tr"):
+    known = distinct_measures(table)
+    figures = plot_all(table, [metric], warn=warn)
+    for other in ("loss", "acc_tr", *known):
         if other != metric and other in measured([table]):
-            figures |= plot_curves(table, other, warn=warn)
-    try:
-        measures = sharpness_measured([table])
-    except UsageError:
-        measures = []
+            same = known.get(other, ())
+            figures |= plot_curves(table, other, same=same, warn=warn)
+    measures = [name for first, others in known.items() for name in (first, *others)]
     if measures:
-        tables.append(pivot(table, measures, select=select))
-    for measure in measures:
-        figures |= plot_against(table, measure, metric)
+        tables.append(measures_table(table, measures))
     drawn = list(figures.items())[:_MOST_FIGURES]
     left_out = len(figures) - len(drawn)
     kinds = {r.kind: r for group in table.groups for r in group.records}.values()
@@ -136,11 +134,12 @@ def _section(
     return Section(
         "SYNTHETIC images" if table.synthetic else "Real images",
         tables,
+        legend(table, measures),
         [
-            (name, inline_svg(figure, name, f"{prefix}{index}-"))
+            (figure.get_label(), inline_svg(figure, name, f"{prefix}{index}-"))
             for index, (name, figure) in enumerate(drawn)
         ]
-        + _pictures(groups[: _MOST_FIGURES - len(drawn)]),
+        + _pictures(groups[: _MOST_FIGURES - len(drawn)], warn),
         f"{left_out} more figures are left out: `eqcifar plot` draws all."
         if left_out
         else "",
@@ -211,20 +210,35 @@ def inline_svg(figure: "Figure", title: str, prefix: str) -> Any:
         text = path.read_text(encoding="utf-8")
     text = text[text.index("<svg") :]
     text = re.sub(r"<(metadata|style).*?</\1>", "", text, flags=re.DOTALL)
-    text = re.sub(r'(id="|url\(#|href="#)', rf"\g<1>{prefix}", text)
-    text = text.replace(INK, "currentColor")
+
+    def adapt(tag: re.Match[str]) -> str:
+        prefixed = re.sub(r'( id="|url\(#|href="#)', rf"\g<1>{prefix}", tag[0])
+        return prefixed.replace(INK, "currentColor")
+
+    # Names of data sets and the like stand between tags.
+    text = re.sub(r"<[^>]+>", adapt, text)
     label = markup.escape(title)
     return markup(text.replace("<svg", f'<svg role="img" aria-label="{label}"', 1))
 
 
-def _pictures(groups: Iterable[Group]) -> list[tuple[str, Any]]:
+def _pictures(
+    groups: Iterable[Group], warn: Callable[[str], None]
+) -> list[tuple[str, Any]]:
     # What was drawn beside a run, such as spectra and landscapes, of one seed a row.
     markup = require("markupsafe", "plot", "a report").Markup
     pictures = []
     for group in groups:
-        for path in sorted(group.records[0].path.glob("*.svg")):
-            name = f"{show_conditions(group.fields)}, seed {group.records[0].seed}"
-            name = markup.escape(f"{path.stem} of {name}")
+        record = group.records[0]
+        for path in sorted(record.path.glob("*.svg")):
+            # A page is given to others: nothing from elsewhere gets onto it.
+            if path.resolve().parent != record.path.resolve() or not path.is_file():
+                warn(
+                    f"left out of the report: {path} is a link out of its run's folder"
+                )
+                continue
+            about = f"{show_conditions(group.fields)}, seed {record.seed}"
+            what = path.stem.removeprefix("sharpness_").replace("_", " ")
+            name = markup.escape(f"{what} of {about}")
             data = base64.b64encode(path.read_bytes()).decode()
             source = f"data:image/svg+xml;base64,{data}"
             image = f'<img class="picture" alt="{name}" src="{source}">'

@@ -14,7 +14,10 @@ def show_number(value: float, scale: float, metric: str) -> str:
     if metric.startswith("acc_") or metric == "acc":
         return f"{value:.4f}"
     if abs(value) >= 1e7 or 0 < abs(value) < 1e-4:
-        return f"{value:.3e}"
+        digits = 3
+        if math.isfinite(scale) and scale > 0:
+            digits = math.floor(math.log10(abs(value))) - math.floor(math.log10(scale))
+        return f"{value:.{min(max(digits + 1, 0), 5)}e}"
     if not (math.isfinite(scale) and scale > 0):
         scale = abs(value) / 100 or 1.0
     return f"{value:.{min(max(1 - math.floor(math.log10(scale)), 0), 8)}f}"

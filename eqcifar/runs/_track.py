@@ -8,8 +8,9 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
-from ..errors import UsageError
+from ..errors import RunError, UsageError
 from ..extras import require
+from ._columns import read_sharpness_log
 from ._directory import Run, config_hash, config_name
 
 Row = Mapping[str, int | float]
@@ -29,8 +30,9 @@ class Tracking:
     """Copies the rows of a run's log to trackers, as a context manager.
 
     `log.tsv` is the truth. A tracker gets all its rows when it is opened, so that it
-    misses none that an earlier process had no time, or no tracker, for. One that fails
-    is given up with a warning, and the run goes on.
+    misses none that an earlier process had no time, or no tracker, for. What
+    `sharpness_log.tsv` has of an epoch goes with its row. A tracker that fails is given
+    up with a warning, and the run goes on.
     """
 
     def __init__(
@@ -70,7 +72,20 @@ class Tracking:
             self.log(row)
 
     def log(self, row: Row):
-        """Show another row, whose `epoch` is the step; what is nan is left out."""
+        """Show another row, whose `epoch` is the step; what is nan is left out.
+
+        Sharpness after the epoch is to be measured before.
+        """
+        if not self._open:
+            return
+        assert self._run is not None
+        measures: Row = {}
+        try:
+            path = self._run.path / "sharpness_log.tsv"
+            measures = read_sharpness_log(path).get(int(row["epoch"]), {})
+        except RunError as error:
+            self._warn(f"not tracked: {error}")
+        row = {**measures, **row}
         row = {key: value for key, value in row.items() if not math.isnan(value)}
         for name, tracker in list(self._open.items()):
             with self._giving_up(name):

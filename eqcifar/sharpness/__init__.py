@@ -35,6 +35,7 @@ from ._losses import mse as mse
 from ._meanings import MEANINGS as MEANINGS
 from ._meanings import depends_on_loss as depends_on_loss
 from ._meanings import meaning as meaning
+from ._meanings import unit as unit
 from ._measures import MEASURES as MEASURES
 from ._measures import check_measures as check_measures
 from ._measures import measure as measure

@@ -20,9 +20,10 @@ MEANINGS = {
     "lambda_k": "eigenvalue of the Hessian of the mean {loss} loss, largest first",
     "lambda_ggn_k": "eigenvalue of its Gauss-Newton part ({loss}), largest first",
     "sam": "worst-case rise of the {loss} loss at distance 0.05, one step",
-    "sam_adaptive": "the same ({loss}) at ||delta / |theta||| = 0.5",
+    "sam_adaptive": "sam ({loss}) at ||delta / T|| = 0.5: T = |theta| for weights, 1 "
+    "for biases and normalisation (ASAM)",
     "average": "mean rise of the {loss} loss at distance 0.05, all directions",
-    "average_adaptive": "the same ({loss}) at ||delta / |theta||| = 0.5",
+    "average_adaptive": "average ({loss}) at ||delta / T|| = 0.5, T as in sam_adaptive",
     "lmax_ntk": "largest eigenvalue of the NTK on 64 images, J J' / 64",
     "rank_ntk": "its effective rank, (tr K)^2 / ||K||_F^2",
     "line": "mean rise of the {loss} loss at +-0.5 along a random filter-normalised "
@@ -76,3 +77,26 @@ def depends_on_loss(name: str) -> bool:
 
 def _general(name: str) -> str:
     return re.sub(r"_\d+$", "_k", name)
+
+
+_LOSS_UNITS = {"ce": "nats", "mse": "½‖f − y‖²"}
+# The first pattern that fits tells the unit; `{loss}` is the loss's.
+_UNITS = {
+    r"tr_(ctk|ntk_filter)(_mean)?": "logits²",
+    r"tr_ctk_unit|rank_ntk|ratio_\w+|cos_\w+|overlap": "",
+    r"tr_ntk_unit": "1 / parameter²",
+    r"(tr|lmax)_ntk\w*": "logits² / parameter²",
+    r"tr_ggn_(theta|filter)": "{loss}",
+    r"(tr_|lmax|lambda).*": "{loss} / parameter²",
+    r"frobenius2": "({loss} / parameter²)²",
+    r"(sam|average|line|plane|eigenline|eigenplane)(_adaptive)?": "{loss}",
+}
+
+
+def unit(name: str, loss: str) -> str:
+    """The unit of a measure's number, without breakable spaces; empty without one."""
+    for pattern, text in _UNITS.items():
+        if re.fullmatch(pattern, name):
+            text = text.format(loss=_LOSS_UNITS.get(loss, loss))
+            return text.replace(" ", "\N{NO-BREAK SPACE}")
+    return ""

@@ -11,6 +11,8 @@ from ._radius import average_sharpness, sam_sharpness
 from ._task import Measured, Task
 
 RADIUS, ADAPTIVE_RADIUS, REACH = 0.05, 0.5, 0.5
+# On the axis of a line, and on each of a plane's: a pass forward over the images each.
+POINTS = {1: 21, 2: 31}
 
 
 def radius(task: Task) -> Measured:
@@ -52,7 +54,7 @@ def line(task: Task, name: str, count: int, eigen: bool) -> Measured:
     Along filter-normalised random directions, or the unit eigenvectors of the largest
     eigenvalues of the Hessian.
     """
-    points = 21 if count == 1 else 11
+    points = POINTS[count]
     before, total = 0, points**count
     if eigen:
         before = task.steps_to(task.pairs)

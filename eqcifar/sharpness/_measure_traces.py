@@ -113,13 +113,18 @@ def _attribution(outputs: OutputTraces, target: Target) -> dict[str, Any]:
         half = e.half_width()
         return {"name": name, "value": e.value, "error": e.standard_error, "half": half}
 
+    shares = outputs.shares(target=target)
+
+    def share(name: str) -> dict[str, float]:
+        return {"share": shares[name].value, "share_half": shares[name].half_width()}
+
     layers = outputs.per_leaf(target=target).items()
     classes = outputs.per_label(target=target).items()
     return {
         "convergence": [
             record(int(n), e) for n, e in zip(counts, sofar, strict=True) if n > 1
         ],
-        "layers": [record(name, e) for name, e in layers],
+        "layers": [record(name, e) | share(name) for name, e in layers],
         "classes": [record(label, e) for label, e in classes],
         "examples": [list(row) for row in outputs.sharpest(len(table))],
     }

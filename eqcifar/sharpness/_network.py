@@ -1,6 +1,7 @@
 """A trained model as a function of its parameters."""
 
 from collections.abc import Callable
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -118,6 +119,8 @@ def scaling(params: PyTree, kind: str) -> PyTree:
     `filter`: ||theta_k||^2 / n_k for the n_k weights of filter k (leading axis;
     each entry of a vector is its own filter), so that tr(D H D) is the expected
     curvature along a random filter-normalised direction (Li et al. 2018).
+    `asam`: theta_j^2 for weights, and 1 for biases and the scales and shifts of
+    normalisation, as in ASAM (Kwon et al. 2021, without its eta).
     """
     if kind == "plain":
         return jax.tree.map(jnp.ones_like, params)
@@ -125,12 +128,20 @@ def scaling(params: PyTree, kind: str) -> PyTree:
         return jax.tree.map(jnp.square, params)
     if kind == "filter":
         return jax.tree.map(_filter_scale, params)
-    raise UsageError(f"Unknown scaling {kind!r}: choose plain, theta or filter.")
+    if kind == "asam":
+        return jax.tree_util.tree_map_with_path(_asam_scale, params)
+    raise UsageError(f"Unknown scaling {kind!r}: choose plain, theta, filter or asam.")
 
 
 def _filter_scale(leaf: Array) -> Array:
     axes = tuple(range(1, leaf.ndim))
     return jnp.broadcast_to(jnp.mean(leaf**2, axes, keepdims=True), leaf.shape)
+
+
+def _asam_scale(path: tuple[Any, ...], leaf: Array) -> Array:
+    # A convolution's bias has three axes in Equinox.
+    is_weight = leaf.ndim > 1 and getattr(path[-1], "name", None) != "bias"
+    return jnp.square(leaf) if is_weight else jnp.ones_like(leaf)
 
 
 def check_independent(network: Network, images: Float[Array, "batch ..."]) -> None:

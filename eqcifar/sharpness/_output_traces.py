@@ -1,6 +1,7 @@
 """The exact path: traces of the NTK and GGN from products with outputs."""
 
 import dataclasses
+import math
 import time
 from collections.abc import Callable
 
@@ -76,7 +77,7 @@ class OutputTraces:
     def per_leaf(
         self, scaled: str = "plain", *, target: Target = "split"
     ) -> dict[str, Estimate]:
-        """Estimate each parameter array's share; the shares add up to the trace."""
+        """Estimate what each parameter array adds to the trace."""
         n, size = len(self.ids), int(self.label_counts.sum())
         shares = {}
         for j, name in enumerate(self.leaves):
@@ -92,6 +93,28 @@ class OutputTraces:
                 share = dataclasses.replace(exact, probe_error=float(np.sqrt(probe)))
             shares[name] = share
         return shares
+
+    def shares(
+        self, scaled: str = "plain", *, target: Target = "split"
+    ) -> dict[str, Estimate]:
+        """Estimate the parameter arrays' shares of the trace, which add up to 1.
+
+        A share is a ratio of two means over the same examples; its error is that of
+        the mean of q_ij - share_j q_i, over that of q_i (the delta method). The
+        directions drawn for an example count into the spread over examples. Not a
+        number where the trace is 0.
+        """
+        parts, size = self.by_leaf[scaled], int(self.label_counts.sum())
+        whole = parts.sum(axis=1, keepdims=True)
+        total = whole.mean()
+        if not total > 0:
+            return dict.fromkeys(self.leaves, Estimate(math.nan, math.nan))
+        values = parts.mean(axis=0) / total
+        rest = (parts - values * whole) / total
+        return {
+            name: self._mean(rest[:, j : j + 1], target, size).shift(float(values[j]))
+            for j, name in enumerate(self.leaves)
+        }
 
     def per_output(self, scaled: str = "plain") -> Float[np.ndarray, " outputs"]:
         """Return the mean of each output direction (classes, for the NTK)."""

@@ -71,9 +71,10 @@ def sam_sharpness(
 ) -> float:
     """Return L(theta + delta) - L(theta) for a worst-case delta of norm `radius`.
 
-    With D = I, or diag|theta| if adaptive (ASAM, Kwon et al. 2021), delta maximises the
-    linearised loss over ||D^-1 delta|| <= radius: delta = radius D^2 g / ||D g||, for
-    g the gradient over all the examples. More steps take g anew at the point reached;
+    With D = I, or if adaptive (ASAM, Kwon et al. 2021) |theta| for weights and 1 for
+    biases and the scales and shifts of normalisation, delta maximises the linearised
+    loss over ||D^-1 delta|| <= radius: delta = radius D^2 g / ||D g||, for g the
+    gradient over all the examples. More steps take g anew at the point reached;
     the largest rise on the way is returned, a lower bound of the maximum in the ball.
     `done` holds the result of a call before.
     """
@@ -95,7 +96,7 @@ def _climb(
     adaptive: bool,
     steps: int,
 ) -> float:
-    square = scaling(network.params, "theta" if adaptive else "plain")
+    square = scaling(network.params, "asam" if adaptive else "plain")
     start = loss_at(network, examples, loss, network.params)["loss"].mean()
     params, rises = network.params, []
     for _ in range(steps):
@@ -138,7 +139,7 @@ def average_sharpness(
     if probes < 2:
         raise UsageError("An error needs at least 2 directions.")
     begin = time.perf_counter()
-    square = scaling(network.params, "theta" if adaptive else "plain")
+    square = scaling(network.params, "asam" if adaptive else "plain")
 
     def at(params: PyTree) -> float:
         return float(loss_at(network, examples, loss, params)["loss"].mean())

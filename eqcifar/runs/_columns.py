@@ -1,0 +1,117 @@
+"""The columns of `sharpness.tsv` and `sharpness_log.tsv`: measures and their splits."""
+
+import dataclasses
+import math
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+from ..errors import RunError
+from ._measures import ABOUT
+from ._records import Record
+from ._wide_table import read_wide
+
+SPLITS = {"": "train", "_te": "test", "_va": "val"}
+_COLUMN = re.compile(r"(?P<name>.+?(_(mse|ce))?(_trainmode)?)(?P<end>_te|_va)?")
+_NAME = re.compile(r"(?P<base>.+?)(_(?P<loss>mse|ce))?(?P<mode>_trainmode)?")
+
+
+@dataclasses.dataclass(frozen=True)
+class Column:
+    """A measure, as its column is named.
+
+    - `name`: the column's, without the split.
+    - `end`: that of the split, a key of `SPLITS`.
+    - `base`: the measure, without a loss that is not the run's own, and without mode.
+    - `loss`: that loss, or empty.
+    """
+
+    name: str
+    end: str
+    base: str
+    loss: str
+
+    @property
+    def split(self) -> str:
+        """The name of the split."""
+        return SPLITS[self.end]
+
+
+def parse_column(column: str) -> Column:
+    """Take the name of a column apart."""
+    match = _COLUMN.fullmatch(column)
+    assert match is not None
+    parts = _NAME.fullmatch(match["name"])
+    assert parts is not None
+    return Column(match["name"], match["end"] or "", parts["base"], parts["loss"] or "")
+
+
+def error_of(values: Mapping[str, int | float], column: str) -> float:
+    """The standard error of a number: nan where nothing tells it."""
+    return float(values.get(f"{column}_se", math.nan))
+
+
+def images_of(record: Record, column: str) -> int | None:
+    """On how many images a number rests."""
+    basis = record.bases.get(column)
+    return None if basis is None else basis.images
+
+
+def show_images(counts: Iterable[int | None]) -> str:
+    """Numbers of images: one, or from the least to the most."""
+    known = sorted({count for count in counts if count is not None})
+    if not known:
+        return ""
+    return str(known[0]) if len(known) == 1 else f"{known[0]} to {known[-1]}"
+
+
+def read_sharpness_log(path: Path) -> dict[int, dict[str, float]]:
+    """The numbers of a `sharpness_log.tsv` by epoch; none without the file.
+
+    **Raises:**
+
+    `RunError` for a file that is not such a log.
+    """
+    rows: dict[int, dict[str, float]] = {}
+    for row in read_wide(path):
+        try:
+            rows[int(row["epoch"])] = {
+                name: float(text)
+                for name, text in row.items()
+                if text and name not in ABOUT
+            }
+        except (KeyError, ValueError) as error:
+            raise RunError(
+                f"cannot read {path}: it has a row without an epoch, or a cell that is "
+                "no number; mend or remove the file"
+            ) from error
+    return rows
+
+
+def measures_of(columns: Iterable[str]) -> list[str]:
+    """Of some columns those that are measures: they have a standard error."""
+    columns = list(columns)
+    return [name for name in columns if f"{name}_se" in columns]
+
+
+def group_equal(
+    columns: Sequence[str], rows: Iterable[Mapping[str, int | float]]
+) -> dict[str, list[str]]:
+    """Join columns whose numbers are the same in all rows.
+
+    So it is with the traces of the Hessian and the GGN where logits are affine in each
+    layer, and with that of the NTK where the loss is quadratic.
+
+    **Returns:**
+
+    For the first column of each kind, the others.
+    """
+    rows = list(rows)
+    groups: dict[tuple[str, ...], list[str]] = {}
+    for column in columns:
+        key = (
+            *(repr(row.get(column, math.nan)) for row in rows),
+            parse_column(column).end,
+        )
+        groups.setdefault(key, []).append(column)
+    return {first: others for first, *others in groups.values()}

@@ -77,8 +77,8 @@ def test_theta_scaled_trace_is_invariant_to_rescaling(x64):
     a, b, c = grow(model)
     scaled = eqx.tree_at(grow, model, (3.0 * a, 3.0 * b, c / 3.0))
     examples = data(4)
-    before = sharpness.output_traces(sharpness.Network(model, state), examples)
-    after = sharpness.output_traces(sharpness.Network(scaled, state), examples)
+    before = sharpness.output_traces(sharpness.Network(model, state), examples, "mse")
+    after = sharpness.output_traces(sharpness.Network(scaled, state), examples, "mse")
     close(after.estimate("theta").value, before.estimate("theta").value)
     close(after.estimate("filter").value, before.estimate("filter").value)
     assert abs(after.estimate().value / before.estimate().value - 1) > 0.1
@@ -178,7 +178,7 @@ def test_batch_statistics_take_the_general_path(x64):
     assert abs(result.hess.value - truth) < 4 * result.hess.standard_error
     assert result.bend > 1e-3
     with pytest.raises(UsageError, match="Batch statistics"):
-        sharpness.output_traces(net, examples)
+        sharpness.output_traces(net, examples, "mse")
 
 
 def test_examples_on_many_devices_give_the_same_value(x64):

@@ -84,7 +84,7 @@ def _title(
         for split, measured in having.items()
     )
     # The NTK knows no loss.
-    what = "NTK" if kind == "gram" else f"mean {subject.loss(options)} loss"
+    what = "NTK" if kind == "gram" else f"mean {subject.loss(options)}"
     mode = "each batch" if options.batch_statistics else "running statistics"
     return (
         f"{subject.config.arch}, {subject.dataset.title}\n"

@@ -5,6 +5,7 @@ import dataclasses
 from jaxtyping import PRNGKeyArray
 
 from ._examples import Examples
+from ._losses import Loss
 from ._network import Network, check_independent, curvature_within_leaves
 from ._output_traces import output_traces
 from ._probe_traces import probe_traces
@@ -33,9 +34,9 @@ class HowMany:
 def how_many(
     network: Network,
     examples: Examples,
-    loss: str = "ce",
+    loss: str | Loss,
     *,
-    rtol: float = 0.05,
+    rtol: float,
     pilot: int = 128,
     tolerance: float = 1e-5,
     key: PRNGKeyArray,

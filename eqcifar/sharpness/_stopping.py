@@ -87,8 +87,8 @@ def plan(
     rtol: float,
     population: int,
     *,
-    batch_size: int = 128,
-    fresh: str = "example",
+    batch_size: int = 1,
+    fresh: str,
     level_width: float = 1.96,
     most_probes: int = 1000,
 ) -> Plan:

@@ -106,7 +106,8 @@ def compare(
         rows.append((f"overlap of {found.count} eigenvectors", "", *sides))
     mark = " SYNTHETIC" if subject.dataset.synthetic else ""
     print_table(
-        f"{subject.path}: {subject.config.arch}, {subject.loss(options)}, {subject.dataset.title}",
+        f"{subject.path}: {subject.config.arch}, {subject.loss(options)}, "
+        f"{subject.dataset.title}",
         (
             f"alike{mark}",
             "train, test",

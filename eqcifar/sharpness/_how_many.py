@@ -72,5 +72,5 @@ def how_many(
     ).values
     ggn = output_traces(network, few, loss, scaled=("plain",), key=key)
     parts, batch = variances(ggn.table() + forms["resid"]), examples.batch_size
-    random = plan(parts, rtol, size, batch_size=batch, fresh="batch")
+    random = plan(parts, rtol, size, batch=batch, fresh="batch")
     return HowMany(len(few), parts, random, None, classes)

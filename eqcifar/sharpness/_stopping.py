@@ -87,7 +87,7 @@ def plan(
     rtol: float,
     population: int,
     *,
-    batch_size: int = 1,
+    batch: int = 1,
     fresh: str,
     level_width: float = 1.96,
     most_probes: int = 1000,

@@ -9,6 +9,7 @@ from jax.flatten_util import ravel_pytree
 
 from eqcifar import sharpness, training
 from eqcifar.errors import UsageError
+from eqcifar.sharpness import _losses
 
 from .sharpness_tools import CLASSES, close, data, dense, make, network
 
@@ -206,3 +207,19 @@ def test_weight_decay_adds_its_own_trace(x64):
     coefficients = training.l2_coefficients(net.params, config)
     weights = sharpness.penalty_trace(net, coefficients)
     assert weights == pytest.approx(0.1 * 3 * 192)
+
+
+@pytest.mark.parametrize("name", ["mse", "ce"])
+def test_smoothed_labels_change_the_gradient_and_not_the_root(x64, name):
+    logits, label = jnp.array([0.3, -1.2, 2.0]), jnp.array(1)
+    plain, smoothed = sharpness.NamedLoss(name), sharpness.NamedLoss(name, 0.2)
+    root = jax.vmap(
+        lambda v: _losses.root_product(smoothed, logits, label, v), out_axes=1
+    )(jnp.eye(3))
+    close(root @ root.T, jax.hessian(smoothed)(logits, label))
+    target = 0.8 * np.eye(3)[1] + 0.2 / 3
+    output = {"mse": logits, "ce": jax.nn.softmax(logits)}[name]
+    close(jax.grad(smoothed)(logits, label), output - target)
+    close(jax.grad(plain)(logits, label), output - np.eye(3)[1])
+    with pytest.raises(UsageError, match="Unknown loss 'hinge'"):
+        sharpness.NamedLoss("hinge")

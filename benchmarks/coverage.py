@@ -250,7 +250,7 @@ def on_one_matrix(name, hessian, ggn, products, repeats, rng):
                 lambda v, held=held, apply=apply: apply(v, held), len(matrix)
             )
             draws.append(
-                function(operator, probes=probes, key=jax.random.fold_in(key, i))
+                function(operator, matvecs=probes, key=jax.random.fold_in(key, i))
             )
         label = f"{name}: {function.__name__}, {probes} products"
         results[label] = summarise(draws, truth)

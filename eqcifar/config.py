@@ -346,3 +346,9 @@ def _convert(name: str, value: Any, default: Any) -> Any:
             f"{name} = {value!r}: must be of type {type(default).__name__}"
         )
     return value
+
+
+def loss_title(name: str, label_smoothing: float) -> str:
+    """What tables and plots call a loss, and its target where that is not one-hot."""
+    smoothed = f", labels smoothed by {label_smoothing:g}" if label_smoothing else ""
+    return f"{name} loss{smoothed}"

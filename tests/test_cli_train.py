@@ -75,7 +75,13 @@ def test_eval_measures_the_latest_run(trained):
     assert "SYNTHETIC" in result.stdout
     assert "20 test images" in result.stdout
     assert f"{100 * row['acc_te']:.2f} %" in result.stdout
-    for line in ("top-5 accuracy", "loss (mse", "calibration", "accuracy on disc"):
+    for line in (
+        "top-5 accuracy",
+        "mse loss, per image",
+        "plug-in",
+        "calibration",
+        "accuracy on disc",
+    ):
         assert line in result.stdout
 
 

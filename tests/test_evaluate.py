@@ -9,6 +9,8 @@ from eqcifar.training import (
     _evaluate,
     cross_entropy,
     evaluate,
+    fit,
+    initialise,
     predict,
     squared_error,
 )
@@ -94,7 +96,7 @@ def test_evaluation_of_a_case_computed_by_hand():
     right, wrong = 0.5 * 0.1**2, 0.5 * (0.9**2 + 1)
     assert result.loss.value == pytest.approx((4 * right + wrong) / 5, rel=1e-6)
     # All five share the bin of confidence 0.9, where the accuracy is 0.8.
-    assert result.calibration_error.value == pytest.approx(0.1, rel=1e-5)
+    assert result.calibration_error.plugin == pytest.approx(0.1, rel=1e-5)
     assert result.class_accuracy[4].value == 0
     assert np.isnan(result.class_accuracy[5].value)
 
@@ -102,7 +104,7 @@ def test_evaluation_of_a_case_computed_by_hand():
 def test_confidence_of_cross_entropy_is_the_softmax():
     logits = np.log(np.array([[0.7, 0.2, 0.1], [0.3, 0.6, 0.1]], np.float32))
     result = evaluate(logits, np.array([0, 1], np.int32), "ce")
-    assert result.calibration_error.value == pytest.approx((0.3 + 0.4) / 2, rel=1e-5)
+    assert result.calibration_error.plugin == pytest.approx((0.3 + 0.4) / 2, rel=1e-5)
     assert result.loss.value == pytest.approx(-np.log([0.7, 0.6]).mean(), rel=1e-5)
 
 
@@ -111,13 +113,40 @@ def test_calibrated_predictions_have_a_small_error_inside_its_interval():
     p = rng.dirichlet(np.ones(10), size=4000)
     labels = (p.cumsum(1) > rng.random((4000, 1))).argmax(1).astype(np.int32)
     result = evaluate(np.log(p).astype(np.float32), labels, "ce")
-    assert result.calibration_error.value < 0.03
-    assert result.calibration_error.low <= result.calibration_error.value
-    assert result.calibration_error.value <= result.calibration_error.high
+    error = result.calibration_error
+    assert error.low == 0 <= error.value < error.plugin
+    assert error.plugin < 0.03
+    assert error.value <= error.high < 0.03
     expected = p.max(1).mean()
     assert result.accuracy.low < expected < result.accuracy.high
 
 
 def test_fewer_than_five_classes_are_all_in_the_top_five():
     logits = np.asarray(jax.random.normal(jax.random.key(0), (9, 3)))
-    assert evaluate(logits, np.zeros(9, np.int32)).accuracy_top5.value == 1.0
+    assert evaluate(logits, np.zeros(9, np.int32), "mse").accuracy_top5.value == 1.0
+
+
+def test_smoothed_labels_in_closed_form():
+    logits = np.array([[0.5, -1.0, 2.0], [1.0, 0.0, 0.25]], np.float32)
+    labels = np.array([2, 1], np.int32)
+    target = 0.8 * np.eye(3)[labels] + 0.2 / 3
+    mse = evaluate(logits, labels, "mse", label_smoothing=0.2).loss.value
+    squares = ((logits - target) ** 2).sum(axis=1)
+    assert mse == pytest.approx(0.5 * squares.mean(), rel=1e-6)
+    ce = evaluate(logits, labels, "ce", label_smoothing=0.2).loss.value
+    share = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    assert ce == pytest.approx(-(target * np.log(share)).sum(1).mean(), rel=1e-6)
+
+
+def test_the_log_has_the_loss_that_was_trained():
+    config = TrainConfig(epochs=1, batch_size=64, label_smoothing=0.2, loss="ce")
+    dataset, network = small_dataset(), small_net()
+    start = initialise(*network, config, len(dataset.train))
+    state, (row,) = fit(start, dataset, config)
+    logits = predict(state.model, state.state, dataset.test.images, config)
+    smoothed, one_hot = (
+        evaluate(logits, dataset.test.labels, "ce", label_smoothing=s).loss.value
+        for s in (0.2, 0.0)
+    )
+    assert row["loss_te"] == pytest.approx(smoothed, rel=1e-6)
+    assert abs(one_hot - smoothed) > 1e-3

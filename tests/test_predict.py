@@ -67,7 +67,7 @@ def test_the_calibration_error_is_of_these_probabilities(loss):
     error = sum(
         abs((correct[bins == b] - confidence[bins == b]).sum()) for b in range(15)
     )
-    measured = evaluate(logits, labels, loss).calibration_error.value
+    measured = evaluate(logits, labels, loss).calibration_error.plugin
     assert measured == pytest.approx(error / 300, rel=1e-5)
 
 

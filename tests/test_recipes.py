@@ -77,6 +77,7 @@ def test_the_fast_recipe_in_pieces_trains_and_eval_agrees_with_the_log(tmp_path)
         accuracy, loss = (logged[f"{value}_{name}"] for value in ("acc", "loss"))
         assert found["accuracy"]["value"] == pytest.approx(accuracy, rel=1e-12)
         assert found["loss"]["value"] == pytest.approx(loss, rel=1e-6)
+        assert (found["loss_name"], found["label_smoothing"]) == ("ce", 0.2)
     # Six views of a test image, one of a training image.
     loaded = runs.load_model(path)
     plain = loaded.config.one_view()
@@ -84,6 +85,8 @@ def test_the_fast_recipe_in_pieces_trains_and_eval_agrees_with_the_log(tmp_path)
     for split, views in (("train", False), ("test", True)):
         part = images.splits[split]
         logits = training.predict(loaded.model, loaded.state, part.images, plain)
-        loss = training.evaluate(logits, part.labels, "ce").loss.value
+        loss = training.evaluate(
+            logits, part.labels, "ce", label_smoothing=0.2
+        ).loss.value
         same = loss == pytest.approx(logged[f"loss_{split[:2]}"], rel=1e-6)
         assert same != views

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from eqcifar import runs, training
+from eqcifar import runs, sharpness, training
 from eqcifar.errors import RunError, UsageError
 from eqcifar.parallel import make_mesh
 from eqcifar.runs import SharpnessOptions
@@ -218,6 +218,34 @@ def test_another_loss_or_mode_is_another_column(subject):
         ),
     ):
         assert runs.column_name(subject, options, name, "test") == column
+
+
+def test_the_loss_that_was_trained_is_measured(subject):
+    config = dataclasses.replace(CONFIG, label_smoothing=0.2)
+    smoothed = dataclasses.replace(subject, config=config)
+    one_hot = dataclasses.replace(OPTIONS, one_hot=True, samples=0)
+    trained = dataclasses.replace(OPTIONS, samples=0)
+    network, part = smoothed.network(OPTIONS), subject.dataset.train
+    logits = training.predict(subject.model, subject.state, part.images, config)
+    for options, smoothing, end in ((trained, 0.2, ""), (one_hot, 0.0, "_onehot")):
+        # By way of the arrays: the middle of the landscape is the loss itself.
+        examples = smoothed.examples("train", options, make_mesh(1))
+        loss = smoothed.loss(options)
+        direction = sharpness.filter_normalised(network, jax.random.key(0))
+        found = sharpness.landscape(network, examples, [direction], loss, points=3)
+        expected = training.evaluate(
+            logits, part.labels, "ce", label_smoothing=smoothing
+        )
+        assert found.loss[1] == pytest.approx(expected.loss.value, rel=1e-5)
+        name = runs.column_name(smoothed, options, "tr_hess", "test")
+        assert name == f"tr_hess{end}_te"
+        assert runs.column_name(smoothed, options, "tr_ntk", "train") == "tr_ntk"
+        row = runs.first_columns(smoothed, options)
+        assert (row["loss_name"], row["loss_smoothing"]) == ("ce", smoothing)
+    # Where nothing was smoothed, the two are one.
+    assert runs.column_name(subject, one_hot, "tr_hess", "train") == "tr_hess"
+    assert str(smoothed.loss(trained)) == "ce loss, labels smoothed by 0.2"
+    assert str(smoothed.loss(one_hot)) == "ce loss"
 
 
 def test_impossible_options_are_refused(subject):

@@ -51,7 +51,7 @@ def test_comparison_estimates_cosines_and_ratios(x64, pair):
     # Each probe passes over each of the 14 examples with two products, by halves.
     assert got.matvecs == 60 * 8
     with pytest.raises(UsageError, match="at least 3"):
-        sharpness.compare(net, first, second, probes=2, key=KEY)
+        sharpness.compare(net, first, second, "ce", probes=2, key=KEY)
 
 
 def test_a_split_is_like_itself(x64, pair):
@@ -143,7 +143,7 @@ def test_landscapes_are_the_loss_on_a_grid(x64, pair):
             close(plane.loss[i, j], value)
     assert ((plane.accuracy >= 0) & (plane.accuracy <= 1)).all()
     with pytest.raises(UsageError, match="one direction"):
-        sharpness.landscape(net, first, [])
+        sharpness.landscape(net, first, [], "ce")
 
 
 def test_filter_normalised_directions_have_the_filters_lengths(x64, pair):

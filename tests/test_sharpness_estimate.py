@@ -154,7 +154,7 @@ def test_variances_recover_the_components():
 @pytest.mark.parametrize("fresh", ["exact", "example", "batch"])
 def test_a_plan_reaches_what_it_promises(fresh):
     pilot = sharpness.Variances(10.0, 0.01, 0.5, 0.2)
-    plan = sharpness.plan(pilot, 0.05, 5000, fresh=fresh, batch_size=10)
+    plan = sharpness.plan(pilot, 0.05, 5000, fresh=fresh, batch=10)
     assert plan.reached <= 0.05
     batch = {"exact": 1, "example": 1, "batch": 10}[fresh]
     errors = []

@@ -9,6 +9,7 @@ from jax.flatten_util import ravel_pytree
 
 from eqcifar import sharpness, training
 from eqcifar.errors import UsageError
+from eqcifar.sharpness import _losses
 
 from .sharpness_tools import CLASSES, close, data, dense, make, network
 
@@ -84,8 +85,8 @@ def test_theta_scaled_trace_is_invariant_to_rescaling(x64):
     a, b, c = grow(model)
     scaled = eqx.tree_at(grow, model, (3.0 * a, 3.0 * b, c / 3.0))
     examples = data(4)
-    before = sharpness.output_traces(sharpness.Network(model, state), examples)
-    after = sharpness.output_traces(sharpness.Network(scaled, state), examples)
+    before = sharpness.output_traces(sharpness.Network(model, state), examples, "mse")
+    after = sharpness.output_traces(sharpness.Network(scaled, state), examples, "mse")
     close(after.estimate("theta").value, before.estimate("theta").value)
     close(after.estimate("filter").value, before.estimate("filter").value)
     assert abs(after.estimate().value / before.estimate().value - 1) > 0.1
@@ -228,7 +229,7 @@ def test_batch_statistics_take_the_general_path(x64):
     assert abs(result.hess.value - truth) < 4 * result.hess.standard_error
     assert result.bend > 1e-3
     with pytest.raises(UsageError, match="Batch statistics"):
-        sharpness.output_traces(net, examples)
+        sharpness.output_traces(net, examples, "mse")
 
 
 def test_examples_on_many_devices_give_the_same_value(x64):
@@ -256,3 +257,19 @@ def test_weight_decay_adds_its_own_trace(x64):
     coefficients = training.l2_coefficients(net.params, config)
     weights = sharpness.penalty_trace(net, coefficients)
     assert weights == pytest.approx(0.1 * 3 * 192)
+
+
+@pytest.mark.parametrize("name", ["mse", "ce"])
+def test_smoothed_labels_change_the_gradient_and_not_the_root(x64, name):
+    logits, label = jnp.array([0.3, -1.2, 2.0]), jnp.array(1)
+    plain, smoothed = sharpness.NamedLoss(name), sharpness.NamedLoss(name, 0.2)
+    root = jax.vmap(
+        lambda v: _losses.root_product(smoothed, logits, label, v), out_axes=1
+    )(jnp.eye(3))
+    close(root @ root.T, jax.hessian(smoothed)(logits, label))
+    target = 0.8 * np.eye(3)[1] + 0.2 / 3
+    output = {"mse": logits, "ce": jax.nn.softmax(logits)}[name]
+    close(jax.grad(smoothed)(logits, label), output - target)
+    close(jax.grad(plain)(logits, label), output - np.eye(3)[1])
+    with pytest.raises(UsageError, match="Unknown loss 'hinge'"):
+        sharpness.NamedLoss("hinge")

@@ -134,7 +134,7 @@ def test_a_layer_that_is_not_called_has_common_directions(x64, smooth):
     model = Tied(eqx.nn.Linear(192, 3, use_bias=False, key=KEY))
     net, examples = sharpness.Network(model, eqx.nn.State(model)), data(4)
     one, two = (
-        sharpness.probe_traces(net, examples, "ce", flip=flip, key=KEY)
+        sharpness.probe_traces(net, examples, "ce", probes=2, flip=flip, key=KEY)
         for flip in (False, True)
     )
     np.testing.assert_array_equal(one.values["hess"], two.values["hess"])
@@ -154,16 +154,16 @@ def test_scaled_directions_estimate_the_scaled_trace(x64, smooth):
 def test_a_ragged_batch_counts_each_example_once(x64, smooth):
     net, examples, _ = smooth
     traces = sharpness.probe_traces(
-        net, examples.take(np.arange(7)), "ce", fresh=False, key=KEY
+        net, examples.take(np.arange(7)), "ce", probes=2, fresh=False, key=KEY
     )
-    whole = sharpness.probe_traces(net, examples, "ce", fresh=False, key=KEY)
+    whole = sharpness.probe_traces(net, examples, "ce", probes=2, fresh=False, key=KEY)
     close(traces.values["hess"], whole.values["hess"][:7], 1e-12)
 
 
 def test_an_interrupted_pass_resumes_to_the_same_bits(x64, smooth, tmp_path):
     net, examples, _ = smooth
     examples = examples.with_batch_size(4)
-    whole = sharpness.probe_traces(net, examples, "ce", key=KEY)
+    whole = sharpness.probe_traces(net, examples, "ce", probes=2, key=KEY)
     rows, path = {}, tmp_path / "partial.npz"
 
     def stop_early(seen, wanted):
@@ -173,13 +173,13 @@ def test_an_interrupted_pass_resumes_to_the_same_bits(x64, smooth, tmp_path):
 
     with pytest.raises(KeyboardInterrupt):
         sharpness.probe_traces(
-            net, examples, "ce", key=KEY, done=rows, report=stop_early
+            net, examples, "ce", probes=2, key=KEY, done=rows, report=stop_early
         )
     with pytest.raises(UsageError, match="another measurement"):
         sharpness.load_rows(path, "relu ce")
     rows = sharpness.load_rows(path, "gelu ce")
     assert list(rows) == [0]
-    resumed = sharpness.probe_traces(net, examples, "ce", key=KEY, done=rows)
+    resumed = sharpness.probe_traces(net, examples, "ce", probes=2, key=KEY, done=rows)
     for name, table in whole.values.items():
         np.testing.assert_array_equal(resumed.values[name], table)
     assert sharpness.load_rows(tmp_path / "none.npz", "") == {}
@@ -187,7 +187,7 @@ def test_an_interrupted_pass_resumes_to_the_same_bits(x64, smooth, tmp_path):
 
 def test_rtol_stops_early(x64):
     net, examples = network("linear"), data(400, batch_size=4).sample(400, seed=3)
-    result = sharpness.output_traces(net, examples, scaled=("plain",), rtol=0.05)
+    result = sharpness.output_traces(net, examples, "mse", scaled=("plain",), rtol=0.05)
     estimate = result.estimate()
     assert 50 <= estimate.examples < 400
     assert estimate.half_width() <= 0.05 * estimate.value
@@ -221,7 +221,7 @@ def test_diverged_parameters_are_reported():
     model = eqx.tree_at(last, model, jnp.full_like(last(model), jnp.nan))
     net = sharpness.Network(model, state)
     with pytest.raises(RunError, match="not finite"):
-        sharpness.probe_traces(net, data(4), key=KEY)
+        sharpness.probe_traces(net, data(4), "mse", probes=2, key=KEY)
 
 
 def test_examples_refuse_what_cannot_be_measured():
@@ -236,13 +236,13 @@ def test_examples_refuse_what_cannot_be_measured():
         examples.take(np.arange(1)).halves()
     with pytest.raises(UsageError, match="allow more memory"):
         sharpness.output_traces(
-            network("relu"), examples.with_batch_size(3), memory=9.0
+            network("relu"), examples.with_batch_size(3), "mse", memory=9.0
         )
     with pytest.raises(UsageError, match="Unknown loss"):
         sharpness.get_loss("hinge")
     bad = dataclasses.replace(examples, labels=np.full(4, 9, np.int32))
     with pytest.raises(UsageError, match="Label 9"):
-        sharpness.output_traces(network("relu"), bad)
+        sharpness.output_traces(network("relu"), bad, "mse")
 
 
 def test_uint8_images_are_prepared_on_the_device():
@@ -256,12 +256,14 @@ def test_uint8_images_are_prepared_on_the_device():
     examples = sharpness.Examples(images, labels, prepare=prepare, batch_size=4)
     ready = sharpness.Examples(np.asarray(prepare(images)), labels, batch_size=4)
     net = network("relu")
-    a, b = (sharpness.output_traces(net, e).estimate() for e in (examples, ready))
+    a, b = (
+        sharpness.output_traces(net, e, "mse").estimate() for e in (examples, ready)
+    )
     assert a.value == b.value
 
 
 def test_one_example_is_enough_for_the_split(x64):
-    estimate = sharpness.output_traces(network("relu"), data(1)).estimate()
+    estimate = sharpness.output_traces(network("relu"), data(1), "mse").estimate()
     assert estimate.standard_error == 0
     assert estimate.value > 0
 
@@ -277,4 +279,4 @@ def test_models_that_couple_a_batch_are_refused():
     model = Coupled(jnp.ones((3, 192)))
     net = sharpness.Network(model, eqx.nn.State(model))
     with pytest.raises(UsageError, match="depend on the rest"):
-        sharpness.output_traces(net, data(4))
+        sharpness.output_traces(net, data(4), "mse")

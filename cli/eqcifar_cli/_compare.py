@@ -10,6 +10,7 @@ from ._measuring import (
     LossName,
     Memory,
     Meter,
+    OneHot,
     Out,
     RunPath,
     Samples,
@@ -31,6 +32,7 @@ def compare(
         int, typer.Option(min=0, help="Compare the spaces of so many; 0: none.")
     ] = 10,
     loss: LossName = None,
+    one_hot: OneHot = False,
     batch_size: BatchSize = 128,
     memory: Memory = 1.0,
     devices: Devices = None,
@@ -53,6 +55,7 @@ def compare(
         samples=samples,
         probes=probes,
         loss=loss,
+        one_hot=one_hot,
         batch_size=batch_size,
         memory=memory,
         seed=seed,
@@ -67,7 +70,6 @@ def compare(
             report=meter,
             warn=print_warning,
         )
-    loss_name = subject.loss(options)
     common = found.common
     if as_json:
         cosines = {
@@ -77,7 +79,7 @@ def compare(
         ratios = {name: estimate_to_json(e) for name, e in common.trace_ratio.items()}
         print_json(
             {
-                **header(subject, loss_name),
+                **header(subject, options),
                 "options": dataclasses.asdict(options),
                 "trace_ratio": estimate_to_json(found.ratio),
                 "trace_ratio_common": ratios,
@@ -104,7 +106,7 @@ def compare(
         rows.append((f"overlap of {found.count} eigenvectors", "", *sides))
     mark = " SYNTHETIC" if subject.dataset.synthetic else ""
     print_table(
-        f"{subject.path}: {subject.config.arch}, {loss_name} loss, "
+        f"{subject.path}: {subject.config.arch}, {subject.loss(options)}, "
         f"{subject.dataset.title}",
         (
             f"alike{mark}",

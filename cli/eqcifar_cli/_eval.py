@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from ._measuring import Json, LossName, Out, RunPath
+from ._measuring import Json, LossName, OneHot, Out, RunPath
 from ._output import print_json, print_table, print_warning
 
 
@@ -25,11 +25,13 @@ def evaluate(
         ),
     ] = None,
     loss: LossName = None,
+    one_hot: OneHot = False,
     out: Out = Path("results"),
     as_json: Json = False,
 ):
     """Measure a trained network: accuracy, loss, calibration, with 95 % intervals."""
     from eqcifar import data, runs
+    from eqcifar.config import loss_title
     from eqcifar.errors import UsageError
     from eqcifar.training import evaluate as measure
     from eqcifar.training import predict
@@ -68,7 +70,8 @@ def evaluate(
     seen = config.one_view() if trained_on else config
     logits = predict(loaded.model, loaded.state, part.images, seen)
     loss_name = loss or config.loss
-    evaluation = measure(logits, part.labels, loss_name)
+    smoothing = 0.0 if one_hot else config.label_smoothing
+    evaluation = measure(logits, part.labels, loss_name, label_smoothing=smoothing)
 
     if as_json:
         values = dataclasses.asdict(evaluation)
@@ -86,6 +89,7 @@ def evaluate(
                 "same_data": is_same(chosen),
                 "split": split,
                 "loss_name": loss_name,
+                "label_smoothing": smoothing,
                 **values,
             }
         )
@@ -98,8 +102,16 @@ def evaluate(
         [
             ("top-1 accuracy", *_percent(evaluation.accuracy)),
             ("top-5 accuracy", *_percent(evaluation.accuracy_top5)),
-            (f"loss ({loss_name}, per image)", *_plain(evaluation.loss)),
+            (
+                f"{loss_title(loss_name, smoothing)}, per image",
+                *_plain(evaluation.loss),
+            ),
             ("expected calibration error", *_percent(evaluation.calibration_error)),
+            (
+                "the same, plug-in, biased upwards",
+                f"{100 * evaluation.calibration_error.plugin:.2f} %",
+                "",
+            ),
             *(
                 (f"accuracy on {name}", *_percent(interval))
                 for name, interval in zip(

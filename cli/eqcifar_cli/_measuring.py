@@ -43,6 +43,13 @@ LossName = Annotated[
     Literal["mse", "ce"] | None,
     typer.Option(help="The run's own by default.", show_default=False),
 ]
+OneHot = Annotated[
+    bool,
+    typer.Option(
+        "--one-hot",
+        help="Take the loss against one-hot labels, even where training smoothed them.",
+    ),
+]
 BatchSize = Annotated[int, typer.Option(help="Images at a time.")]
 Memory = Annotated[
     float, typer.Option(help="GB for per-image gradients, on each device.")

@@ -10,6 +10,7 @@ from ._measuring import (
     LossName,
     Memory,
     Meter,
+    OneHot,
     Out,
     RunPath,
     Samples,
@@ -58,6 +59,7 @@ def sharpness(
         ),
     ] = None,
     loss: LossName = None,
+    one_hot: OneHot = False,
     target: Annotated[
         Literal["split", "population"],
         typer.Option(help="Whose mean is meant: the split's, or of where it is from."),
@@ -130,6 +132,7 @@ def sharpness(
         top=top,
         rtol=rtol,
         loss=loss,
+        one_hot=one_hot,
         target=target,
         batch_size=batch_size,
         batch_statistics=batch_statistics,

@@ -19,7 +19,7 @@ Found = Mapping[str, Mapping[str, Measured]]
 
 def print_found(subject: Subject, options: SharpnessOptions, found: Found):
     """A table a split, and under it what the numbers rest on."""
-    loss = subject.loss(options)
+    loss = subject.loss_name(options)
     for split, measures in found.items():
         rows = []
         for measured in measures.values():
@@ -30,7 +30,7 @@ def print_found(subject: Subject, options: SharpnessOptions, found: Found):
         print_table(
             f"{subject.path}: {subject.config.arch} on {most} of "
             f"{len(subject.dataset.splits[split])} {split} images of "
-            f"{subject.dataset.title}",
+            f"{subject.dataset.title}, {subject.loss(options)}",
             ("measure", _value(subject), plus_minus(), "images", "meaning"),
             rows,
             left=("meaning",),
@@ -142,9 +142,9 @@ def to_json(
     subject: Subject, options: SharpnessOptions, found: Found, sharpest: int
 ) -> dict[str, Any]:
     """Everything at full precision."""
-    loss = subject.loss(options)
+    loss = subject.loss_name(options)
     return {
-        **header(subject, loss),
+        **header(subject, options),
         "options": dataclasses.asdict(options),
         "penalty": _penalty(subject, options),
         "splits": {
@@ -169,7 +169,7 @@ def to_json(
     }
 
 
-def header(subject: Subject, loss: str) -> dict[str, Any]:
+def header(subject: Subject, options: SharpnessOptions) -> dict[str, Any]:
     """What is measured, as JSON."""
     return {
         "run": str(subject.path),
@@ -179,7 +179,8 @@ def header(subject: Subject, loss: str) -> dict[str, Any]:
         "dataset": subject.dataset.name,
         "synthetic": subject.dataset.synthetic,
         "same_data": subject.same_data,
-        "loss_name": loss,
+        "loss_name": subject.loss_name(options),
+        "label_smoothing": subject.label_smoothing(options),
     }
 
 
@@ -204,7 +205,7 @@ def print_plan(
     plans = {"random": plan.random, "exact": plan.exact}
     if as_json:
         print_json(
-            {**header(subject, loss), "split": split, **dataclasses.asdict(plan)}
+            {**header(subject, options), "split": split, **dataclasses.asdict(plan)}
         )
         return
     print_table(
@@ -229,7 +230,8 @@ def print_plan(
         f"random vector adds {100 * math.sqrt(plan.pilot.mixed):.0f} %.\n"
         f"Next: eqcifar sharpness {subject.path} --split {split} "
         f"--samples {best.examples} --probes {best.probes}"
-        + (f" --loss {loss}" if options.loss else "")
+        + (f" --loss {options.loss}" if options.loss else "")
+        + (" --one-hot" if options.one_hot else "")
     )
 
 
@@ -241,7 +243,8 @@ def print_original(
         columns = {k: estimate_to_json(e) for k, e in original.columns.items()}
         factors = {"penalty": original.penalty, "divisor": original.divisor}
         extra = {"columns": columns, **factors, "defects": original.defects}
-        print_json({**header(subject, "mse"), **extra})
+        original_loss = SharpnessOptions(loss="mse", one_hot=True)
+        print_json({**header(subject, original_loss), **extra})
         return
     print_table(
         f"{subject.path}: the original's convention on {devices} devices, "

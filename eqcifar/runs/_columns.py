@@ -12,8 +12,8 @@ from ._records import Record
 from ._wide_table import read_wide
 
 SPLITS = {"": "train", "_te": "test", "_va": "val"}
-_COLUMN = re.compile(r"(?P<name>.+?(_(mse|ce))?(_trainmode)?)(?P<end>_te|_va)?")
-_NAME = re.compile(r"(?P<base>.+?)(_(?P<loss>mse|ce))?(?P<mode>_trainmode)?")
+_COLUMN = re.compile(r"(?P<name>.+?(_(mse|ce))?(_onehot)?(_trainmode)?)(?P<end>_te|_va)?")
+_NAME = re.compile(r"(?P<base>.+?)(_(?P<loss>mse|ce))?(_onehot)?(_trainmode)?")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,7 +22,7 @@ class Column:
 
     - `name`: the column's, without the split.
     - `end`: that of the split, a key of `SPLITS`.
-    - `base`: the measure, without a loss that is not the run's own, and without mode.
+    - `base`: the measure, without a loss, labels or mode that are not the run's own.
     - `loss`: that loss, or empty.
     """
 

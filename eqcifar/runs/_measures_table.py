@@ -135,6 +135,8 @@ def legend(table: Table, measures: Iterable[str]) -> list[tuple[str, str]]:
     for name in dict.fromkeys(parse_column(measure).name for measure in measures):
         column = parse_column(name)
         text = meaning(column.base, column.loss or " or ".join(losses))
+        if "_onehot" in name:
+            text += "; of labels that are not smoothed"
         if name.endswith("_trainmode"):
             text += "; normalised by each batch"
         if text:

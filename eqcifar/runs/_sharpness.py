@@ -164,9 +164,12 @@ def column_name(
     subject: Subject, options: SharpnessOptions, name: str, split: str
 ) -> str:
     """The column of a measure: what is not the run's own loss or mode is named."""
-    loss = subject.loss(options)
-    if loss != subject.config.loss and sharpness.depends_on_loss(name):
-        name = f"{name}_{loss}"
+    loss, smoothing = subject.loss_name(options), subject.label_smoothing(options)
+    if sharpness.depends_on_loss(name):
+        if loss != subject.config.loss:
+            name = f"{name}_{loss}"
+        if smoothing != subject.config.label_smoothing:
+            name = f"{name}_onehot"
     if options.batch_statistics:
         name = f"{name}_trainmode"
     return name + SUFFIXES[split]
@@ -180,7 +183,8 @@ def first_columns(subject: Subject, options: SharpnessOptions) -> dict[str, Cell
         "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "data": "SYNTHETIC" if dataset.synthetic else dataset.name,
         "step": subject.step,
-        "loss_name": subject.loss(options),
+        "loss_name": subject.loss_name(options),
+        "loss_smoothing": subject.label_smoothing(options),
         "target": options.target,
         "precision": str(numbers[0].dtype),
         **({"batch_size": options.batch_size} if options.batch_statistics else {}),

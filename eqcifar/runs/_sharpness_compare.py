@@ -62,7 +62,7 @@ def compare_splits(
     with unfinished.keeping("compare") as (rows, save):
 
         def show(what: str, done: int, total: int):
-            report(what, loss, done, total, lambda: None)
+            report(what, str(loss), done, total, lambda: None)
 
         follow = saving(show, save)
         traces = [

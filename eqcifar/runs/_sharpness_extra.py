@@ -68,7 +68,7 @@ def measure_original(
         raise UsageError("the original measures whole splits: leave out --samples")
     if options.loss == "ce" or options.batch_statistics:
         raise UsageError("the original measures mse with running statistics")
-    options = dataclasses.replace(options, loss="mse")
+    options = dataclasses.replace(options, loss="mse", one_hot=True)
     mesh = make_mesh(devices)
     whole = SharpnessOptions(samples=0, batch_size=options.batch_size)
     splits = [subject.examples(name, whole, mesh) for name in ("train", "test")]

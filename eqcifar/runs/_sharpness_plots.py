@@ -103,7 +103,7 @@ def _title(
         name = os.path.basename(name)
     mark = "SYNTHETIC: " if subject.dataset.synthetic else ""
     # The NTK knows no loss.
-    what = "NTK" if kind == "gram" else f"mean {subject.loss(options)} loss"
+    what = "NTK" if kind == "gram" else f"mean {subject.loss(options)}"
     mode = "each batch" if options.batch_statistics else "running statistics"
     return (
         f"{mark}{config.arch}, width {config.width:g}, seed {config.seed}, {name}\n"

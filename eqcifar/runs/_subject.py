@@ -15,7 +15,7 @@ from .. import data
 from ..config import TrainConfig
 from ..data import Dataset
 from ..errors import RunError, UsageError
-from ..sharpness import Examples, Network
+from ..sharpness import Examples, Loss, NamedLoss, Network
 from ..training import Model
 from ._arrays import named_arrays
 from ._description import data_of
@@ -33,6 +33,8 @@ class SharpnessOptions:
         where there are fewer.
     - `probes`, `top`, `rtol`, `target`: see `eqcifar.sharpness.measure`.
     - `loss`: by default the run's own.
+    - `one_hot`: take it against one-hot labels, even where training smoothed them.
+        MixUp is augmentation, and no part of a measured loss.
     - `batch_size`: images at a time; rounded up to a multiple of the devices.
     - `batch_statistics`: normalise each batch by itself, as in training.
     - `memory`: GB for per-example gradients, on each device.
@@ -44,6 +46,7 @@ class SharpnessOptions:
     top: int = 5
     rtol: float | None = None
     loss: Literal["mse", "ce"] | None = None
+    one_hot: bool = False
     target: Literal["split", "population"] = "split"
     batch_size: int = 128
     batch_statistics: bool = False
@@ -90,9 +93,23 @@ class Subject:
     digest: str
     same_data: bool
 
-    def loss(self, options: SharpnessOptions) -> str:
+    def loss_name(self, options: SharpnessOptions) -> str:
         """The name of the loss that is measured."""
         return options.loss or self.config.loss
+
+    def label_smoothing(self, options: SharpnessOptions) -> float:
+        """The smoothing of the labels that the loss is measured against."""
+        return 0.0 if options.one_hot else self.config.label_smoothing
+
+    def loss(self, options: SharpnessOptions) -> str | Loss:
+        """The loss that is measured: that of training, unless options say otherwise.
+
+        Only a name for a function of one's own, which the file does not hold.
+        """
+        name = self.loss_name(options)
+        if options.loss is None and self.config.has_own_loss:
+            return name
+        return NamedLoss(name, self.label_smoothing(options))
 
     def network(self, options: SharpnessOptions) -> Network:
         """The network as a function of its parameters."""

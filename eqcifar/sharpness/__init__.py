@@ -28,6 +28,7 @@ from ._landscape import as_direction as as_direction
 from ._landscape import filter_normalised as filter_normalised
 from ._landscape import landscape as landscape
 from ._losses import Loss as Loss
+from ._losses import NamedLoss as NamedLoss
 from ._losses import ce as ce
 from ._losses import get_loss as get_loss
 from ._losses import losses as losses

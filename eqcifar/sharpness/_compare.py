@@ -18,7 +18,7 @@ from ._estimate import Estimate
 from ._examples import Examples, Rows, piece
 from ._lanczos import eigenpairs, overlap
 from ._losses import Loss
-from ._memory import check_memory
+from ._memory import MEMORY, check_memory
 from ._network import Network
 from ._operator import operator
 
@@ -47,12 +47,12 @@ def compare(
     network: Network,
     first: Examples,
     second: Examples,
-    loss: str | Loss = "ce",
+    loss: str | Loss,
     *,
-    probes: int = 10,
+    probes: int,
     eigenvectors: int = 0,
     seed: int = 0,
-    memory: float = 1e9,
+    memory: float = MEMORY,
     key: PRNGKeyArray,
     done: MutableMapping[str, Rows] | None = None,
     report: Callable[[str, int, int], None] = lambda what, done, total: None,
@@ -146,7 +146,7 @@ def compare(
                 eigenvectors,
                 which="magnitude",
                 steps=steps,
-                memory=4 * memory,
+                basis_memory=4 * memory,
                 key=key,
                 done=done.setdefault(f"half{i}", {}),
             )

@@ -9,11 +9,12 @@ from eqcifar.errors import UsageError
 from eqcifar.parallel import jit
 
 from ._examples import Examples
+from ._memory import MEMORY
 from ._network import Network, check_independent
 
 
 def ntk_gram(
-    network: Network, examples: Examples, *, memory: float = 1e9
+    network: Network, examples: Examples, *, memory: float = MEMORY
 ) -> Float[np.ndarray, "rows rows"]:
     """Form the NTK Gram matrix J J' / n of n examples.
 

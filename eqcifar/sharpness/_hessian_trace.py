@@ -12,6 +12,7 @@ from eqcifar.errors import UsageError
 from ._estimate import Estimate, Target
 from ._examples import Examples, Rows
 from ._losses import Loss
+from ._memory import MEMORY
 from ._network import Network, check_independent, curvature_within_leaves
 from ._output_traces import OutputTraces, output_traces
 from ._probe_traces import probe_traces
@@ -38,7 +39,7 @@ class HessianTrace:
 def hessian_trace(
     network: Network,
     examples: Examples,
-    loss: str | Loss = "ce",
+    loss: str | Loss,
     *,
     method: Method = "auto",
     probes: int = 0,
@@ -46,7 +47,7 @@ def hessian_trace(
     tolerance: float = 1e-5,
     rtol: float | None = None,
     target: Target = "split",
-    memory: float = 1e9,
+    memory: float = MEMORY,
     key: PRNGKeyArray,
     done: MutableMapping[str, Rows] | None = None,
     report: Callable[[int, int], None] | None = None,

@@ -5,6 +5,7 @@ import dataclasses
 from jaxtyping import PRNGKeyArray
 
 from ._examples import Examples
+from ._losses import Loss
 from ._network import Network, check_independent, curvature_within_leaves
 from ._output_traces import output_traces
 from ._probe_traces import probe_traces
@@ -33,9 +34,9 @@ class HowMany:
 def how_many(
     network: Network,
     examples: Examples,
-    loss: str = "ce",
+    loss: str | Loss,
     *,
-    rtol: float = 0.05,
+    rtol: float,
     pilot: int = 128,
     tolerance: float = 1e-5,
     key: PRNGKeyArray,
@@ -71,5 +72,5 @@ def how_many(
     ).values
     ggn = output_traces(network, few, loss, scaled=("plain",), key=key)
     parts, batch = variances(ggn.table() + forms["resid"]), examples.batch_size
-    random = plan(parts, rtol, size, batch_size=batch, fresh="batch")
+    random = plan(parts, rtol, size, batch=batch, fresh="batch")
     return HowMany(len(few), parts, random, None, classes)

@@ -17,7 +17,7 @@ from eqcifar.errors import RunError, UsageError
 
 from ._estimate import Estimate, estimate_mean
 from ._examples import Rows, piece
-from ._memory import check_memory
+from ._memory import BASIS_MEMORY, check_memory
 from ._operator import Operator
 
 Which = Literal["largest", "smallest", "magnitude"]
@@ -128,7 +128,7 @@ def eigenpairs(
     which: Which = "largest",
     steps: int = 100,
     rtol: float = 1e-4,
-    memory: float = 4e9,
+    basis_memory: float = BASIS_MEMORY,
     key: PRNGKeyArray,
     done: Rows | None = None,
 ) -> Eigen:
@@ -143,7 +143,7 @@ def eigenpairs(
     - `count`: how many eigenpairs; `which`: from which end of the spectrum.
     - `steps`: at most so many products; fewer when every bound is at most `rtol`
         times the largest eigenvalue in modulus.
-    - `memory`: bytes for the basis, one vector a step.
+    - `basis_memory`: bytes for the basis, one vector a step.
     - `done`: the steps of an unfinished call, read and filled; in the end the result.
 
     **Raises:**
@@ -167,7 +167,9 @@ def eigenpairs(
 
     def find() -> dict[str, Any]:
         draw = jax.random.normal(key, (operator.size,), operator.dtype)
-        values, pairs, beta, basis = _run(operator, draw, steps, memory, done, enough)
+        values, pairs, beta, basis = _run(
+            operator, draw, steps, basis_memory, done, enough
+        )
         chosen = pick(values)
         coefficients = jnp.asarray(pairs[:, chosen].T, operator.dtype)
         with jax.default_matmul_precision("highest"):
@@ -194,12 +196,12 @@ def eigenpairs(
 def spectral_density(
     operator: Operator,
     *,
-    probes: int = 8,
+    probes: int,
     steps: int = 60,
     points: int = 1000,
     width: float = 0.005,
     level: float = 0.95,
-    memory: float = 4e9,
+    basis_memory: float = BASIS_MEMORY,
     key: PRNGKeyArray,
     done: MutableMapping[str, Rows] | None = None,
 ) -> Density:
@@ -221,7 +223,7 @@ def spectral_density(
     def rule(m: int) -> dict[str, np.ndarray]:
         seed, run = jax.random.fold_in(key, m), done.setdefault(f"vector{m}", {})
         draw = jax.random.rademacher(seed, (operator.size,), operator.dtype)
-        values, pairs, *_ = _run(operator, draw, steps, memory, run)
+        values, pairs, *_ = _run(operator, draw, steps, basis_memory, run)
         run.clear()
         return {"values": values, "weights": pairs[0] ** 2}
 

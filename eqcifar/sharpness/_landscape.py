@@ -56,7 +56,7 @@ def landscape(
     network: Network,
     examples: Examples,
     directions: Sequence[PyTree],
-    loss: str | Loss = "ce",
+    loss: str | Loss,
     *,
     reach: float = 1.0,
     points: int = 21,

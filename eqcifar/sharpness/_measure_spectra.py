@@ -48,7 +48,7 @@ def spectrum(task: Task) -> Measured:
         probes=probes,
         steps=steps,
         points=400,
-        memory=task.basis,
+        basis_memory=task.basis,
         key=task.key,
         done={name: task.passes(f"spectrum-{name}") for name in names},
     )

@@ -9,6 +9,7 @@ import numpy as np
 
 from ._estimate import Estimate, Target, estimate_mean
 from ._hessian_trace import hessian_trace
+from ._losses import NamedLoss, get_loss
 from ._network import Network
 from ._operator import Kind
 from ._output_traces import OutputTraces
@@ -27,7 +28,15 @@ ESTIMATORS: dict[str, tuple[Callable[..., Estimate], tuple[Kind, ...]]] = {
 
 def trace(task: Task) -> Measured:
     """Traces of the Hessian and the GGN, and what they are made of."""
-    done = {kind: task.passes(f"{kind}-{task.loss}") for kind in ("outputs", "probes")}
+    loss = get_loss(task.loss)
+    # Under `mse` the pass over outputs is that of the NTK, whatever the labels.
+    known = isinstance(loss, NamedLoss)
+    name = loss.name if known else "own"
+    smoothing = loss.label_smoothing if known else 0.0
+    done = {
+        "outputs": task.passes(f"outputs-{name}"),
+        "probes": task.passes(f"probes-{name}-{smoothing:g}"),
+    }
     result = hessian_trace(
         task.network,
         task.examples,
@@ -84,13 +93,13 @@ def unit(task: Task) -> Measured:
 def by_products(task: Task, name: str) -> Measured:
     """The traces of H and GGN, of these very images, by products with vectors."""
     estimate, kinds = ESTIMATORS[name]
-    probes, values = max(task.probes, 12), {}
-    room = {} if estimate is hutchinson else {"memory": task.basis}
+    matvecs, values = max(task.probes, 12), {}
+    room = {} if estimate is hutchinson else {"basis_memory": task.basis}
     passes = [task.passes(f"{name}-{kind}") for kind in kinds]
     for index, (kind, done) in enumerate(zip(kinds, passes, strict=True)):
         found = estimate(
-            task.operator(kind, index * probes, len(kinds) * probes),
-            probes=probes,
+            task.operator(kind, index * matvecs, len(kinds) * matvecs),
+            matvecs=matvecs,
             key=task.key,
             done=done,
             **room,

@@ -10,10 +10,11 @@ from eqcifar.errors import UsageError
 
 from ._estimate import Target
 from ._examples import Examples, Rows
+from ._losses import Loss
 from ._measure_rises import line, radius
 from ._measure_spectra import eigenvalues, gram, lmax, spectrum
 from ._measure_traces import ESTIMATORS, by_products, ntk, trace, unit
-from ._memory import check_memory
+from ._memory import MEMORY, check_memory
 from ._network import Network
 from ._task import Measured, Report, Task
 
@@ -62,13 +63,13 @@ def measure(
     network: Network,
     examples: Examples,
     name: str,
-    loss: str = "ce",
+    loss: str | Loss,
     *,
-    probes: int = 2,
+    probes: int,
     top: int = 5,
     rtol: float | None = None,
     target: Target = "split",
-    memory: float = 1e9,
+    memory: float = MEMORY,
     key: PRNGKeyArray,
     rows: MutableMapping[str, Rows] | None = None,
     report: Report = lambda done, total, sofar: None,
@@ -78,7 +79,8 @@ def measure(
     **Arguments:**
 
     - `network`, `examples`: in random order where `rtol` is given.
-    - `loss`: `mse` or `ce`.
+    - `loss`: `mse`, `ce`, a `NamedLoss` with smoothed labels, or a function of the
+        logits and the label of one example.
     - `probes`: random vectors an example (traces) or in all (others, which take a few
         at least); 0: the traces of GGN and NTK without any.
     - `top`: how many eigenvalues.

@@ -1,5 +1,8 @@
 from eqcifar.errors import UsageError
 
+# Bytes: for what grows with the examples, and for vectors as large as the network.
+MEMORY, BASIS_MEMORY = 1e9, 4e9
+
 
 def check_memory(
     what: str, needed: int | float, allowed: int | float, remedy: str, *, of: str = ""

@@ -13,6 +13,7 @@ from eqcifar.parallel import jit
 
 from ._examples import Examples
 from ._losses import Loss, get_loss, hessian_product
+from ._memory import MEMORY
 from ._network import Network
 
 Kind = Literal["hess", "ggn"]
@@ -111,10 +112,10 @@ class Operator:
 def operator(
     network: Network,
     examples: Examples,
-    loss: str | Loss = "ce",
+    loss: str | Loss,
     kind: Kind = "hess",
     *,
-    memory: float = 1e9,
+    memory: float = MEMORY,
 ) -> Operator:
     """Make the Hessian or GGN of the mean loss over all the examples an operator.
 

@@ -41,8 +41,8 @@ def original_traces(
     test: Examples,
     *,
     weight_decay: float,
-    batch_size: int = 1000,
-    devices: int = 8,
+    batch_size: int,
+    devices: int,
     probes: int = 0,
     key: PRNGKeyArray,
     done: MutableMapping[str, Rows] | None = None,
@@ -92,7 +92,7 @@ def original_traces(
         columns[f"tr_hess_{name}"] = result.hess.shift(penalty).scale(1 / divisor)
         if result.outputs is None:
             ntk = output_traces(
-                network, whole, probes=probes, key=key, done=passes["ntk"]
+                network, whole, "mse", probes=probes, key=key, done=passes["ntk"]
             ).estimate()
         else:
             ntk = result.ggn

@@ -16,6 +16,7 @@ from eqcifar.parallel import jit
 from ._estimate import Estimate, Target, estimate_mean
 from ._examples import Batch, Examples, Rows, stream
 from ._losses import Loss, get_loss, root_product
+from ._memory import MEMORY
 from ._network import Network, check_independent, scaling
 from ._stopping import Stop
 
@@ -139,14 +140,14 @@ class OutputTraces:
 def output_traces(
     network: Network,
     examples: Examples,
-    loss: str | Loss = "mse",
+    loss: str | Loss,
     *,
     probes: int = 0,
     scaled: tuple[str, ...] = ("plain", "theta", "filter"),
     rtol: float | None = None,
     level: float = 0.95,
     target: Target = "split",
-    memory: float = 1e9,
+    memory: float = MEMORY,
     key: PRNGKeyArray | None = None,
     done: Rows | None = None,
     report: Callable[[int, int], None] | None = None,

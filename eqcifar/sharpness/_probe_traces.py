@@ -125,9 +125,9 @@ class ProbeTraces:
 def probe_traces(
     network: Network,
     examples: Examples,
-    loss: str | Loss = "mse",
+    loss: str | Loss,
     *,
-    probes: int = 2,
+    probes: int,
     fresh: bool = True,
     flip: bool | None = None,
     law: Law = "rademacher",

@@ -62,7 +62,7 @@ def _norm(tree: PyTree) -> float:
 def sam_sharpness(
     network: Network,
     examples: Examples,
-    loss: str | Loss = "ce",
+    loss: str | Loss,
     *,
     radius: float = 0.05,
     adaptive: bool = False,
@@ -118,11 +118,11 @@ def _climb(
 def average_sharpness(
     network: Network,
     examples: Examples,
-    loss: str | Loss = "ce",
+    loss: str | Loss,
     *,
     radius: float = 0.05,
     adaptive: bool = False,
-    probes: int = 10,
+    probes: int,
     key: PRNGKeyArray,
     done: Rows | None = None,
     report: Callable[[int, int], None] | None = None,

@@ -14,7 +14,7 @@ from eqcifar.errors import RunError, UsageError
 
 from ._estimate import Estimate, estimate_mean
 from ._examples import Rows, piece
-from ._memory import check_memory
+from ._memory import BASIS_MEMORY, check_memory
 from ._operator import Operator
 from ._stopping import Stop
 
@@ -22,7 +22,7 @@ from ._stopping import Stop
 def hutchinson(
     operator: Operator,
     *,
-    probes: int = 100,
+    matvecs: int,
     stop: Stop | None = None,
     key: PRNGKeyArray,
     done: Rows | None = None,
@@ -33,7 +33,7 @@ def hutchinson(
 
     **Arguments:**
 
-    - `probes`: how many products, or with `stop` the most.
+    - `matvecs`: how many products, or with `stop` the most.
     - `stop`: ends the sum when the interval is narrow enough.
     - `done`: the terms of an unfinished call, read and filled.
     """
@@ -44,7 +44,7 @@ def hutchinson(
         v = _signs(jax.random.fold_in(key, m), operator)
         return {"term": jnp.vdot(v, operator(v))}
 
-    for m in range(probes):
+    for m in range(matvecs):
         values.append(float(piece(done, m, lambda m=m: term(m))["term"]))
         if stop is not None and stop.now(_mean(values), len(values)):
             break
@@ -54,7 +54,7 @@ def hutchinson(
 def frobenius(
     operator: Operator,
     *,
-    probes: int = 20,
+    probes: int,
     key: PRNGKeyArray,
     done: Rows | None = None,
 ) -> Estimate:
@@ -76,8 +76,8 @@ def frobenius(
 def hutch_plus_plus(
     operator: Operator,
     *,
-    probes: int = 99,
-    memory: float = 4e9,
+    matvecs: int,
+    basis_memory: float = BASIS_MEMORY,
     key: PRNGKeyArray,
     done: Rows | None = None,
 ) -> Estimate:
@@ -88,14 +88,14 @@ def hutch_plus_plus(
 
     **Arguments:**
 
-    - `probes`: how many products.
-    - `memory`: bytes for the vectors held, about two a product.
+    - `matvecs`: how many products.
+    - `basis_memory`: bytes for the vectors held, about two a product.
     - `done`: the products of an unfinished call, read and filled.
     """
-    third = probes // 3
+    third = matvecs // 3
     if third < 2:
         raise UsageError("Hutch++ needs at least 6 products.")
-    _check_room(operator, third, 6, memory)
+    _check_room(operator, third, 6, basis_memory)
     start = time.perf_counter()
     draws = _block(key, operator, 2 * third)
     q = jnp.linalg.qr(_apply(operator, draws[:third], done).T)[0].T
@@ -110,12 +110,12 @@ def hutch_plus_plus(
 def xtrace(
     operator: Operator,
     *,
-    probes: int = 100,
-    memory: float = 4e9,
+    matvecs: int,
+    basis_memory: float = BASIS_MEMORY,
     key: PRNGKeyArray,
     done: Rows | None = None,
 ) -> Estimate:
-    """Estimate tr A by leaving each of probes/2 vectors out in turn (XTrace).
+    """Estimate tr A by leaving each of matvecs/2 vectors out in turn (XTrace).
 
     Epperly, Tropp & Webber (2024), with the residual test vectors put back on the
     sphere. For the range basis Q of all products, leaving vector i out removes one
@@ -127,13 +127,13 @@ def xtrace(
     of the basis and are too alike: the error reported here is their standard error
     times `XTRACE_WIDENING`, see docs/sharpness.md for the coverage with it.
 
-    `memory` is for the vectors held, about two a product; `done` holds the products of
-    an unfinished call.
+    `basis_memory` is for the vectors held, about two a product; `done` holds the
+    products of an unfinished call.
     """
-    m = probes // 2
+    m = matvecs // 2
     if m < 3:
         raise UsageError("XTrace needs at least 6 products.")
-    _check_room(operator, m, 4, memory)
+    _check_room(operator, m, 4, basis_memory)
     start = time.perf_counter()
     omega = _sphere(key, operator, m).T
     y = _apply(operator, omega.T, done).T
@@ -156,8 +156,8 @@ def xtrace(
 def xnystrace(
     operator: Operator,
     *,
-    probes: int = 100,
-    memory: float = 4e9,
+    matvecs: int,
+    basis_memory: float = BASIS_MEMORY,
     key: PRNGKeyArray,
     done: Rows | None = None,
 ) -> Estimate:
@@ -166,13 +166,13 @@ def xnystrace(
     As `xtrace` with the Nystrom approximation, which needs one product a vector. Use
     it for the GGN; a Hessian with negative eigenvalues is outside its theory.
 
-    `memory` is for the vectors held, about four a product; `done` holds the products of
-    an unfinished call.
+    `basis_memory` is for the vectors held, about four a product; `done` holds the
+    products of an unfinished call.
     """
-    m = probes
+    m = matvecs
     if m < 3:
         raise UsageError("XNysTrace needs at least 3 products.")
-    _check_room(operator, m, 4, memory)
+    _check_room(operator, m, 4, basis_memory)
     start = time.perf_counter()
     omega = _sphere(key, operator, m).T
     y = _apply(operator, omega.T, done).T
@@ -235,7 +235,7 @@ def _check_room(operator: Operator, vectors: int, blocks: int, memory: float):
         f"{blocks} blocks of {vectors} vectors",
         blocks * vectors * operator.size * operator.dtype.itemsize,
         memory,
-        "ask for fewer probes or allow more memory.",
+        "ask for fewer products or allow more memory.",
     )
 
 

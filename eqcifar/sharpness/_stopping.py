@@ -87,8 +87,8 @@ def plan(
     rtol: float,
     population: int,
     *,
-    batch_size: int = 128,
-    fresh: str = "example",
+    batch: int = 1,
+    fresh: str,
     level_width: float = 1.96,
     most_probes: int = 1000,
 ) -> Plan:
@@ -107,6 +107,7 @@ def plan(
 
     - `pilot`: from `variances`.
     - `rtol`: the half-width wanted, relative to the value.
+    - `batch`: images that share random vectors, where they are fresh for each batch.
     - `fresh`: `exact`, `example`, `batch` or `none`.
     - `level_width`: standard errors to a half-width.
 
@@ -115,7 +116,7 @@ def plan(
     `UsageError` when not even the whole split with `most_probes` gets there.
     """
     goal = (rtol / level_width) ** 2
-    shared = {"exact": 0.0, "example": 1.0, "batch": float(batch_size)}
+    shared = {"exact": 0.0, "example": 1.0, "batch": float(batch)}
 
     def variance(n: int, m: int) -> float:
         data = pilot.data / n * (1 - n / population)

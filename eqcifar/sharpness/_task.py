@@ -12,6 +12,7 @@ from jaxtyping import PRNGKeyArray
 from ._estimate import Estimate, Target, estimate_mean
 from ._examples import Examples, Rows
 from ._lanczos import Eigen, eigenpairs
+from ._losses import Loss
 from ._memory import check_memory
 from ._network import Network
 from ._operator import Kind, Operator, operator
@@ -42,7 +43,7 @@ class Task:
 
     network: Network
     examples: Examples
-    loss: str
+    loss: str | Loss
     probes: int
     top: int
     rtol: float | None
@@ -77,7 +78,7 @@ class Task:
         """Report on steps that have no estimate on the way."""
         self.report(done, total, lambda: None)
 
-    def outputs(self, network: Network, loss: str, name: str) -> OutputTraces:
+    def outputs(self, network: Network, loss: str | Loss, name: str) -> OutputTraces:
         """One pass of vector-Jacobian products."""
         rows = self.passes(name)
         return output_traces(
@@ -143,7 +144,7 @@ class Task:
             min(count, steps),
             steps=steps,
             rtol=1e-3,
-            memory=self.basis,
+            basis_memory=self.basis,
             key=self.key,
             done=self.passes(name),
         )

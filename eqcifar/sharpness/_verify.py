@@ -96,7 +96,7 @@ def verify(rtol: float = 1e-4) -> list[Check]:
     exact = hessian_trace(network, examples, "ce", key=key)
     add("small ResNet: tr H, exact path", exact.hess.value, matrix.trace())
     apply = operator(network, examples, "ce")
-    guess = hutch_plus_plus(apply, probes=450, key=key)
+    guess = hutch_plus_plus(apply, matvecs=450, key=key)
     add(
         "small ResNet: tr H, Hutch++",
         guess.value,

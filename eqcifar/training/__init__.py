@@ -1,4 +1,10 @@
 from ..config import TrainConfig as TrainConfig
+from ._calibration import (
+    CalibrationError as CalibrationError,
+)
+from ._calibration import (
+    calibration_error as calibration_error,
+)
 from ._evaluate import (
     Evaluation as Evaluation,
 )

@@ -5,12 +5,14 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int32, UInt8
 
 from .. import data
 from ..config import TrainConfig
 from ..parallel import gather, jit, make_mesh, replicate, split_batch
+from ._calibration import CalibrationError, calibration_error
 from ._forward import Model, cast, compute_dtype, forward
 from ._loss import Loss, find_loss
 
@@ -114,9 +116,8 @@ class Evaluation:
         interval.
     - `accuracy_top5`: share whose label is among the five largest logits, likewise.
     - `loss`: mean loss of an example, with a normal interval.
-    - `calibration_error`: expected calibration error, 15 bins of equal width (Guo et
-        al. 2017, arXiv:1706.04599): the mean over examples of their bin's |accuracy -
-        confidence|; percentile interval of 1000 bootstrap samples.
+    - `calibration_error`: expected calibration error in 15 bins of equal width, without
+        the bias of the plug-in, which stands beside it.
     - `class_accuracy`: accuracy among the examples of each class; nan where a class
         has none.
     """
@@ -125,14 +126,16 @@ class Evaluation:
     accuracy: Interval
     accuracy_top5: Interval
     loss: Interval
-    calibration_error: Interval
+    calibration_error: CalibrationError
     class_accuracy: tuple[Interval, ...]
 
 
 def evaluate(
     logits: Float[np.ndarray, "n classes"],
     labels: Int32[np.ndarray, " n"],
-    loss: str | Loss = "mse",
+    loss: str | Loss,
+    *,
+    label_smoothing: float = 0.0,
 ) -> Evaluation:
     """Measure predictions on a split.
 
@@ -142,13 +145,15 @@ def evaluate(
     - `labels`: the classes.
     - `loss`: "mse", "ce", or a function of one example's logits and target.
         Confidence is the largest of the `probabilities` that it gives.
+    - `label_smoothing`: of the target, which is one-hot without, as in `TrainConfig`.
+        MixUp is augmentation, and no part of a measured loss.
 
     **Returns:**
 
     An `Evaluation`.
     """
     n, classes = logits.shape
-    losses = example_losses(logits, labels, loss)
+    losses = example_losses(logits, labels, loss, label_smoothing)
     correct = logits.argmax(axis=1) == labels
     rank = (logits > logits[np.arange(n), labels][:, None]).sum(axis=1)
     half_width = 1.96 * losses.std(ddof=1) / np.sqrt(n) if n > 1 else np.inf
@@ -162,13 +167,13 @@ def evaluate(
             float(losses.mean() - half_width),
             float(losses.mean() + half_width),
         ),
-        calibration_error=_calibration_error(confidence, correct),
+        calibration_error=calibration_error(confidence, correct),
         class_accuracy=tuple(_proportion(correct[labels == c]) for c in range(classes)),
     )
 
 
 def probabilities(
-    logits: Float[np.ndarray, "n classes"], loss: str | Loss = "mse"
+    logits: Float[np.ndarray, "n classes"], loss: str | Loss
 ) -> Float[np.ndarray, "n classes"]:
     """What a network's outputs say of each class, by the loss that it was trained with.
 
@@ -192,10 +197,12 @@ def example_losses(
     logits: Float[np.ndarray, "n classes"],
     labels: Int32[np.ndarray, " n"],
     loss: str | Loss,
+    label_smoothing: float,
 ) -> Float[np.ndarray, " n"]:
-    """The loss of each example against its one-hot label."""
+    """The loss of each example, as it is trained but for MixUp."""
     function = find_loss(loss)
     targets = jax.nn.one_hot(labels, logits.shape[1], dtype=logits.dtype)
+    targets = optax.smooth_labels(targets, label_smoothing)
     return np.asarray(jax.vmap(function)(jnp.asarray(logits), targets))
 
 
@@ -208,16 +215,3 @@ def _proportion(hits: np.ndarray) -> Interval:
     test = binomtest(int(hits.sum()), len(hits))
     interval = test.proportion_ci(method="wilson")
     return Interval(float(hits.mean()), float(interval.low), float(interval.high))
-
-
-def _calibration_error(confidence: np.ndarray, correct: np.ndarray) -> Interval:
-    bins = np.minimum((confidence * 15).astype(int), 14)
-    gap = correct - confidence
-
-    def error(chosen):
-        return np.abs(np.bincount(bins[chosen], gap[chosen], 15)).sum() / len(chosen)
-
-    everything = np.arange(len(gap))
-    draws = np.random.default_rng(0).integers(len(gap), size=(1000, len(gap)))
-    low, high = np.quantile([error(draw) for draw in draws], (0.025, 0.975))
-    return Interval(float(error(everything)), float(low), float(high))

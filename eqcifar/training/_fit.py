@@ -186,7 +186,9 @@ def fit(
                     train_state.model, train_state.state, images, seen, mesh=mesh
                 )
                 row[f"loss_{name}"] = float(
-                    example_losses(logits, labels, loss).mean(dtype=np.float64)
+                    example_losses(logits, labels, loss, config.label_smoothing).mean(
+                        dtype=np.float64
+                    )
                 )
                 row[f"acc_{name}"] = float((logits.argmax(1) == labels).mean())
         rows.append(row)

@@ -147,7 +147,7 @@ def compare(
                 which="magnitude",
                 steps=steps,
                 memory=4 * memory,
-                key=key,
+                key=jax.random.fold_in(key, probes + i),
                 done=done.setdefault(f"half{i}", {}),
             )
             bases.append(leading.vectors)

@@ -221,6 +221,7 @@ def _block(key: PRNGKeyArray, operator: Operator, count: int) -> Array:
 
 
 def _sphere(key: PRNGKeyArray, operator: Operator, count: int) -> Array:
+    key = jax.random.fold_in(key, 0)
     draws = jax.random.normal(key, (count, operator.size), operator.dtype)
     lengths = jnp.linalg.norm(draws, axis=1, keepdims=True)
     return draws / lengths * math.sqrt(operator.size)

@@ -141,7 +141,7 @@ def cutout(
 
     def cut(key, length):
         first = jax.random.randint(key, (batch, 1), 0, length) - size // 2
-        place = jnp.arange(length)
+        place = jnp.arange(length)[None]
         return (first <= place) & (place < first + size)
 
     rows, columns = cut(key_row, height), cut(key_column, width)

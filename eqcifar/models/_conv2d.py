@@ -60,7 +60,7 @@ class Conv2d(eqx.Module):
         """Convolve one image; `key` is ignored."""
         del key
         y = _convolve(_materialise(x), self.weight, self.stride, self.padding)
-        return _materialise(y if self.bias is None else y + self.bias)
+        return _materialise(y if self.bias is None else y + self.bias[None, None])
 
 
 def _convolve(x: Array, weight: Array, stride: int, padding: int) -> Array:

@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Array, Float, PyTree
 
 from eqcifar.errors import UsageError
+from eqcifar.models import check_real
 from eqcifar.parallel import jit
 
 
@@ -54,6 +55,7 @@ class Network(eqx.Module):
         self.batch_statistics = batch_statistics
         if not self.leaves:
             raise UsageError("The model has no floating-point arrays to differentiate.")
+        check_real(self.params)
 
     @property
     def leaves(self) -> tuple[str, ...]:

@@ -153,6 +153,8 @@ def output_traces(
 
     `OutputTraces`.
     """
+    if probes < 0:
+        raise UsageError(f"{probes} probes: 0 (exact) or more are needed.")
     loss = get_loss(loss)
     examples = examples.within(memory, 4.0 * network.size)
     first = examples.batch(0)

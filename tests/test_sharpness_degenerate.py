@@ -185,7 +185,8 @@ def test_shared_and_wrapped_layers(x64):
     curved = sharpness.curved_leaves(net, jnp.asarray(data(2).images))
     assert [name.split(".")[-1] for name in curved] == ["weight"]
     both(net)
-    standard = Standardised(6, 6, use_bias=False, key=keys[0])
+    kind: Any = Standardised
+    standard = kind(6, 6, use_bias=False, key=keys[0])
     both(net_of(Chain(eqx.nn.Sequential([standard, relu, head]))))
 
 

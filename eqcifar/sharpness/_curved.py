@@ -77,6 +77,7 @@ def _walk(program: Jaxpr, arguments: Sequence[int]) -> list[int]:
             counting = reads[: _COUNTING.get(name, len(reads))]
             reads = [reduce(or_, counting, 0)] * len(results)
         for variable, read in zip(results, reads, strict=True):
-            smooth = jnp.issubdtype(variable.aval.dtype, jnp.inexact)
+            dtype = getattr(variable.aval, "dtype", jnp.float32)
+            smooth = jnp.issubdtype(dtype, jnp.inexact)
             known[variable] = read if smooth else 0
     return [look(variable) for variable in program.outvars]

@@ -124,7 +124,6 @@ def traces(
         "tr_ggn_theta": found.outputs.estimate("theta"),
         "tr_ggn_filter": found.outputs.estimate("filter"),
         "population": found.outputs.estimate(target="population"),
-        "bend": found.bend,
     }
     parts = sharpness.variances(found.outputs.table())
     values["table"] = {"variances": dataclasses.asdict(parts)}

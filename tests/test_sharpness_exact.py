@@ -29,7 +29,7 @@ def test_softmax_regression(x64):
     trace = (1 - (p**2).sum(1)) * ((x**2).sum(1) + 1)
     result = sharpness.hessian_trace(net, examples, "ce", key=jax.random.key(0))
     assert result.method == "exact"
-    assert result.bend == 0
+    assert result.curved == ()
     close(result.hess.value, trace.mean())
     assert result.outputs is not None
     close(result.outputs.per_example(), trace)
@@ -45,7 +45,7 @@ def test_exact_path_is_the_dense_trace(x64, kind, names):
     for loss in names:
         result = sharpness.hessian_trace(net, examples, loss, key=jax.random.key(0))
         assert result.method == "exact"
-        assert result.bend == 0
+        assert result.curved == ()
         hessian, diagonal = truth.hessian(loss), np.einsum("ipp->ip", truth.ggn(loss))
         assert np.abs(truth.resid(loss)).max() > 1e-3 * np.abs(hessian).max()
         close(result.hess.value, np.trace(hessian.mean(0)))
@@ -101,10 +101,6 @@ def test_unit_logits_do_not_see_the_scale_of_the_last_layer(x64):
         net = sharpness.Network(m, state, unit_logits=True)
         values.append(sharpness.output_traces(net, examples, "ce"))
     close(values[1].estimate("theta").value, values[0].estimate("theta").value)
-    bend = sharpness.curvature_within_leaves(
-        net, jnp.asarray(examples.images), jax.random.key(0)
-    )
-    assert bend.max() > 1e-3
 
 
 def test_any_convex_loss(x64):
@@ -204,7 +200,7 @@ def test_smooth_activations_are_refused_or_corrected(x64):
     truth = dense(net, examples)
     result = sharpness.hessian_trace(net, examples, "mse", residual_probes=100, key=key)
     assert result.method == "control"
-    assert result.bend > 1e-3
+    assert len(result.curved) == 4
     close(result.ggn.value, (truth.j**2).sum((1, 2)).mean())
     for estimate, matrix in (
         (result.hess, truth.hessian("mse")),
@@ -227,7 +223,7 @@ def test_batch_statistics_take_the_general_path(x64):
     result = sharpness.hessian_trace(net, examples, "mse", residual_probes=100, key=key)
     assert result.method == "general"
     assert abs(result.hess.value - truth) < 4 * result.hess.standard_error
-    assert result.bend > 1e-3
+    assert result.curved
     with pytest.raises(UsageError, match="Batch statistics"):
         sharpness.output_traces(net, examples, "mse")
 

@@ -80,13 +80,14 @@ def _penalty(subject: Subject, options: SharpnessOptions) -> float:
 
 
 def _path_note(path: Mapping[str, Any]) -> list[str]:
-    check = f"self-check {path['bend']:.1e}"
+    curved = len(path["curved"])
     return {
         "exact": [
-            f"Logits are affine in each parameter array ({check}): tr_hess = tr_ggn."
+            "Logits are piecewise affine in each parameter array: tr_hess = tr_ggn."
         ],
         "control": [
-            f"Logits bend within parameter arrays ({check}): tr_resid is estimated."
+            f"Logits are curved in {curved} parameter arrays taken alone: tr_resid is "
+            "estimated."
         ],
         "general": [
             "The loss is no sum over images: random directions throughout. From few "

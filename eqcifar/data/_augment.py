@@ -109,8 +109,10 @@ def normalise(
     The images with colours first.
     """
     compute = dtype if jnp.finfo(dtype).bits > 32 else jnp.float32
-    scaled = images.astype(compute) / 255
-    scaled = (scaled - jnp.asarray(mean, compute)) / jnp.asarray(std, compute)
+    # Axes are written out for those who forbid JAX to add them.
+    axes = (1,) * (images.ndim - 1) + (-1,)
+    centre, scale = (jnp.asarray(x, compute).reshape(axes) for x in (mean, std))
+    scaled = (images.astype(compute) / 255 - centre) / scale
     return jnp.moveaxis(scaled, -1, -3).astype(dtype)
 
 
@@ -139,7 +141,7 @@ def cutout(
 
     def cut(key, length):
         first = jax.random.randint(key, (batch, 1), 0, length) - size // 2
-        place = jnp.arange(length)
+        place = jnp.arange(length)[None]
         return (first <= place) & (place < first + size)
 
     rows, columns = cut(key_row, height), cut(key_column, width)

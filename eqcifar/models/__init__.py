@@ -11,6 +11,7 @@ from ._count import (
     count_parameters as count_parameters,
 )
 from ._initial_weights import lecun_normal as lecun_normal
+from ._real import check_real as check_real
 from ._registry import Architecture as Architecture
 from ._registry import check_name as check_name
 from ._registry import create as create

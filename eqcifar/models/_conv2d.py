@@ -67,7 +67,7 @@ class Conv2d(eqx.Module):
         del key
         x = x if self.channels_last else jnp.moveaxis(x, 0, -1)
         y = _convolve(_materialise(x), self.weight, self.stride, self.padding)
-        y = _materialise(y if self.bias is None else y + self.bias)
+        y = _materialise(y if self.bias is None else y + self.bias[None, None])
         return y if self.channels_last else jnp.moveaxis(y, -1, 0)
 
 

@@ -12,8 +12,9 @@ from ._records import Record
 from ._wide_table import read_wide
 
 SPLITS = {"": "train", "_te": "test", "_va": "val"}
-_COLUMN = re.compile(r"(?P<name>.+?(_(mse|ce))?(_onehot)?(_trainmode)?)(?P<end>_te|_va)?")
-_NAME = re.compile(r"(?P<base>.+?)(_(?P<loss>mse|ce))?(_onehot)?(_trainmode)?")
+_HOW = r"(_(?P<loss>mse|ce))?(_onehot)?(_trainmode)?"
+_COLUMN = re.compile(rf"(?P<name>.+?{_HOW})(?P<end>_te|_va)?")
+_NAME = re.compile(rf"(?P<base>.+?){_HOW}")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -12,7 +12,8 @@ from ._wide_table import read_wide
 
 # Columns that say how a row was measured; two rows that differ here are of two kinds.
 CONVENTION = (
-    *("loss_name", "loss_smoothing", "target", "precision", "batch_size", "original_devices"),
+    *("loss_name", "loss_smoothing", "target"),
+    *("precision", "batch_size", "original_devices"),
 )
 # What a row says of itself, beside its measures and their numbers of images.
 ABOUT = "time", "epoch", "data", "step", "probes", "sample_seed", *CONVENTION

@@ -2,6 +2,7 @@ from ._compare import Comparison as Comparison
 from ._compare import check_comparison as check_comparison
 from ._compare import compare as compare
 from ._compare import ratio as ratio
+from ._curved import curved_leaves as curved_leaves
 from ._estimate import Estimate as Estimate
 from ._estimate import Target as Target
 from ._estimate import estimate_mean as estimate_mean
@@ -42,7 +43,6 @@ from ._measures import check_measures as check_measures
 from ._measures import measure as measure
 from ._network import Network as Network
 from ._network import check_independent as check_independent
-from ._network import curvature_within_leaves as curvature_within_leaves
 from ._network import scaling as scaling
 from ._operator import Operator as Operator
 from ._operator import ggn_vector_product as ggn_vector_product

@@ -133,8 +133,7 @@ def compare(
         for i, name in enumerate(("hess", "ggn", "resid"))
     }
     ratio = {
-        name: record(lambda rows: rows[1] / rows[0], form[:, i])
-        for i, name in enumerate(("hess", "ggn"))
+        name: record(_quotient, form[:, i]) for i, name in enumerate(("hess", "ggn"))
     }
     if eigenvectors:
         bases = []
@@ -147,7 +146,7 @@ def compare(
                 which="magnitude",
                 steps=steps,
                 basis_memory=4 * memory,
-                key=key,
+                key=jax.random.fold_in(key, probes + i),
                 done=done.setdefault(f"half{i}", {}),
             )
             bases.append(leading.vectors)
@@ -197,6 +196,14 @@ def _cosine(gram: Float[np.ndarray, "6 6"], pairs: list[tuple[int, int]]) -> flo
         scale = math.sqrt(gram[i, i] * gram[j, j])
         values.append(gram[i, j] / scale if scale > 0 else 0.0)
     return float(np.mean(values))
+
+
+def _quotient(forms: Float[np.ndarray, " splits"]) -> float:
+    if forms[0] == 0:
+        raise UsageError(
+            "The first split's trace is zero (a constant network?): no ratio exists."
+        )
+    return float(forms[1] / forms[0])
 
 
 def _jackknife(

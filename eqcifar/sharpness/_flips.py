@@ -12,7 +12,11 @@ from eqcifar.models import Conv2d
 
 from ._network import Network, second_order
 
-_LAYERS = eqx.nn.Conv, Conv2d, eqx.nn.Linear
+# These very classes: a subclass may do anything with its weight.
+_LAYERS = {
+    *(eqx.nn.Conv, eqx.nn.Conv1d, eqx.nn.Conv2d, eqx.nn.Conv3d),
+    *(Conv2d, eqx.nn.Linear),
+}
 
 
 def flipped_directional(
@@ -112,7 +116,8 @@ def _(primals, tangents):
 def _is_layer(node: Any) -> bool:
     # Of a grouped convolution, the inputs of a weight are not those of the layer.
     return (
-        isinstance(node, _LAYERS)
+        type(node) in _LAYERS
+        and eqx.is_array(node.weight)  # of a shared one, the place is empty
         and node.weight.ndim > 1
         and getattr(node, "groups", 1) == 1
     )

@@ -9,11 +9,12 @@ from jaxtyping import PRNGKeyArray, PyTree
 
 from eqcifar.errors import UsageError
 
+from ._curved import curved_leaves
 from ._estimate import Estimate, Target
 from ._examples import Examples, Rows
 from ._losses import Loss
 from ._memory import MEMORY
-from ._network import Network, check_independent, curvature_within_leaves
+from ._network import Network, check_independent
 from ._output_traces import OutputTraces, output_traces
 from ._probe_traces import probe_traces
 
@@ -24,15 +25,15 @@ Method = Literal["auto", "exact", "control", "general"]
 class HessianTrace:
     """tr H = tr GGN + tr residual, with the path that was taken.
 
-    `bend` is the self-check, the largest value of `curvature_within_leaves`;
-    `outputs` holds the exact path's per-example results for attribution.
+    `curved` names the parameter arrays that rule the exact path out, see
+    `curved_leaves`; `outputs` holds its per-example results for attribution.
     """
 
     hess: Estimate
     ggn: Estimate
     resid: Estimate
     method: Method
-    bend: float
+    curved: tuple[str, ...]
     outputs: OutputTraces | None
 
 
@@ -44,7 +45,6 @@ def hessian_trace(
     method: Method = "auto",
     probes: int = 0,
     residual_probes: int = 2,
-    tolerance: float = 1e-5,
     rtol: float | None = None,
     target: Target = "split",
     memory: float = MEMORY,
@@ -54,8 +54,8 @@ def hessian_trace(
 ) -> HessianTrace:
     """Estimate tr H, tr GGN and their difference, as means over examples.
 
-    - `exact`: tr H = tr GGN, from `output_traces`. Right when the logits are affine
-        in each parameter array alone, which `curvature_within_leaves` checks.
+    - `exact`: tr H = tr GGN, from `output_traces`. Right when the logits are piecewise
+        affine in each parameter array alone, which `curved_leaves` proves.
     - `control`: tr GGN as above plus random directions for the residual alone.
     - `general`: random directions for the whole; the only path that is defined
         under batch statistics.
@@ -65,31 +65,29 @@ def hessian_trace(
 
     - `probes`: for the GGN, see `output_traces` (0: exact).
     - `residual_probes`: directions a batch, see `probe_traces`.
-    - `tolerance`: how large the self-check may be.
     - `rtol`, `memory`: see `output_traces`; the residual is then taken over the
         examples that the GGN was.
     - `done`: the rows of the passes `outputs` and `probes`, see `stream`.
 
     **Raises:**
 
-    `UsageError` when `exact` was asked for and the check fails.
+    `UsageError` when `exact` was asked for and is not proved right.
     """
-    few = examples.take(examples.order[:4])
-    images = few.batch(0).images[: max(2, min(4, len(few)))]
-    bend = float(curvature_within_leaves(network, images, key).max())
+    images = examples.batch(0).images[:2]
     if network.batch_statistics and method in ("exact", "control"):
         check_independent(network, images)
-    affine = bend <= tolerance and not network.batch_statistics
-    if method == "exact" and not affine:
+    curved = curved_leaves(network, images)
+    if method == "exact" and curved:
         raise UsageError(
-            f"tr H is not tr GGN for this network: its logits bend within one "
-            f"parameter array (ratio {bend:.1e}; smooth activations or shared weights "
-            "do this). Use method='auto', which adds the residual."
+            f"tr H may not be tr GGN for this network: its logits are curved in "
+            f"{curved[0]} taken alone, as in {len(curved)} of {len(network.leaves)} "
+            "parameter arrays (smooth activations and shared weights do this). Use "
+            "method='auto', which adds the residual."
         )
     if method == "auto":
-        general = "general" if network.batch_statistics else "control"
-        method = "exact" if affine else general
-    ggn_key, residual_key = jax.random.split(key)
+        without = "control" if curved else "exact"
+        method = "general" if network.batch_statistics else without
+    ggn_key, residual_key = (jax.random.fold_in(key, i) for i in range(2))
     done = {} if done is None else done
     outputs = None
     if method != "general":
@@ -108,7 +106,7 @@ def hessian_trace(
         ggn = outputs.estimate(target=target)
         if method == "exact":
             resid = Estimate(0.0, target=target, examples=len(outputs.ids))
-            return HessianTrace(ggn, ggn, resid, method, bend, outputs)
+            return HessianTrace(ggn, ggn, resid, method, curved, outputs)
         examples, rtol = examples.take(outputs.ids), None
     forms = probe_traces(
         network,
@@ -125,7 +123,7 @@ def hessian_trace(
     if outputs is None:
         hess = forms.estimate("hess", target=target)
         ggn = forms.estimate("ggn", target=target)
-        return HessianTrace(hess, ggn, resid, method, bend, None)
+        return HessianTrace(hess, ggn, resid, method, curved, None)
     ggn = outputs.estimate(target=target)
     hess = forms.controlled(outputs.per_example(), target=target)
     hess = dataclasses.replace(
@@ -133,7 +131,7 @@ def hessian_trace(
         matvecs=hess.matvecs + ggn.matvecs,
         seconds=hess.seconds + ggn.seconds,
     )
-    return HessianTrace(hess, ggn, resid, method, bend, outputs)
+    return HessianTrace(hess, ggn, resid, method, curved, outputs)
 
 
 def penalty_trace(network: Network, weight_decay: float | PyTree) -> float:

@@ -4,9 +4,10 @@ import dataclasses
 
 from jaxtyping import PRNGKeyArray
 
+from ._curved import curved_leaves
 from ._examples import Examples
 from ._losses import Loss
-from ._network import Network, check_independent, curvature_within_leaves
+from ._network import Network, check_independent
 from ._output_traces import output_traces
 from ._probe_traces import probe_traces
 from ._stopping import Plan, Variances, plan, variances
@@ -38,16 +39,16 @@ def how_many(
     *,
     rtol: float,
     pilot: int = 128,
-    tolerance: float = 1e-5,
     key: PRNGKeyArray,
 ) -> HowMany:
     """Plan a measurement of tr H (`mse`: also that of the NTK) of a split.
+
+    The paths of `hessian_trace` are planned for.
 
     **Arguments:**
 
     - `examples`: in random order; the first `pilot` of them are looked at.
     - `rtol`: half the 95 % interval, relative to the value.
-    - `tolerance`: as in `hessian_trace`, whose paths are planned for.
 
     **Raises:**
 
@@ -56,10 +57,8 @@ def how_many(
     few = examples.take(examples.order[:pilot])
     check_independent(network, few.batch(0).images)
     classes = network.classes(few.batch(0).images)
-    images = few.batch(0).images[: max(2, min(4, len(few)))]
-    bend = float(curvature_within_leaves(network, images, key).max())
     size = examples.population
-    if bend <= tolerance:
+    if not curved_leaves(network, few.batch(0).images[:2]):
         table = output_traces(
             network, few, loss, probes=_PROBES, scaled=("plain",), key=key
         ).table()

@@ -53,7 +53,9 @@ def trace(task: Task) -> Measured:
         ),
     )
     values = {"tr_hess": result.hess, "tr_ggn": result.ggn, "tr_resid": result.resid}
-    tables: dict[str, Any] = {"path": {"method": result.method, "bend": result.bend}}
+    tables: dict[str, Any] = {
+        "path": {"method": result.method, "curved": list(result.curved)}
+    }
     if result.outputs is not None:
         for scaled in ("theta", "filter"):
             estimate = result.outputs.estimate(scaled, target=task.target)

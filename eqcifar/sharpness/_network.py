@@ -7,10 +7,10 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.flatten_util import ravel_pytree
-from jaxtyping import Array, Float, PRNGKeyArray, PyTree
+from jaxtyping import Array, Float, PyTree
 
 from eqcifar.errors import UsageError
+from eqcifar.models import check_real
 from eqcifar.parallel import jit
 
 
@@ -56,6 +56,7 @@ class Network(eqx.Module):
         self.batch_statistics = batch_statistics
         if not self.leaves:
             raise UsageError("The model has no floating-point arrays to differentiate.")
+        check_real(self.params)
 
     @property
     def leaves(self) -> tuple[str, ...]:
@@ -179,43 +180,6 @@ def coupled(network: Network, images: Float[Array, "batch ..."]) -> bool:
 @jit
 def _logits(network: Network, images: Array) -> Array:
     return network(network.params, images)
-
-
-def curvature_within_leaves(
-    network: Network, images: Float[Array, "batch ..."], key: PRNGKeyArray
-) -> Float[np.ndarray, " leaves"]:
-    """Test whether the logits are affine in each parameter array taken alone.
-
-    For each array a random direction v, zero elsewhere, gives
-    max |d2f[v, v]| / max |df[v]|. It is 0 for every array exactly when (with
-    probability one, and at these images) the diagonal blocks of d2f/dtheta2 vanish,
-    and then tr H = tr GGN for every loss: true for piecewise-linear networks with
-    fixed normalisation, false with GELU or batch statistics.
-
-    **Returns:**
-
-    One ratio an array, in the order of `network.leaves`; an exact zero is typical.
-    """
-    sizes = [leaf.size for leaf in jax.tree.leaves(network.params)]
-    ends = np.cumsum(sizes)
-    spans = [jnp.asarray(s) for s in np.stack([ends - sizes, ends], axis=1)]
-    return np.asarray(
-        [_bend(network, images, key, span) for span in spans], dtype=float
-    )
-
-
-@jit
-def _bend(network: Network, images: Array, key: PRNGKeyArray, span: Array) -> Array:
-    flat, unravel = ravel_pytree(network.params)
-    inside = (jnp.arange(flat.size) >= span[0]) & (jnp.arange(flat.size) < span[1])
-    # In proportion to the array's size, so that the ratio means the same for each.
-    count = (span[1] - span[0]).astype(flat.dtype)
-    size = jnp.sqrt(jnp.sum(jnp.where(inside, flat**2, 0)) / count)
-    noise = jax.random.normal(key, flat.shape, flat.dtype)
-    tangent = jnp.where(inside, noise * jnp.where(size > 0, size, 1), 0)
-    _, first, second = directional(network, images, unravel(tangent))
-    size = jnp.max(jnp.abs(first))
-    return jnp.max(jnp.abs(second)) / jnp.where(size > 0, size, 1)
 
 
 def directional(

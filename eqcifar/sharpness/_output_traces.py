@@ -158,7 +158,7 @@ def output_traces(
     sum_c ||D J_i' B_i e_c||^2 over the C unit vectors. At random: the mean of
     ||D J_i' B_i r||^2 over sign vectors r, fresh for each example. For `mse` H_i = I:
     the trace of the NTK (summed over classes), which is also that of the GGN, and of
-    the Hessian where `curvature_within_leaves` is zero.
+    the Hessian where `curved_leaves` names no array.
 
     **Arguments:**
 
@@ -177,6 +177,8 @@ def output_traces(
 
     `OutputTraces`.
     """
+    if probes < 0:
+        raise UsageError(f"{probes} probes: 0 (exact) or more are needed.")
     loss = get_loss(loss)
     examples = examples.within(memory, 4.0 * network.size)
     first = examples.batch(0)

@@ -11,6 +11,7 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 
+from eqcifar.errors import UsageError
 from eqcifar.parallel import jit
 
 from ._estimate import Estimate, Target, estimate_mean
@@ -162,6 +163,8 @@ def probe_traces(
 
     `ProbeTraces`.
     """
+    if probes < 1:
+        raise UsageError(f"{probes} random directions: at least 1 is needed.")
     loss = get_loss(loss)
     if flip is None:
         flip = fresh

@@ -37,6 +37,7 @@ def hutchinson(
     - `stop`: ends the sum when the interval is narrow enough.
     - `done`: the terms of an unfinished call, read and filled.
     """
+    _check_some(probes)
     start = time.perf_counter()
     values: list[float] = []
 
@@ -62,6 +63,7 @@ def frobenius(
 
     `done` holds the terms of an unfinished call.
     """
+    _check_some(probes)
     start = time.perf_counter()
 
     def term(m: int) -> dict[str, Array]:
@@ -221,9 +223,15 @@ def _block(key: PRNGKeyArray, operator: Operator, count: int) -> Array:
 
 
 def _sphere(key: PRNGKeyArray, operator: Operator, count: int) -> Array:
+    key = jax.random.fold_in(key, 0)
     draws = jax.random.normal(key, (count, operator.size), operator.dtype)
     lengths = jnp.linalg.norm(draws, axis=1, keepdims=True)
     return draws / lengths * math.sqrt(operator.size)
+
+
+def _check_some(probes: int):
+    if probes < 1:
+        raise UsageError(f"{probes} probes: at least 1 is needed.")
 
 
 def _check_room(operator: Operator, vectors: int, blocks: int, memory: float):

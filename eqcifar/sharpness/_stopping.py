@@ -60,6 +60,8 @@ def variances(table: Float[np.ndarray, "examples probes"]) -> Variances:
     if n < 2 or m < 2:
         raise UsageError("A pilot needs at least 2 examples and 2 probes.")
     mean = table.mean()
+    if mean == 0:
+        raise UsageError("The pilot's mean is zero: no relative precision exists.")
     rows, columns = table.mean(axis=1), table.mean(axis=0)
     rest = table - rows[:, None] - columns[None, :] + mean
     mixed = (rest**2).sum() / ((n - 1) * (m - 1))

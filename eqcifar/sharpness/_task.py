@@ -90,7 +90,7 @@ class Task:
             target=self.target,
             memory=self.memory,
             # The key of the trace's pass: under `mse` the two are one.
-            key=jax.random.split(self.key)[0],
+            key=jax.random.fold_in(self.key, 0),
             done=rows,
             report=self.follow(rows),
         )
@@ -145,7 +145,7 @@ class Task:
             steps=steps,
             rtol=1e-3,
             basis_memory=self.basis,
-            key=self.key,
+            key=jax.random.fold_in(self.key, 0),
             done=self.passes(name),
         )
 

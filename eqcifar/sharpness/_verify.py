@@ -65,14 +65,15 @@ def verify(rtol: float = 1e-4) -> list[Check]:
     rng = np.random.default_rng(0)
     images = rng.normal(size=(8, 3, 8, 8)).astype(np.float32)
     labels = rng.integers(0, 3, 8).astype(np.int32)
-    examples, key = Examples(images, labels, batch_size=5), jax.random.key(0)
+    examples = Examples(images, labels, batch_size=5)
+    keys = iter(jax.random.split(jax.random.key(0), 5))
     checks = []
 
     def add(name: str, measured: float, expected: float, error: float = 0.0) -> None:
         allowed = float(rtol * abs(expected) + 4 * error)
         checks.append(Check(name, float(measured), float(expected), allowed))
 
-    layer = _Linear(eqx.nn.Linear(192, 3, key=key))
+    layer = _Linear(eqx.nn.Linear(192, 3, key=next(keys)))
     linear = Network(layer, eqx.nn.State(layer))
     square = (images.reshape(8, -1).astype(np.float64) ** 2).sum(axis=1) + 1
     logits = linear(linear.params, jnp.asarray(images))
@@ -89,21 +90,21 @@ def verify(rtol: float = 1e-4) -> list[Check]:
         shortcut="projection",
         depths=(1, 1),
         channels=(2, 3),
-        key=key,
+        key=next(keys),
     )
     network = Network(model, state)
     matrix = np.asarray(_dense(network, "ce", images, labels), dtype=np.float64)
-    exact = hessian_trace(network, examples, "ce", key=key)
+    exact = hessian_trace(network, examples, "ce", key=next(keys))
     add("small ResNet: tr H, exact path", exact.hess.value, matrix.trace())
     apply = operator(network, examples, "ce")
-    guess = hutch_plus_plus(apply, matvecs=450, key=key)
+    guess = hutch_plus_plus(apply, matvecs=450, key=next(keys))
     add(
         "small ResNet: tr H, Hutch++",
         guess.value,
         matrix.trace(),
         guess.standard_error,
     )
-    top = eigenpairs(apply, steps=40, rtol=1e-5, key=key)
+    top = eigenpairs(apply, steps=40, rtol=1e-5, key=next(keys))
     largest = np.linalg.eigvalsh(matrix)[-1]
     add("small ResNet: largest eigenvalue of H", top.values[0], largest)
     return checks

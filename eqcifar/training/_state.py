@@ -8,7 +8,7 @@ from jaxtyping import Array, Float, Int32, PyTree, UInt8
 from .. import data
 from ..config import TrainConfig
 from ..errors import UsageError
-from ..models import whiten
+from ..models import check_real, whiten
 from ._forward import Model
 from ._optimiser import make_optimiser
 from ._per_parameter import moved_by_muon
@@ -75,7 +75,8 @@ def initialise(
 
     **Raises:**
 
-    `UsageError` when `config.whiten` or `config.muon_lr` cannot be done.
+    `UsageError` when `config.whiten` or `config.muon_lr` cannot be done, and for
+    complex parameters.
     """
     if config.whiten:
         if images is None:
@@ -87,6 +88,7 @@ def initialise(
         few = data.normalise(jnp.asarray(few), config.mean, config.std)
         model = whiten(model, few)
     parameters = eqx.filter(model, eqx.is_inexact_array)
+    check_real(parameters)
     if config.muon_lr and not any(jax.tree.leaves(moved_by_muon(parameters, config))):
         raise UsageError(
             "muon_lr needs a convolution beyond those that take colours, and this "

@@ -143,6 +143,7 @@ def _rounding(operator: Operator, values: np.ndarray, scale: float = 0.0) -> flo
     return 100 * float(jnp.finfo(operator.dtype).eps) * largest
 
 
+DEPTH = 3  # of the Krylov space around eigenvectors that are nearly right
 # How far, beside its modulus, a fresh search follows a value that is not wanted.
 _HEARD = 1e-2
 _RANKS: dict[Which, Callable[[np.ndarray], np.ndarray]] = {
@@ -290,8 +291,8 @@ def _search(
             size(np.zeros(1)),
         )
         before, start = before + len(values), start + 1
-        settled = bounds.max() <= _rounding(operator, values, size(values))
-        settled = settled or enough(values, bounds)
+        small = _rounding(operator, values, size(values))
+        settled = bool(bounds.max() <= small) or enough(values, bounds)
         at = first(values)
         old, new = at[at < len(known)], at[at >= len(known)] - len(known)
         coefficients = jnp.asarray(pairs[:, new].T, operator.dtype)
@@ -308,7 +309,7 @@ def values_nearby(
     operator: Operator,
     vectors: Float[Array, "count size"],
     *,
-    depth: int = 3,
+    depth: int = DEPTH,
     done: Rows | None = None,
 ) -> tuple[Float[np.ndarray, " count"], Float[Array, "count size"]]:
     """Find the largest eigenpairs of a matrix near one whose eigenvectors are known.

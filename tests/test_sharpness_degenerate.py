@@ -126,7 +126,8 @@ def test_what_is_not_finite_is_refused():
     ):
         with pytest.raises(RunError, match="not finite"):
             find()
-    net, examples = of(np.full((CLASSES, 192), np.nan), lambda w, x: w @ x), data(4)
+    weights = np.full((CLASSES, 192), np.nan, np.float32)
+    net, examples = of(weights, lambda w, x: w**2 @ x), data(4)
     for name in ("lmax", "eigenvalues", "radius", "gram", "spectrum", *LINES):
         with pytest.raises(RunError, match="not finite"):
             sharpness.measure(net, examples, name, top=2, key=KEY)

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from eqcifar.errors import UsageError
+from eqcifar.errors import RunError, UsageError
 from eqcifar.parallel import jit
 
 from ._draw import CUTS, estimate_fitted
@@ -51,6 +51,11 @@ def ntk_gram(
             right = left if i == j else _jacobian(network, parts[j])
             rows[i, :, j] = np.asarray(_outer(left, right))
             rows[j, :, i] = rows[i, :, j].T
+    if not np.isfinite(rows).all():
+        raise RunError(
+            "The logits' gradients are not finite: the parameters have diverged or the "
+            "inputs are not normalised."
+        )
     size = len(stack) * classes
     return rows.reshape(count * block * classes, -1)[:size, :size] / len(stack)
 

@@ -15,7 +15,7 @@ from ._estimate import Estimate
 from ._examples import Examples, Rows, piece
 from ._lanczos import DEPTH
 from ._landscape import as_direction, filter_normalised, landscape
-from ._radius import average_sharpness, rises_at, sam_sharpness
+from ._radius import CLIMBS, average_sharpness, rises_at, sam_sharpness
 from ._task import Measured, Task
 
 RADIUS, ADAPTIVE_RADIUS, REACH = 0.05, 0.5, 0.5
@@ -29,8 +29,8 @@ def radius(task: Task) -> Measured:
     for step, adaptive in enumerate((False, True)):
         distance = ADAPTIVE_RADIUS if adaptive else RADIUS
         end = "_adaptive" if adaptive else ""
-        names = "whole", *(f"half{cut}{side}" for cut in range(CUTS) for side in (0, 1))
-        passes = {name: task.passes(f"sam{end}-{name}") for name in names}
+        names = [f"half{cut}{side}" for cut in range(CLIMBS) for side in (0, 1)]
+        passes = {k: task.passes(f"sam{end}-{k}") for k in ("whole", *names)}
         values[f"sam{end}"] = sam_sharpness(
             task.network,
             task.examples,

@@ -21,6 +21,9 @@ from ._losses import Loss, get_loss
 from ._network import Network, scaling
 from ._probe_traces import random_direction
 
+# Cuts into halves, of which the direction's error is told.
+CLIMBS = 8
+
 
 @jit
 def _losses(
@@ -102,6 +105,7 @@ def sam_sharpness(
             examples,
             lambda half, rows: np.asarray(climb(half).mean()),
             lambda end: done.setdefault(end, {}),
+            CLIMBS,
         )
     found = estimate_fitted(
         float(rises.mean()),
@@ -109,6 +113,7 @@ def sam_sharpness(
         halves,
         population=examples.population,
         target=target,
+        maximal=False,
     )
     return dataclasses.replace(
         found, matvecs=steps, seconds=time.perf_counter() - begin

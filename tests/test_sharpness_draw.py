@@ -55,9 +55,10 @@ def test_eigenvalues_of_a_sample(x64, relu, kind):
         terms = np.einsum("p,ipq,q->i", *(vectors[:, k], each, vectors[:, k]))
         value, error = expected(values[k], terms[sample.order], halves[..., k])
         estimate = got[f"{name}_{k + 1}"]
-        close(estimate.value + estimate.bias, values[k], 1e-6)
-        close(estimate.value, value, 1e-3)
-        close(estimate.standard_error, error, 1e-2)
+        close(estimate.value + estimate.bias, values[k], 1e-5)
+        # Halves' eigenvalues are sought near those of all, in few products.
+        assert abs(estimate.value - value) < 0.1 * error
+        close(estimate.standard_error, error, 0.05)
         assert estimate.examples == 20
 
 

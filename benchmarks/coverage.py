@@ -48,6 +48,17 @@ class Smooth(eqx.Module):
         return self.last(jnp.sum(jax.nn.gelu(self.second(x)), (1, 2))), state
 
 
+def small_resnet(key):
+    return models.ResNet(
+        CLASSES,
+        block="basic",
+        shortcut="projection",
+        depths=(1, 1),
+        channels=(2, 2),
+        key=key,
+    )
+
+
 def images_of_classes(count, rng):
     patterns = np.random.default_rng(0).normal(size=(CLASSES, 3, 8, 8))
     labels = rng.integers(0, CLASSES, count).astype(np.int32)
@@ -326,14 +337,7 @@ def main():
     options = parser.parse_args()
     images, labels = images_of_classes(SPLIT, np.random.default_rng(0))
     builds = {
-        "resnet": lambda key: models.ResNet(
-            CLASSES,
-            block="basic",
-            shortcut="projection",
-            depths=(1, 1),
-            channels=(2, 2),
-            key=key,
-        ),
+        "resnet": small_resnet,
         "gelu": Smooth,
     }
     path = RESULTS / "coverage.json"

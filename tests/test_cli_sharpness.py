@@ -95,9 +95,14 @@ def test_what_cannot_be_measured_is_one_line(trained, tmp_path):
         (("--sharpest", -1), 2, "greater than or equal to 0"),
         (("--how-many", 2, *QUICK), 2, "must be between 0 and 1"),
         (
-            ("--top", 10**8, "--measures", "eigenvalues", "--memory", 0.02, *QUICK),
+            ("--top", 5000, "--measures", "eigenvalues", "--memory", 0.02, *QUICK),
             2,
             "take a smaller --top or allow more memory",
+        ),
+        (
+            ("--top", 10**8, "--measures", "eigenvalues", *QUICK),
+            2,
+            "there are no 100000000 eigenvalues: take a smaller --top",
         ),
         (
             ("--measures", "xtrace", "--probes", 5000, "--memory", 0.03, *QUICK),

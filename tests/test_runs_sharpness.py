@@ -121,8 +121,9 @@ def test_only_an_equal_measurement_goes_on(subject, change, monkeypatch):
 @pytest.mark.parametrize(
     ("name", "where"),
     [
-        *(("lmax", 4), ("radius", 3), ("radius", 9), ("spectrum", 70)),
-        *(("landscape", 5), ("eigenvalues", 104), ("eigenline", 105), ("hutch++", 15)),
+        *(("lmax", 4), ("lmax", 104), ("radius", 3), ("radius", 9), ("spectrum", 130)),
+        *(("landscape", 5), ("eigenvalues", 224), ("eigenline", 105), ("hutch++", 15)),
+        ("eigenline", 130),
     ],
 )
 def test_every_measure_goes_on_with_the_same_bits(subject, name, where, monkeypatch):

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -43,22 +44,20 @@ def _value(subject: Subject) -> str:
 
 
 def _cells(estimate: Estimate, bound: float | None) -> tuple[str, str, str]:
-    if bound is not None:
-        # A bound on the error of Lanczos, not of the draw of images.
-        return (*format_estimate(estimate.value, bound), str(estimate.examples))
-    half = estimate.half_width()
+    half = estimate.half_width() + (bound or 0.0)
     return (*format_estimate(estimate.value, half), str(estimate.examples))
 
 
 def _notes(subject: Subject, options: SharpnessOptions, found: Found) -> str:
     whose = {"split": "the split", "population": "the population it is from"}
     lines = [
-        f"{plus_minus()}: half the 95 % interval of the mean over "
+        f"{plus_minus()}: half the 95 % interval of the value over "
         f"{whose[options.target]} (--json has both ends, which lean where terms are "
-        "skewed); of lmax and lambda, how near an eigenvalue lies; empty where nothing "
-        "tells."
+        "skewed); of lmax and lambda, and the bound within which an eigenvalue lies; "
+        "empty where one image tells nothing."
     ]
     terms = [e for ms in found.values() for m in ms.values() for e in m.values.values()]
+    lines += _fitted_note(found)
     if any(e.data_error and e.examples < 50 for e in terms):
         lines.append("From under 50 images, intervals hold the truth in under 95 %.")
     traces = [measures["trace"] for measures in found.values() if "trace" in measures]
@@ -71,6 +70,23 @@ def _notes(subject: Subject, options: SharpnessOptions, found: Found) -> str:
         f"out: it would add lambda P = {penalty:.6g} to tr_hess."
     )
     return "\n".join(lines)
+
+
+def _fitted_note(found: Found) -> list[str]:
+    values = {
+        k: e for ms in found.values() for m in ms.values() for k, e in m.values.items()
+    }
+    fitted = {k: e for k, e in values.items() if e.bias}
+    if not fitted:
+        return []
+    names = dict.fromkeys(re.sub(r"_\d+$", "", name) for name in fitted)
+    few = any(e.examples < 200 for e in fitted.values())
+    return [
+        f"{', '.join(names)}: fitted to these images, and so biased upwards; what "
+        "halves of them show of that is taken off (bias in --json) and counts as an "
+        "error."
+        + (" From under 200 images, intervals hold the truth in 75 to 95 %." * few)
+    ]
 
 
 def _penalty(subject: Subject, options: SharpnessOptions) -> float:

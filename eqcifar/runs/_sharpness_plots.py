@@ -70,7 +70,7 @@ def plot_sharpness(
         tables = {split: measured.tables[kind] for split, measured in having.items()}
         with figure_style():
             figure = new_figure()
-            unit_of_loss = unit("sam", subject.loss(options))
+            unit_of_loss = unit("sam", subject.loss_name(options))
             if kind in _PLANES:
                 _plane(figure, tables, _PLANES[kind], unit_of_loss)
             else:

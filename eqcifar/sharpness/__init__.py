@@ -3,6 +3,7 @@ from ._compare import check_comparison as check_comparison
 from ._compare import compare as compare
 from ._compare import ratio as ratio
 from ._curved import curved_leaves as curved_leaves
+from ._draw import estimate_fitted as estimate_fitted
 from ._estimate import Estimate as Estimate
 from ._estimate import Target as Target
 from ._estimate import estimate_mean as estimate_mean
@@ -13,6 +14,7 @@ from ._examples import load_rows as load_rows
 from ._examples import piece as piece
 from ._examples import save_rows as save_rows
 from ._examples import stream as stream
+from ._gram import ntk_estimates as ntk_estimates
 from ._gram import ntk_gram as ntk_gram
 from ._hessian_trace import HessianTrace as HessianTrace
 from ._hessian_trace import hessian_trace as hessian_trace

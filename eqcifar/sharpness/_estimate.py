@@ -23,6 +23,7 @@ class Estimate:
         of the target was used.
     - `probe_freedom`, `data_freedom`: degrees of freedom of the two errors.
     - `skewness`: of the error's distribution; the interval leans to its side.
+    - `bias`: what was taken off to get `value`, see `estimate_fitted`.
     - `target`: what `data_error` refers to: this split, or the population that the
         split was drawn from.
     - `examples`, `probes`: examples seen; random probes an example (0: exact).
@@ -37,6 +38,7 @@ class Estimate:
     probe_freedom: float = math.inf
     data_freedom: float = math.inf
     skewness: float = 0.0
+    bias: float = 0.0
     target: Target = "split"
     examples: int = 0
     probes: int = 0
@@ -86,6 +88,7 @@ class Estimate:
             value=self.value * factor,
             probe_error=self.probe_error * abs(factor),
             data_error=self.data_error * abs(factor),
+            bias=self.bias * factor,
             skewness=math.copysign(self.skewness, self.skewness * factor),
         )
 
@@ -93,10 +96,14 @@ class Estimate:
         """The estimate of the quantity plus a known constant."""
         return dataclasses.replace(self, value=self.value + offset)
 
-    def with_more_error(self, probe_error: float) -> "Estimate":
-        """The estimate with an independent, symmetric error of probes added."""
+    def with_more_error(
+        self, probe_error: float = 0.0, data_error: float = 0.0
+    ) -> "Estimate":
+        """The estimate with independent, symmetric errors added."""
         wider = dataclasses.replace(
-            self, probe_error=math.hypot(self.probe_error, probe_error)
+            self,
+            probe_error=math.hypot(self.probe_error, probe_error),
+            data_error=math.hypot(self.data_error, data_error),
         )
         if wider.standard_error in (0.0, math.inf):
             return wider

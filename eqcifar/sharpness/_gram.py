@@ -1,13 +1,18 @@
 """The spectrum of the NTK on a sample."""
 
+import dataclasses
+import math
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from eqcifar.errors import UsageError
+from eqcifar.errors import RunError, UsageError
 from eqcifar.parallel import jit
 
+from ._draw import CUTS, estimate_fitted
+from ._estimate import Estimate, Target
 from ._examples import Examples
 from ._memory import MEMORY
 from ._network import Network, check_independent
@@ -47,8 +52,72 @@ def ntk_gram(
             right = left if i == j else _jacobian(network, parts[j])
             rows[i, :, j] = np.asarray(_outer(left, right))
             rows[j, :, i] = rows[i, :, j].T
+    if not np.isfinite(rows).all():
+        raise RunError(
+            "The logits' gradients are not finite: the parameters have diverged or the "
+            "inputs are not normalised."
+        )
     size = len(stack) * classes
     return rows.reshape(count * block * classes, -1)[:size, :size] / len(stack)
+
+
+def ntk_estimates(
+    matrix: Float[np.ndarray, "rows rows"],
+    examples: int,
+    *,
+    population: int,
+    target: Target = "split",
+) -> dict[str, Estimate]:
+    """Estimate the largest eigenvalue and the effective rank of the NTK of a split.
+
+    For K = J J' / n of n images with blocks K_ij, and u the leading eigenvector, the
+    eigenvalue l is the mean over images of n l ||u_i||^2; see `estimate_fitted` for its
+    error. The rank is (tr K)^2 / ||K||_F^2, in which the norm over all N images is
+    estimated without bias by the mean of n^2 ||K_ij||^2 over pairs i != j (a share of
+    1 - 1/N) and over i = j (the rest); its error is by the delta method.
+
+    **Arguments:**
+
+    - `matrix`: from `ntk_gram`.
+    - `examples`: n.
+    - `population`: N.
+
+    **Returns:**
+
+    `lmax_ntk` and `rank_ntk`.
+    """
+    n, classes = examples, len(matrix) // examples
+    values, vectors = np.linalg.eigh(matrix)
+    shares = (vectors[:, -1].reshape(n, classes) ** 2).sum(axis=1)
+    rng, halves = np.random.default_rng(0), np.zeros((0, 2))
+    if n > 1 and (n < population or target == "population"):
+        cuts = [np.array_split(rng.permutation(n), 2) for _ in range(CUTS)]
+        halves = np.asarray([[_largest(matrix, n, h) for h in cut] for cut in cuts])
+    options = {"population": population, "target": target}
+    largest = estimate_fitted(values[-1], n * values[-1] * shares, halves, **options)
+    blocks = matrix.reshape(n, classes, n, classes)
+    traces = n * np.einsum("icic->i", blocks)
+    squares = n**2 * (blocks**2).sum(axis=(1, 3))
+    if not squares.any():
+        return {"lmax_ntk": largest, "rank_ntk": largest}
+    own = np.diag(squares).mean()
+    between = (squares.sum() / n - own) / (n - 1) if n > 1 else own
+    share = 1 / population if target == "split" else 0.0
+    norm, trace = (1 - share) * between + share * own, traces.mean()
+    plain = float(trace**2 / squares.mean())
+    rank = float(trace**2 / norm) if norm > 0 else math.inf
+    slopes = 2 * rank * (traces / trace - squares.mean(axis=1) / squares.mean())
+    drawn = estimate_fitted(rank, slopes, np.zeros((0, 2)), **options)
+    return {
+        "lmax_ntk": largest,
+        "rank_ntk": dataclasses.replace(drawn, bias=plain - rank),
+    }
+
+
+def _largest(matrix: np.ndarray, n: int, images: np.ndarray) -> float:
+    classes = len(matrix) // n
+    rows = (images[:, None] * classes + np.arange(classes)).ravel()
+    return float(np.linalg.eigvalsh(matrix[np.ix_(rows, rows)])[-1] * n / len(images))
 
 
 @jit

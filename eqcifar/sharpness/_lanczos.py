@@ -28,11 +28,14 @@ class Eigen:
     """Eigenpairs with bounds: some eigenvalue lies within `bounds[j]` of `values[j]`.
 
     `vectors` has a unit vector a row, flat, in the order of `Network.leaves`.
+    `complete`: searches from fresh random vectors, in the complement of these, found
+    no further eigenvalue beyond them.
     """
 
     values: Float[np.ndarray, " count"]
     bounds: Float[np.ndarray, " count"]
     vectors: Float[Array, "count size"]
+    complete: bool
     matvecs: int
     seconds: float
 
@@ -77,17 +80,34 @@ def _run(
     steps: int,
     memory: float,
     done: Rows | None,
-    enough: Callable[[np.ndarray, np.ndarray, float], bool] | None = None,
-) -> tuple[np.ndarray, np.ndarray, float, Array]:
-    """Return Ritz values, their coordinates, the next norm and the basis."""
-    steps = min(steps, operator.size)
+    enough: Callable[[np.ndarray, np.ndarray], bool] | None = None,
+    known: Float[Array, "known size"] | None = None,
+    before: int = 0,
+    scale: float = 0.0,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, Array]:
+    """Lanczos in the complement of `known` vectors, which are orthonormal.
+
+    `enough` is asked at each step, with the Ritz values and their bounds. The steps are
+    in `done` under the numbers from `before` on. What is small beside the larger of
+    `scale` and the Ritz values is rounding, and ends it.
+
+    **Returns:**
+
+    Ritz values, how near each has an eigenvalue (of the operator's complement), their
+    coordinates as columns, and the basis: known vectors, then one a step.
+    """
+    fixed = 0 if known is None else len(known)
+    steps = min(steps, operator.size - fixed)
     check_memory(
-        f"{steps} Lanczos vectors",
-        steps * operator.size * operator.dtype.itemsize,
+        f"{fixed + steps} Lanczos vectors",
+        (fixed + steps) * operator.size * operator.dtype.itemsize,
         memory,
         "take fewer steps or allow more memory.",
     )
-    basis = jnp.zeros((steps, operator.size), operator.dtype)
+    basis = jnp.zeros((fixed + steps, operator.size), operator.dtype)
+    if known is not None:
+        basis = basis.at[:fixed].set(known)
+        start = _orthogonalise(basis, start)
 
     def advance() -> dict[str, Array]:
         product = operator(vector)
@@ -96,11 +116,11 @@ def _run(
         return {"alpha": alpha, "beta": jnp.linalg.norm(product), "product": product}
 
     vector = start / jnp.linalg.norm(start)
-    alphas, betas, beta = [], [], 0.0
-    values, pairs = np.zeros(0), np.zeros((0, 0))
+    alphas, betas = [], []
+    values, bounds, pairs = np.zeros(0), np.zeros(0), np.zeros((0, 0))
     for step in range(steps):
-        basis = _store(basis, jnp.asarray(step), vector)
-        found = piece(done, step, advance)
+        basis = _store(basis, jnp.asarray(fixed + step), vector)
+        found = piece(done, before + step, advance)
         alphas.append(float(found["alpha"]))
         beta = float(found["beta"])
         if not math.isfinite(alphas[-1] + beta):
@@ -108,17 +128,29 @@ def _run(
         diagonal = np.diag(np.asarray(alphas))
         off = np.diag(np.asarray(betas), 1)
         values, pairs = np.linalg.eigh(diagonal + off + off.T)
-        exhausted = beta <= _rounding(operator, values)
-        if exhausted or (enough is not None and enough(values, pairs, beta)):
+        bounds = beta * np.abs(pairs[-1])
+        exhausted = beta <= _rounding(operator, values, scale)
+        if exhausted or (enough is not None and enough(values, bounds)):
             break
         betas.append(beta)
         vector = jnp.asarray(found["product"]) / beta
-    return values, pairs, beta, basis
+    return values, bounds, pairs, basis
 
 
-def _rounding(operator: Operator, values: np.ndarray) -> float:
-    """What rounding adds to the residual of a pair: some units of the largest value."""
-    return 10 * float(jnp.finfo(operator.dtype).eps) * float(np.abs(values).max())
+def _rounding(operator: Operator, values: np.ndarray, scale: float = 0.0) -> float:
+    """What rounding may leave of a product: some units of the largest value."""
+    largest = max(float(np.abs(values).max()), scale)
+    return 100 * float(jnp.finfo(operator.dtype).eps) * largest
+
+
+DEPTH = 3  # of the Krylov space around eigenvectors that are nearly right
+# How far, beside its modulus, a fresh search follows a value that is not wanted.
+_HEARD = 1e-2
+_RANKS: dict[Which, Callable[[np.ndarray], np.ndarray]] = {
+    "largest": lambda values: values,
+    "smallest": lambda values: -values,
+    "magnitude": np.abs,
+}
 
 
 def eigenpairs(
@@ -134,53 +166,55 @@ def eigenpairs(
 ) -> Eigen:
     """Find extreme eigenpairs by Lanczos with full reorthogonalisation.
 
-    A Ritz pair (t, y) of the k-step tridiagonal matrix has ||A y - t y|| = b_k |s_k|,
-    with s_k the last entry of its vector. The bound reported adds what rounding may. It
-    certifies that an eigenvalue is that near, not that none was missed.
+    Lanczos sees one vector of each eigenspace. What it has found is therefore set
+    aside, and it starts again from a fresh random vector in the complement, until
+    nothing beyond the last of the `count` values comes up: a repeated eigenvalue is
+    returned as often as it occurs, as in the Hessian of a linear classifier.
+
+    The bound is the norm of the residual ||A y - t y|| of one more product with each
+    vector, in double precision where the operator has that (`Operator.precise`), and
+    the value is that product's t = y'A y: an eigenvalue is that near. The bound does
+    not say that none was missed; `Eigen.complete` says that none was found.
 
     **Arguments:**
 
     - `count`: how many eigenpairs; `which`: from which end of the spectrum.
-    - `steps`: at most so many products; fewer when every bound is at most `rtol`
-        times the largest eigenvalue in modulus.
+    - `steps`: at most so many products from one start, and vectors held; fewer when
+        every bound is at most `rtol` times the largest eigenvalue in modulus.
     - `basis_memory`: bytes for the basis, one vector a step.
     - `done`: the steps of an unfinished call, read and filled; in the end the result.
 
     **Raises:**
 
-    `UsageError` when the basis would not fit.
+    `UsageError` when the basis would not fit, or there are fewer eigenvalues.
     """
     if not 1 <= count <= min(steps, operator.size):
-        raise UsageError(f"Cannot find {count} eigenpairs in {steps} steps.")
+        raise UsageError(
+            f"Cannot find {count} eigenpairs of a matrix of order {operator.size} in "
+            f"{steps} steps."
+        )
     begin = time.perf_counter()
-    pick = {
-        "largest": lambda values: np.argsort(-values)[:count],
-        "smallest": lambda values: np.argsort(values)[:count],
-        "magnitude": lambda values: np.argsort(-np.abs(values))[:count],
-    }[which]
-
-    def enough(values: np.ndarray, pairs: np.ndarray, beta: float) -> bool:
-        bounds = beta * np.abs(pairs[-1, pick(values)])
-        # Some steps past the count, lest a close pair be missed.
-        ripe = len(values) >= 2 * count + 2
-        return ripe and bool((bounds <= rtol * np.abs(values).max()).all())
 
     def find() -> dict[str, Any]:
-        draw = jax.random.normal(key, (operator.size,), operator.dtype)
-        values, pairs, beta, basis = _run(
-            operator, draw, steps, basis_memory, done, enough
+        search = _search(operator, count, which, steps, rtol, basis_memory, key, done)
+        vectors, complete, before = search
+        exact = [
+            piece(done, before + j, lambda j=j: _check(operator, vectors[j]))
+            for j in range(count)
+        ]
+        values, bounds = (
+            np.asarray([float(one[name]) for one in exact])
+            for name in ("value", "bound")
         )
-        chosen = pick(values)
-        coefficients = jnp.asarray(pairs[:, chosen].T, operator.dtype)
-        with jax.default_matmul_precision("highest"):
-            vectors = coefficients @ basis[: len(values)]
+        order = np.argsort(-_RANKS[which](values), kind="stable")
         if done is not None:
             done.clear()
         return {
-            "values": values[chosen],
-            "bounds": beta * np.abs(pairs[-1, chosen]) + _rounding(operator, values),
-            "vectors": vectors,
-            "matvecs": len(values),
+            "values": values[order],
+            "bounds": bounds[order],
+            "vectors": vectors[order],
+            "complete": complete,
+            "matvecs": before + count,
         }
 
     found = piece(done, -1, find)
@@ -188,9 +222,133 @@ def eigenpairs(
         found["values"],
         found["bounds"],
         jnp.asarray(found["vectors"]),
+        bool(found["complete"]),
         int(found["matvecs"]),
         time.perf_counter() - begin,
     )
+
+
+def _check(operator: Operator, vector: Array) -> dict[str, float]:
+    """The Rayleigh quotient and the norm of its residual, by one more product."""
+    y = np.asarray(vector, dtype=np.float64)
+    y = y / np.linalg.norm(y)
+    product = operator.in_double(y)
+    value = float(y @ product)
+    bound = float(np.linalg.norm(product - value * y))
+    if not math.isfinite(value + bound):
+        raise RunError("The operator returned a value that is not finite.")
+    return {"value": value, "bound": bound + 10 * operator.precision * abs(value)}
+
+
+def _search(
+    operator: Operator,
+    count: int,
+    which: Which,
+    steps: int,
+    rtol: float,
+    memory: float,
+    key: PRNGKeyArray,
+    done: Rows | None,
+) -> tuple[Float[Array, "count size"], bool, int]:
+    """Ritz vectors, whether nothing beyond them was found, and the products taken."""
+    rank, room = _RANKS[which], min(steps, operator.size)
+    known, before, start = np.zeros(0), 0, 0
+    vectors = jnp.zeros((0, operator.size), operator.dtype)
+
+    def size(values: np.ndarray) -> float:
+        return float(np.abs(np.concatenate([known, values])).max())
+
+    def first(values: np.ndarray) -> np.ndarray:
+        """Which are the `count` first of all; what is known wins ties."""
+        slack = rtol * size(values) * (np.arange(len(known) + len(values)) < len(known))
+        ranks = rank(np.concatenate([known, values])) + slack
+        return np.argsort(-ranks, kind="stable")[:count]
+
+    def enough(values: np.ndarray, bounds: np.ndarray) -> bool:
+        new = first(values) - len(known)
+        new = new[new >= 0]
+        if len(new):
+            # Some steps past the count, lest a close pair be missed.
+            ripe = len(values) >= 2 * len(new) + 2
+            return ripe and bool((bounds[new] <= rtol * size(values)).all())
+        best = int(np.argmax(rank(values)))
+        apart = rank(values)[best] + 2 * bounds[best] < rank(known).min()
+        largest = float(np.abs(values).max())
+        return bool(bounds[best] <= (_HEARD if apart else rtol) * largest)
+
+    while len(known) < room:
+        seed = key if start == 0 else jax.random.fold_in(key, start)
+        draw = jax.random.normal(seed, (operator.size,), operator.dtype)
+        values, bounds, pairs, basis = _run(
+            operator,
+            draw,
+            room - len(known),
+            memory,
+            done,
+            enough,
+            vectors,
+            before,
+            size(np.zeros(1)),
+        )
+        before, start = before + len(values), start + 1
+        small = _rounding(operator, values, size(values))
+        settled = bool(bounds.max() <= small) or enough(values, bounds)
+        at = first(values)
+        old, new = at[at < len(known)], at[at >= len(known)] - len(known)
+        coefficients = jnp.asarray(pairs[:, new].T, operator.dtype)
+        with jax.default_matmul_precision("highest"):
+            ritz = coefficients @ basis[len(known) : len(known) + len(values)]
+        vectors = jnp.concatenate([vectors[old], ritz])
+        known = np.concatenate([known[old], values[new]])
+        if not settled or (not len(new) and len(known) == count):
+            return vectors, settled, before
+    return vectors, len(known) == operator.size, before
+
+
+def values_nearby(
+    operator: Operator,
+    vectors: Float[Array, "count size"],
+    *,
+    depth: int = DEPTH,
+    done: Rows | None = None,
+) -> tuple[Float[np.ndarray, " count"], Float[Array, "count size"]]:
+    """Find the largest eigenpairs of a matrix near one whose eigenvectors are known.
+
+    By Rayleigh and Ritz on the span of V, A V, ... A^(depth - 1) V, which takes `depth`
+    products a vector and keeps repeated eigenvalues apart.
+
+    **Arguments:**
+
+    - `vectors`: V, those of the largest eigenvalues of the matrix nearby.
+    - `done`: the products of an unfinished call, read and filled.
+
+    **Returns:**
+
+    As many eigenvalues, largest first, and unit vectors.
+    """
+    count = len(vectors)
+    rows, form = vectors, np.zeros((depth * count,) * 2)
+    for level in range(depth):
+        block = []
+        for j in range(level * count, len(rows)):
+            found = piece(done, j, lambda v=rows[j]: {"product": operator(v)})
+            product = jnp.asarray(found["product"])
+            with jax.default_matmul_precision("highest"):
+                form[: len(rows), j] = form[j, : len(rows)] = rows @ product
+            rest = _orthogonalise(rows, product)
+            length = jnp.linalg.norm(rest)
+            block.append(rest / jnp.where(length > 0, length, 1))
+        if level < depth - 1:
+            rows = jnp.concatenate([rows, jnp.stack(block)])
+    with jax.default_matmul_precision("highest"):
+        gram = np.asarray(rows @ rows.T, dtype=np.float64)
+    lengths, axes = np.linalg.eigh(gram)
+    kept = lengths > 1e-6 * lengths.max()
+    axes = axes[:, kept] / np.sqrt(lengths[kept])
+    values, pairs = np.linalg.eigh(axes.T @ form @ axes)
+    coordinates = jnp.asarray((axes @ pairs[:, : -count - 1 : -1]).T, operator.dtype)
+    with jax.default_matmul_precision("highest"):
+        return values[: -count - 1 : -1], coordinates @ rows
 
 
 def spectral_density(
@@ -202,6 +360,7 @@ def spectral_density(
     width: float = 0.005,
     level: float = 0.95,
     basis_memory: float = BASIS_MEMORY,
+    known: Eigen | None = None,
     key: PRNGKeyArray,
     done: MutableMapping[str, Rows] | None = None,
 ) -> Density:
@@ -213,6 +372,9 @@ def spectral_density(
     band is the pointwise t-interval over vectors: it covers the smoothed density.
     Ubaru, Chen & Saad (2017); Ghorbani, Krishnan & Xiao (2019).
 
+    Of a multiple of the identity, the Gaussian's width is relative to the eigenvalue.
+    With `known` eigenpairs, only the rest of the spectrum makes noise in the moments.
+
     `done` holds an unfinished call: `rules` of whole vectors, and a vector's steps.
     """
     if probes < 2:
@@ -223,16 +385,20 @@ def spectral_density(
     def rule(m: int) -> dict[str, np.ndarray]:
         seed, run = jax.random.fold_in(key, m), done.setdefault(f"vector{m}", {})
         draw = jax.random.rademacher(seed, (operator.size,), operator.dtype)
-        values, pairs, *_ = _run(operator, draw, steps, basis_memory, run)
+        values, _, pairs, _ = _run(operator, draw, steps, basis_memory, run)
         run.clear()
-        return {"values": values, "weights": pairs[0] ** 2}
+        seen = shares(known, draw)
+        return {"values": values, "weights": pairs[0] ** 2, "shares": seen}
 
     whole = done.setdefault("rules", {})
     found = [piece(whole, m, lambda m=m: rule(m)) for m in range(probes)]
     rules = [(one["values"], one["weights"]) for one in found]
     low = min(values.min() for values, _ in rules)
     high = max(values.max() for values, _ in rules)
-    sigma = width * max(high - low, 1e-30)
+    spread, largest = high - low, max(abs(low), abs(high))
+    if spread <= _rounding(operator, np.asarray(largest)):
+        spread = largest or 1.0
+    sigma = width * spread
     grid = np.linspace(low - 5 * sigma, high + 5 * sigma, points)
     curves = np.stack(
         [
@@ -250,9 +416,12 @@ def spectral_density(
     seconds = time.perf_counter() - begin
 
     def moment(power: int) -> Estimate:
-        terms = [operator.size * (w * v**power).sum() for v, w in rules]
-        found = estimate_mean(np.asarray([terms]))
-        return dataclasses.replace(found, examples=0, matvecs=matvecs, seconds=seconds)
+        terms = np.asarray([operator.size * (w * v**power).sum() for v, w in rules])
+        if known is not None:
+            seen = np.stack([one["shares"] for one in found])
+            terms = terms - (seen - 1) @ known.values**power
+        mean = estimate_mean(terms[None])
+        return dataclasses.replace(mean, examples=0, matvecs=matvecs, seconds=seconds)
 
     return Density(
         grid,
@@ -266,6 +435,19 @@ def spectral_density(
         matvecs,
         seconds,
     )
+
+
+def shares(
+    known: Eigen | None, vector: Float[Array, " size"]
+) -> Float[np.ndarray, " count"]:
+    """Return (u_j'v)^2 for each known eigenvector, whose mean over sign vectors is 1.
+
+    (For any unit vector: estimates that use it are unbiased whatever the bounds.)
+    """
+    if known is None:
+        return np.zeros(0)
+    with jax.default_matmul_precision("highest"):
+        return np.asarray(known.vectors @ vector, dtype=np.float64) ** 2
 
 
 def overlap(first: Float[Array, "k size"], second: Float[Array, "k size"]) -> float:

@@ -11,6 +11,7 @@ from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
 from eqcifar.errors import UsageError
 
+from ._estimate import Target, estimate_mean
 from ._examples import Examples, Rows, piece
 from ._losses import Loss
 from ._network import Network
@@ -22,11 +23,14 @@ from ._radius import _move, loss_at
 class Landscape:
     """Mean loss and accuracy over a grid; axis k belongs to direction k.
 
-    Normalisation keeps the checkpoint's running statistics everywhere.
+    Normalisation keeps the checkpoint's running statistics everywhere. `error` is the
+    standard error of the loss from the draw of examples; that of points together, for
+    all see the same ones.
     """
 
     steps: Float[np.ndarray, " points"]
     loss: Float[np.ndarray, "points ..."]
+    error: Float[np.ndarray, "points ..."]
     accuracy: Float[np.ndarray, "points ..."]
 
 
@@ -38,11 +42,13 @@ def filter_normalised(network: Network, key: PRNGKeyArray) -> PyTree:
     draw = random_direction(key, network.params, "normal")
 
     def match(noise: Array, leaf: Array) -> Array:
-        if leaf.size == leaf.shape[0]:  # a vector, whatever its shape
+        if leaf.size == max((1, *leaf.shape)):  # a vector, whatever its shape
             return jnp.zeros_like(leaf)
         axes = tuple(range(1, leaf.ndim))
-        length = jnp.sqrt(jnp.sum(leaf**2, axes, keepdims=True))
-        return noise * length / jnp.sqrt(jnp.sum(noise**2, axes, keepdims=True))
+        length, drawn = (
+            jnp.sqrt(jnp.sum(x**2, axes, keepdims=True)) for x in (leaf, noise)
+        )
+        return noise * length / jnp.where(drawn > 0, drawn, 1)
 
     return jax.tree.map(match, draw, network.params)
 
@@ -60,6 +66,7 @@ def landscape(
     *,
     reach: float = 1.0,
     points: int = 21,
+    target: Target = "split",
     done: Rows | None = None,
     report: Callable[[int, int], None] | None = None,
 ) -> Landscape:
@@ -71,19 +78,31 @@ def landscape(
     """
     if len(directions) not in (1, 2):
         raise UsageError("A landscape takes one direction (a line) or two (a plane).")
+    if points < 1 or not 0 < reach < np.inf:
+        raise UsageError("A landscape takes a positive reach and at least one point.")
     steps = np.linspace(-reach, reach, points)
-    values = np.zeros((2, *(points,) * len(directions)))
+    values = np.zeros((3, *(points,) * len(directions)))
 
     def find(at: tuple[int, ...]) -> dict[str, float]:
         params = network.params
         for index, direction in zip(at, directions, strict=True):
             params = _move(params, direction, jnp.asarray(steps[index]))
         rows = loss_at(network, examples, loss, params)
-        return {"loss": rows["loss"].mean(), "right": rows["right"].mean()}
+        mean = estimate_mean(
+            rows["loss"][:, None],
+            exact=True,
+            population=examples.population,
+            target=target,
+        )
+        return {
+            "loss": mean.value,
+            "error": mean.data_error,
+            "right": rows["right"].mean(),
+        }
 
     for number, at in enumerate(np.ndindex(values.shape[1:])):
         found = piece(done, number, lambda at=at: find(at))
-        values[(0, *at)], values[(1, *at)] = found["loss"], found["right"]
+        values[(slice(None), *at)] = [found[k] for k in ("loss", "error", "right")]
         if report is not None:
             report(number + 1, values[0].size)
-    return Landscape(steps, values[0], values[1])
+    return Landscape(steps, *values)

@@ -24,7 +24,7 @@ MEANINGS = {
     "for biases and normalisation (ASAM)",
     "average": "mean rise of the {loss} loss at distance 0.05, all directions",
     "average_adaptive": "average ({loss}) at ||delta / T|| = 0.5, T as in sam_adaptive",
-    "lmax_ntk": "largest eigenvalue of the NTK on 64 images, J J' / 64",
+    "lmax_ntk": "largest eigenvalue of the NTK J J' / n, from 64 images",
     "rank_ntk": "its effective rank, (tr K)^2 / ||K||_F^2",
     "line": "mean rise of the {loss} loss at +-0.5 along a random filter-normalised "
     "direction",
@@ -33,7 +33,7 @@ MEANINGS = {
     "eigenline": "mean rise of the {loss} loss at +-0.5 along the leading eigenvector",
     "eigenplane": "mean rise of the {loss} loss at (+-0.5, +-0.5) on the leading two, "
     "0.5 sqrt 2 away",
-    "frobenius2": "||H||_F^2 of the Hessian of the mean {loss} loss",
+    "frobenius2": "||H||_F^2 of the Hessian of the mean {loss} loss over these images",
     "tr_hess_batch": "the original's tr_hess, first training batch",
     "tr_hess_dataset": "the original's tr_hess, training images",
     "tr_hess_dataset_te": "the original's tr_hess, test images",

@@ -1,13 +1,21 @@
 """The measures that are rises of the loss away from the network."""
 
+import dataclasses
+import itertools
+from collections.abc import Sequence
+
 import jax
 import numpy as np
+from jaxtyping import Array, PyTree
 
-from eqcifar.errors import RunError
+from eqcifar.errors import UsageError
 
+from ._draw import CUTS, over_halves
 from ._estimate import Estimate
+from ._examples import Examples, Rows, piece
+from ._lanczos import DEPTH
 from ._landscape import as_direction, filter_normalised, landscape
-from ._radius import average_sharpness, sam_sharpness
+from ._radius import CLIMBS, average_sharpness, rises_at, sam_sharpness
 from ._task import Measured, Task
 
 RADIUS, ADAPTIVE_RADIUS, REACH = 0.05, 0.5, 0.5
@@ -23,15 +31,17 @@ def radius(task: Task) -> Measured:
     for step, adaptive in enumerate((False, True)):
         distance = ADAPTIVE_RADIUS if adaptive else RADIUS
         end = "_adaptive" if adaptive else ""
-        rise = sam_sharpness(
+        names = [f"half{cut}{side}" for cut in range(CLIMBS) for side in (0, 1)]
+        passes = {k: task.passes(f"sam{end}-{k}") for k in ("whole", *names)}
+        values[f"sam{end}"] = sam_sharpness(
             task.network,
             task.examples,
             task.loss,
             radius=distance,
             adaptive=adaptive,
-            done=task.passes(f"sam{end}"),
+            target=task.target,
+            done=passes,
         )
-        values[f"sam{end}"] = task.single(rise, 1)
         before = step * (probes + 1) + 1
         task.count(before, total)
         values[f"average{end}"] = average_sharpness(
@@ -41,6 +51,7 @@ def radius(task: Task) -> Measured:
             radius=distance,
             adaptive=adaptive,
             probes=probes,
+            target=task.target,
             key=task.key,
             done=task.passes(f"average{end}"),
             report=lambda m, _, before=before: task.count(before + m, total),
@@ -55,17 +66,18 @@ def line(task: Task, name: str, count: int, eigen: bool) -> Measured:
     eigenvalues of the Hessian.
     """
     points = POINTS[count]
-    before, total = 0, points**count
+    before, work = 0, points**count
+    total = work
     if eigen:
+        if task.network.size < count:
+            raise UsageError("A plane takes two parameters at least; there is one.")
         before = task.steps_to(task.pairs)
-        total += before
+        total += before + task.is_sample * 2 * CUTS * DEPTH * count
         leading = task.leading("hess", "eigen-hess", task.pairs, 0, total)
         vectors = leading.vectors[:count]
-        if len(vectors) < count:
-            raise RunError("The Hessian has a single eigenvalue: no plane to show.")
         directions = [as_direction(task.network, vector) for vector in vectors]
     else:
-        keys = jax.random.split(task.key, count)
+        vectors, keys = None, jax.random.split(task.key, count)
         directions = [filter_normalised(task.network, key) for key in keys]
     found = landscape(
         task.network,
@@ -74,17 +86,46 @@ def line(task: Task, name: str, count: int, eigen: bool) -> Measured:
         task.loss,
         reach=REACH,
         points=points,
+        target=task.target,
         done=task.passes(name),
         report=lambda done, _: task.count(before + done, total),
     )
-    ends = found.loss[np.ix_(*[[0, -1]] * count)].mean()
-    rise = float(ends - found.loss[(points // 2,) * count])
+    rises = piece(
+        task.passes(f"{name}-ends"),
+        0,
+        lambda: {"rise": _rises(task, task.examples, directions)},
+    )["rise"]
+    halves = None
+    if vectors is not None and task.is_sample:
+        halves = _halves(task, name, vectors, before + work, total)
+    rise = task.fitted(float(rises.mean()), rises, halves)
     by_batch = task.network.batch_statistics
     curves = {
         "steps": found.steps.tolist(),
         "loss": found.loss.tolist(),
+        "error": found.error.tolist(),
         "accuracy": found.accuracy.tolist(),
         "normalised by": "each batch" if by_batch else "running statistics",
     }
     table = "landscape" if name == "line" else name
-    return Measured({name: task.single(rise, found.loss.size)}, {}, {table: curves})
+    rise = dataclasses.replace(rise, matvecs=found.loss.size)
+    return Measured({name: rise}, {}, {table: curves})
+
+
+def _rises(task: Task, examples: Examples, directions: Sequence[PyTree]) -> np.ndarray:
+    return rises_at(task.network, examples, task.loss, directions, REACH)
+
+
+def _halves(
+    task: Task, name: str, vectors: Array, before: int, total: int
+) -> np.ndarray:
+    """The mean rise of each half of the images along eigenvectors of its own."""
+    numbers = itertools.count()
+
+    def find(half: Examples, rows: Rows) -> np.ndarray:
+        start = before + next(numbers) * DEPTH * len(vectors)
+        own = task.nearby(half, "hess", vectors, rows, start, total)[1]
+        directions = [as_direction(task.network, vector) for vector in own]
+        return np.asarray(_rises(task, half, directions).mean())
+
+    return over_halves(task.examples, find, lambda end: task.passes(f"{name}-{end}"))

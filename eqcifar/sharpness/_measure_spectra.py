@@ -6,8 +6,10 @@ from typing import Any
 import jax
 import numpy as np
 
+from eqcifar.errors import UsageError
+
 from ._estimate import Estimate
-from ._gram import ntk_gram
+from ._gram import ntk_estimates, ntk_gram
 from ._lanczos import spectral_density
 from ._operator import Kind
 from ._task import Measured, Task
@@ -17,8 +19,9 @@ GRAM_EXAMPLES = 64
 
 def lmax(task: Task) -> Measured:
     """The largest eigenvalue of the Hessian."""
-    found = task.leading("hess", "lmax", 1)
-    value = task.single(float(found.values[0]), found.matvecs, found.seconds)
+    total = task.work(1)
+    found = task.leading("hess", "lmax", 1, 0, total)
+    (value,) = task.of_draw("hess", "lmax", found, task.steps_to(1), total)
     return Measured({"lmax": value}, {"lmax": float(found.bounds[0])})
 
 
@@ -27,14 +30,19 @@ def eigenvalues(task: Task) -> Measured:
     values: dict[str, Estimate] = {}
     bounds: dict[str, float] = {}
     kinds: dict[Kind, str] = {"hess": "lambda", "ggn": "lambda_ggn"}
-    steps = task.steps_to(task.pairs)
-    for index, (kind, name) in enumerate(kinds.items()):
-        found = task.leading(
-            kind, f"eigen-{kind}", task.pairs, index * steps, len(kinds) * steps
+    if task.top > task.network.size:
+        raise UsageError(
+            f"The network has {task.network.size} parameters, so there are no "
+            f"{task.top} eigenvalues: take a smaller --top."
         )
-        for k in range(min(task.top, len(found.values))):
-            value = float(found.values[k])
-            values[f"{name}_{k + 1}"] = task.single(value, found.matvecs, found.seconds)
+    count, work = task.pairs, task.work(task.pairs)
+    for index, (kind, name) in enumerate(kinds.items()):
+        at, total = index * work, len(kinds) * work
+        found = task.leading(kind, f"eigen-{kind}", count, at, total)
+        at += task.steps_to(count)
+        drawn = task.of_draw(kind, f"eigen-{kind}", found, at, total)
+        for k in range(task.top):
+            values[f"{name}_{k + 1}"] = drawn[k]
             bounds[f"{name}_{k + 1}"] = float(found.bounds[k])
     return Measured(values, bounds)
 
@@ -42,13 +50,17 @@ def eigenvalues(task: Task) -> Measured:
 def spectrum(task: Task) -> Measured:
     """The spectral density of the Hessian."""
     probes, steps = max(task.probes, 4), task.steps(40, 10)
+    before = task.steps_to(task.pairs)
+    total = before + probes * steps
+    known = task.leading("hess", "eigen-hess", task.pairs, 0, total)
     names = ("rules", *(f"vector{m}" for m in range(probes)))
     found = spectral_density(
-        task.operator("hess", 0, probes * steps),
+        task.operator("hess", before, total),
         probes=probes,
         steps=steps,
         points=400,
         basis_memory=task.basis,
+        known=known,
         key=task.key,
         done={name: task.passes(f"spectrum-{name}") for name in names},
     )
@@ -64,9 +76,9 @@ def gram(task: Task) -> Measured:
     few = task.examples.take(task.examples.order[:GRAM_EXAMPLES])
     few = dataclasses.replace(few, place=jax.numpy.asarray)
     matrix = ntk_gram(task.network, few, memory=task.memory)
-    values = np.linalg.eigvalsh(matrix)[::-1]
     task.count(1, 1)
-    one = dataclasses.replace(task.single(0.0, len(matrix)), examples=len(few))
-    rank = float(values.sum() ** 2 / (values**2).sum())
-    found = {"lmax_ntk": one.shift(float(values[0])), "rank_ntk": one.shift(rank)}
-    return Measured(found, {}, {"gram": values.tolist()})
+    estimates = ntk_estimates(
+        matrix, len(few), population=few.population, target=task.target
+    )
+    values = np.linalg.eigvalsh(matrix)[::-1]
+    return Measured(estimates, {}, {"gram": values.tolist()})

@@ -1,11 +1,15 @@
 """Symmetric matrices known by their products with a vector."""
 
+import dataclasses
 import math
 from collections.abc import Callable
-from typing import Literal
+from functools import partial
+from typing import Any, Literal
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, Int, PyTree
 
@@ -84,11 +88,13 @@ class Operator:
         product: Callable[[Float[Array, " size"]], Float[Array, " size"]],
         size: int,
         dtype: jnp.dtype | None = None,
+        precise: Callable[[Float[np.ndarray, " size"]], np.ndarray] | None = None,
     ):
-        """Wrap any function of a flat vector."""
+        """Wrap any function of a flat vector, and optionally the same in float64."""
         self.product = product
         self.size = size
-        self.dtype = jnp.zeros(()).dtype if dtype is None else dtype
+        self.dtype = jnp.zeros(()).dtype if dtype is None else jnp.dtype(dtype)
+        self.precise = precise
         self.matvecs = 0
 
     def __call__(self, vector: Float[Array, " size"]) -> Float[Array, " size"]:
@@ -96,17 +102,35 @@ class Operator:
         self.matvecs += 1
         return self.product(vector)
 
+    def in_double(self, vector: Float[np.ndarray, " size"]) -> np.ndarray:
+        """Multiply in float64 if that can be, else as always, and count."""
+        if self.precise is None:
+            product = self(jnp.asarray(vector, self.dtype))
+            return np.asarray(product, dtype=np.float64)
+        self.matvecs += 1
+        return self.precise(vector)
+
+    @property
+    def precision(self) -> float:
+        """The unit of rounding of `in_double`."""
+        dtype = self.dtype if self.precise is None else jnp.float64
+        return float(jnp.finfo(dtype).eps)
+
     def counted(
         self, report: Callable[[int, int], None], before: int, total: int
     ) -> "Operator":
         """The same, calling `report` with the products done, `before` and here."""
 
-        def product(vector: Array) -> Array:
-            report(min(before + apply.matvecs - 1, total), total)
-            return self(vector)
+        def told(product: Callable[[Any], Any]) -> Callable[[Any], Any]:
+            def apply(vector: Any) -> Any:
+                report(min(before + counting.matvecs - 1, total), total)
+                return product(vector)
 
-        apply = Operator(product, self.size, self.dtype)
-        return apply
+            return apply
+
+        precise = None if self.precise is None else told(self.precise)
+        counting = Operator(told(self), self.size, self.dtype, precise)
+        return counting
 
 
 def operator(
@@ -120,21 +144,19 @@ def operator(
     """Make the Hessian or GGN of the mean loss over all the examples an operator.
 
     One product passes over every example once; vectors are flat, in the order of
-    `network.leaves`.
+    `network.leaves`. Its product in float64 is that of the same parameters.
 
     **Arguments:**
 
     - `memory`: bytes for what a product keeps of the examples at hand; a smaller batch
-        is taken if need be, except under batch statistics.
+        is taken if need be, except under batch statistics. In float64, twice as many.
     """
     loss = get_loss(loss)
-    examples = fitting(network, examples, memory)
-    flat, unravel = ravel_pytree(network.params)
-    products = {"hess": hessian_vector_product, "ggn": ggn_vector_product}
-    product = products[kind]
+    product = {"hess": hessian_vector_product, "ggn": ggn_vector_product}[kind]
 
-    def apply(vector: Array) -> Array:
-        direction, total = unravel(vector), jnp.zeros_like(vector)
+    def over(network: Network, examples: Examples, vector: Array) -> Array:
+        unravel, total = ravel_pytree(network.params)[1], jnp.zeros_like(vector)
+        direction = unravel(vector)
         for batch in examples.batches():
             part = product(
                 network, loss, batch.images, batch.labels, batch.weights, direction
@@ -142,7 +164,32 @@ def operator(
             total = total + ravel_pytree(part)[0]
         return total / len(examples)
 
-    return Operator(apply, flat.size, flat.dtype)
+    def precise(vector: np.ndarray) -> np.ndarray:
+        with jax.enable_x64(True):
+            doubled = _double(network)
+            wide = dataclasses.replace(
+                examples, prepare=lambda x: _double(examples.prepare(x))
+            )
+            wide = fitting(doubled, wide, 2 * memory)
+            return np.asarray(over(doubled, wide, jnp.asarray(vector, jnp.float64)))
+
+    fitted = fitting(network, examples, memory)
+    flat = ravel_pytree(network.params)[0]
+    already = flat.dtype == jnp.float64
+    return Operator(
+        partial(over, network, fitted),
+        flat.size,
+        flat.dtype,
+        None if already else precise,
+    )
+
+
+def _double(tree: PyTree) -> PyTree:
+    def wide(leaf: Any) -> Any:
+        is_float = eqx.is_array(leaf) and jnp.issubdtype(leaf.dtype, jnp.floating)
+        return leaf.astype(jnp.float64) if is_float else leaf
+
+    return jax.tree.map(wide, tree)
 
 
 def fitting(network: Network, examples: Examples, memory: float) -> Examples:

@@ -1,9 +1,10 @@
 """Sharpness at a finite radius, where the kinks of ReLU count."""
 
 import dataclasses
+import itertools
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, MutableMapping, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -13,11 +14,15 @@ from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 from eqcifar.errors import UsageError
 from eqcifar.parallel import jit
 
-from ._estimate import Estimate, estimate_mean
+from ._draw import estimate_fitted, is_sample, over_halves
+from ._estimate import Estimate, Target, estimate_mean
 from ._examples import Batch, Examples, Rows, piece, stream
 from ._losses import Loss, get_loss
 from ._network import Network, scaling
 from ._probe_traces import random_direction
+
+# Cuts into halves, of which the direction's error is told.
+CLIMBS = 8
 
 
 @jit
@@ -67,25 +72,53 @@ def sam_sharpness(
     radius: float = 0.05,
     adaptive: bool = False,
     steps: int = 1,
-    done: Rows | None = None,
-) -> float:
-    """Return L(theta + delta) - L(theta) for a worst-case delta of norm `radius`.
+    target: Target = "split",
+    done: MutableMapping[str, Rows] | None = None,
+) -> Estimate:
+    """Estimate L(theta + delta) - L(theta) for a worst-case delta of norm `radius`.
 
     With D = I, or if adaptive (ASAM, Kwon et al. 2021) |theta| for weights and 1 for
     biases and the scales and shifts of normalisation, delta maximises the linearised
     loss over ||D^-1 delta|| <= radius: delta = radius D^2 g / ||D g||, for g the
     gradient over all the examples. More steps take g anew at the point reached;
-    the largest rise on the way is returned, a lower bound of the maximum in the ball.
-    `done` holds the result of a call before.
+    the largest rise on the way is taken, a lower bound of the maximum in the ball.
+
+    From some images of a split, delta fits these images and the rise is too large:
+    see `estimate_fitted`, whose halves have directions of their own.
+
+    `done` holds the passes of an unfinished call.
     """
-    loss = get_loss(loss)
-    if radius <= 0:
-        raise UsageError("The radius must be positive.")
+    loss, done = get_loss(loss), {} if done is None else done
+    if not radius > 0:
+        raise UsageError(f"The radius must be positive, not {radius:g}.")
+    if steps < 1:
+        raise UsageError("The worst direction takes at least one step.")
+    begin = time.perf_counter()
 
-    def find() -> dict[str, float]:
-        return {"rise": _climb(network, examples, loss, radius, adaptive, steps)}
+    def climb(some: Examples) -> np.ndarray:
+        return _climb(network, some, loss, radius, adaptive, steps)
 
-    return float(piece(done, 0, find)["rise"])
+    whole = done.setdefault("whole", {})
+    rises = piece(whole, 0, lambda: {"rise": climb(examples)})["rise"]
+    halves = np.zeros((0, 2))
+    if is_sample(examples, target) and len(examples) > 1:
+        halves = over_halves(
+            examples,
+            lambda half, rows: np.asarray(climb(half).mean()),
+            lambda end: done.setdefault(end, {}),
+            CLIMBS,
+        )
+    found = estimate_fitted(
+        float(rises.mean()),
+        rises,
+        halves,
+        population=examples.population,
+        target=target,
+        maximal=False,
+    )
+    return dataclasses.replace(
+        found, matvecs=steps, seconds=time.perf_counter() - begin
+    )
 
 
 def _climb(
@@ -95,10 +128,11 @@ def _climb(
     radius: float,
     adaptive: bool,
     steps: int,
-) -> float:
+) -> Float[np.ndarray, " examples"]:
+    """Each example's rise, where their mean is the largest."""
     square = scaling(network.params, "asam" if adaptive else "plain")
-    start = loss_at(network, examples, loss, network.params)["loss"].mean()
-    params, rises = network.params, []
+    start = loss_at(network, examples, loss, network.params)["loss"]
+    params, rises = network.params, [np.zeros_like(start)]
     for _ in range(steps):
         gradient = jax.tree.map(jnp.zeros_like, params)
         for batch in examples.batches():
@@ -110,9 +144,27 @@ def _climb(
             break
         delta = jax.tree.map(lambda g, d: g * jnp.sqrt(d), scaled, square)
         params = _move(network.params, delta, jnp.asarray(radius / norm))
-        moved = loss_at(network, examples, loss, params)["loss"].mean()
-        rises.append(float(moved - start))
-    return max(rises, default=0.0)
+        rises.append(loss_at(network, examples, loss, params)["loss"] - start)
+    return max(rises[1:] or rises, key=np.mean)
+
+
+def rises_at(
+    network: Network,
+    examples: Examples,
+    loss: str | Loss,
+    directions: Sequence[PyTree],
+    reach: float,
+) -> Float[np.ndarray, " examples"]:
+    """Return each example's mean rise at theta +- reach d (+- reach e)."""
+
+    def at(*signs: float) -> np.ndarray:
+        params = network.params
+        for sign, direction in zip(signs, directions, strict=False):
+            params = _move(params, direction, jnp.asarray(sign * reach))
+        return loss_at(network, examples, loss, params)["loss"]
+
+    corners = itertools.product((1.0, -1.0), repeat=len(directions))
+    return np.mean([at(*signs) for signs in corners], axis=0) - at()
 
 
 def average_sharpness(
@@ -123,6 +175,7 @@ def average_sharpness(
     radius: float = 0.05,
     adaptive: bool = False,
     probes: int,
+    target: Target = "split",
     key: PRNGKeyArray,
     done: Rows | None = None,
     report: Callable[[int, int], None] | None = None,
@@ -131,22 +184,24 @@ def average_sharpness(
 
     Each direction is used with both signs, which removes the odd orders. As the radius
     goes to 0 this is radius^2 tr(D H D) / (2 P) plus what kinks add. D as in
-    `sam_sharpness`. The error is over directions, at these examples.
+    `sam_sharpness`. The examples share their directions.
 
     `done` holds the directions of an unfinished call; `report` is called after each.
     """
     loss = get_loss(loss)
     if probes < 2:
         raise UsageError("An error needs at least 2 directions.")
+    if not radius > 0:
+        raise UsageError(f"The radius must be positive, not {radius:g}.")
     begin = time.perf_counter()
     square = scaling(network.params, "asam" if adaptive else "plain")
 
-    def at(params: PyTree) -> float:
-        return float(loss_at(network, examples, loss, params)["loss"].mean())
+    def at(params: PyTree) -> np.ndarray:
+        return loss_at(network, examples, loss, params)["loss"]
 
     start = piece(done, -1, lambda: {"loss": at(network.params)})["loss"]
 
-    def rise(m: int) -> dict[str, float]:
+    def rise(m: int) -> dict[str, np.ndarray]:
         draw = random_direction(jax.random.fold_in(key, m), network.params, "normal")
         amount = radius / _norm(draw)
         direction = jax.tree.map(lambda v, d: v * jnp.sqrt(d), draw, square)
@@ -154,16 +209,18 @@ def average_sharpness(
             at(_move(network.params, direction, jnp.asarray(sign * amount)))
             for sign in (1.0, -1.0)
         ]
-        return {"rise": float(np.mean(ends) - start)}
+        return {"rise": np.mean(ends, axis=0) - start}
 
     rises = []
     for m in range(probes):
-        rises.append(float(piece(done, m, lambda m=m: rise(m))["rise"]))
+        rises.append(piece(done, m, lambda m=m: rise(m))["rise"])
         if report is not None:
             report(m + 1, probes)
-    return dataclasses.replace(
-        estimate_mean(np.asarray([rises])),
-        examples=len(examples),
+    return estimate_mean(
+        np.stack(rises, axis=1),
+        groups=np.zeros(len(examples), int),
+        population=examples.population,
+        target=target,
         matvecs=2 * probes + 1,
         seconds=time.perf_counter() - begin,
     )

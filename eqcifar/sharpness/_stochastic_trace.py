@@ -14,6 +14,7 @@ from eqcifar.errors import RunError, UsageError
 
 from ._estimate import Estimate, estimate_mean
 from ._examples import Rows, piece
+from ._lanczos import Eigen, shares
 from ._memory import BASIS_MEMORY, check_memory
 from ._operator import Operator
 from ._stopping import Stop
@@ -37,7 +38,7 @@ def hutchinson(
     - `stop`: ends the sum when the interval is narrow enough.
     - `done`: the terms of an unfinished call, read and filled.
     """
-    _check_some(probes)
+    _check_some(matvecs)
     start = time.perf_counter()
     values: list[float] = []
 
@@ -56,19 +57,28 @@ def frobenius(
     operator: Operator,
     *,
     probes: int,
+    known: Eigen | None = None,
     key: PRNGKeyArray,
     done: Rows | None = None,
 ) -> Estimate:
     """Estimate ||A||_F^2 by the mean of ||Av||^2 over sign vectors v.
 
-    `done` holds the terms of an unfinished call.
+    **Arguments:**
+
+    - `probes`: how many products.
+    - `known`: eigenpairs (t_j, u_j), whose part is taken exactly: the terms are
+        ||Av||^2 - sum_j t_j^2 ((u_j'v)^2 - 1), and only the rest of A makes noise.
+    - `done`: the terms of an unfinished call, read and filled.
     """
     _check_some(probes)
     start = time.perf_counter()
 
-    def term(m: int) -> dict[str, Array]:
-        product = operator(_signs(jax.random.fold_in(key, m), operator))
-        return {"term": jnp.vdot(product, product)}
+    def term(m: int) -> dict[str, float]:
+        v = _signs(jax.random.fold_in(key, m), operator)
+        square = float(np.sum(np.asarray(operator(v), dtype=np.float64) ** 2))
+        if known is not None:
+            square -= float((shares(known, v) - 1) @ known.values**2)
+        return {"term": square}
 
     values = [float(piece(done, m, lambda m=m: term(m))["term"]) for m in range(probes)]
     return _with_cost(_mean(values), probes, start)

@@ -1,22 +1,26 @@
 """What to measure, and what a measure has found."""
 
 import dataclasses
-import math
+import itertools
 from collections.abc import Callable, MutableMapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
-from jaxtyping import PRNGKeyArray
+from jax.flatten_util import ravel_pytree
+from jaxtyping import Array, PRNGKeyArray
 
+from ._draw import CUTS, estimate_fitted, is_sample, over_halves
 from ._estimate import Estimate, Target, estimate_mean
-from ._examples import Examples, Rows
-from ._lanczos import Eigen, eigenpairs
-from ._losses import Loss
+from ._examples import Batch, Examples, Rows, stream
+from ._lanczos import DEPTH, Eigen, eigenpairs, values_nearby
+from ._losses import Loss, get_loss
 from ._memory import check_memory
 from ._network import Network
 from ._operator import Kind, Operator, operator
 from ._output_traces import OutputTraces, output_traces
+from ._probe_traces import quadratic_forms
 
 # Work done, the whole, and what gives the estimate so far, called when it is shown.
 Report = Callable[[int, int, Callable[[], Estimate | None]], None]
@@ -28,7 +32,7 @@ class Measured:
 
     - `values`: estimates by name.
     - `bounds`: of a value that is no mean, how far it may be from the truth on these
-        very examples.
+        very examples, beside the error of their draw.
     - `tables`: curves and shares, as JSON has them: lists of numbers and of records.
     """
 
@@ -105,7 +109,7 @@ class Task:
     @property
     def pairs(self) -> int:
         """How many eigenpairs to find: a plane takes two."""
-        return max(self.top, 2)
+        return min(max(self.top, 2), self.network.size)
 
     @property
     def basis(self) -> float:
@@ -118,8 +122,17 @@ class Task:
         return min(max(min(most, room), least), self.network.size)
 
     def steps_to(self, count: int) -> int:
-        """The most steps that `leading` takes."""
+        """The most steps that `leading` takes from one start."""
         return self.steps(100, 2 * count + 2)
+
+    @property
+    def is_sample(self) -> bool:
+        """Whether the target is more than the images at hand."""
+        return is_sample(self.examples, self.target) and len(self.examples) > 1
+
+    def work(self, count: int) -> int:
+        """About how many products `leading` and then `of_draw` take."""
+        return self.steps_to(count) + self.is_sample * 2 * CUTS * DEPTH * count
 
     def leading(
         self,
@@ -141,7 +154,7 @@ class Task:
         )
         return eigenpairs(
             self.operator(kind, before, total or before + steps),
-            min(count, steps),
+            count,
             steps=steps,
             rtol=1e-3,
             basis_memory=self.basis,
@@ -149,12 +162,62 @@ class Task:
             done=self.passes(name),
         )
 
-    def single(self, value: float, matvecs: int = 0, seconds: float = 0.0) -> Estimate:
-        """A number of these examples, whose error nothing tells."""
-        return Estimate(
+    def nearby(
+        self, examples: Examples, kind: Kind, vectors: Array, rows: Rows, *work: int
+    ) -> tuple[np.ndarray, Array]:
+        """The eigenpairs of other examples' matrix near those of ours."""
+        apply = operator(self.network, examples, self.loss, kind, memory=self.memory)
+        return values_nearby(apply.counted(self.count, *work), vectors, done=rows)
+
+    def of_draw(
+        self, kind: Kind, name: str, found: Eigen, before: int, total: int
+    ) -> list[Estimate]:
+        """Each eigenvalue, with the error of the draw of images."""
+        count = len(found.values)
+        table, halves = np.zeros((len(self.examples), count)), np.zeros((0, 2, count))
+        if self.is_sample:
+            table = self._forms(kind, f"{name}-forms", found.vectors)
+            numbers = itertools.count()
+
+            def find(half: Examples, rows: Rows) -> np.ndarray:
+                start = before + next(numbers) * DEPTH * count
+                return self.nearby(half, kind, found.vectors, rows, start, total)[0]
+
+            halves = over_halves(
+                self.examples, find, lambda end: self.passes(f"{name}-{end}")
+            )
+        return [
+            dataclasses.replace(
+                self.fitted(value, table[:, k], halves[..., k]),
+                matvecs=found.matvecs,
+                seconds=found.seconds,
+            )
+            for k, value in enumerate(found.values.tolist())
+        ]
+
+    def fitted(
+        self, value: float, terms: np.ndarray, halves: np.ndarray | None = None
+    ) -> Estimate:
+        """A number of these images: see `estimate_fitted`."""
+        return estimate_fitted(
             value,
-            probe_error=math.nan,
-            examples=len(self.examples),
-            matvecs=matvecs,
-            seconds=seconds,
+            terms,
+            np.zeros((0, 2)) if halves is None else halves,
+            population=self.examples.population,
+            target=self.target,
         )
+
+    def _forms(self, kind: Kind, name: str, vectors: Array) -> np.ndarray:
+        """v'A_i v of each image and vector."""
+        unravel = ravel_pytree(self.network.params)[1]
+        directions = [unravel(vector) for vector in vectors]
+        loss = get_loss(self.loss)
+
+        def kernel(batch: Batch) -> dict[str, Array]:
+            forms = [
+                quadratic_forms(self.network, loss, batch.images, batch.labels, v)[kind]
+                for v in directions
+            ]
+            return {kind: jnp.stack(forms, axis=1)}
+
+        return stream(kernel, self.examples, done=self.passes(name))[kind]

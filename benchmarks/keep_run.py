@@ -10,7 +10,8 @@ import shlex
 from pathlib import Path
 
 from eqcifar.config import TrainConfig
-from eqcifar.runs import Run, train_arguments
+from eqcifar.fields import train_arguments
+from eqcifar.storage import Run
 
 from .records import store
 

@@ -20,8 +20,8 @@ from typing import Any
 import jax
 
 from eqcifar import data, sharpness
+from eqcifar.measurements._unfinished import Partial
 from eqcifar.runs import load_model
-from eqcifar.runs._partial import Partial
 from eqcifar.sharpness import Estimate, Examples, Network, Rows
 
 from .records import RESULTS, store

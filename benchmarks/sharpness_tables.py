@@ -9,7 +9,8 @@ import re
 from pathlib import Path
 from typing import Any
 
-from eqcifar.sharpness import Estimate, meaning, ratio
+from eqcifar.meanings import meaning
+from eqcifar.sharpness import Estimate, ratio
 
 from .records import read, renew
 from .sharpness_measures import BY_PRODUCTS

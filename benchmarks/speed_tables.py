@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from eqcifar.config import TrainConfig
+from eqcifar.fields import option_words
 from eqcifar.recipes import RECIPES, recipe_options
-from eqcifar.runs._origin import option_words
 
 from .compare import OURS
 from .records import RESULTS, read, renew

@@ -48,7 +48,7 @@ def listen(event, seconds, **_):
         mark("first step starts")
 
 from eqcifar_cli import app
-from eqcifar import runs
+from eqcifar import 
 import jax
 import eqcifar.runs._train as train
 import eqcifar.training._fit as fit

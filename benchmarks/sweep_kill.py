@@ -21,7 +21,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from eqcifar.runs import Run, find_runs
+from eqcifar.storage import Run, find_runs
 
 from .records import store
 

@@ -21,7 +21,7 @@ from pathlib import Path
 
 from benchmarks.records import store
 from eqcifar.config import TrainConfig
-from eqcifar.runs import COLUMNS, run_path
+from eqcifar.storage import COLUMNS, run_path
 
 _CODE = """
 import json, resource, sys, time

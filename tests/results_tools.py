@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from eqcifar.config import TrainConfig
-from eqcifar.runs import COLUMNS, Run, run_path
-from eqcifar.runs._files import write_json
+from eqcifar.storage import COLUMNS, Run, run_path
+from eqcifar.storage._files import write_json
 
 _ENVIRONMENT = {
     "versions": {"python": "3.11.7", "eqcifar": "0.1.0", "jax": "0.10.2"},

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from eqcifar import models, runs
+from eqcifar import models, runs, storage
 from eqcifar.errors import RunError, UsageError
 from eqcifar.runs import CheckpointError, named_arrays, with_arrays
 from eqcifar.runs._checkpoint import _NO_DIGEST, open_checkpoint, write_checkpoint
@@ -131,7 +131,7 @@ def test_a_model_of_a_known_architecture_is_made_from_the_file(tmp_path):
         assert loaded.config == config
         assert loaded.classes == small_dataset().classes
     assert_same(runs.load_model(tmp_path).model, model)
-    assert_same(runs.load_model(runs.Run(tmp_path)).model, model)
+    assert_same(runs.load_model(storage.Run(tmp_path)).model, model)
 
 
 def test_the_same_numbers_are_the_same_bytes(tmp_path):

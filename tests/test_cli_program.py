@@ -6,7 +6,6 @@ import sys
 import pytest
 
 import eqcifar
-from eqcifar import runs
 from eqcifar_cli import _program
 
 from .cli_tools import run_cli, run_python, start_cli
@@ -249,12 +248,3 @@ def test_ctrl_c_leaves_no_piece_of_a_bar():
     assert before.endswith("\r\x1b[2K")
     # The bar is removed, the cursor shown.
     assert after.endswith("\x1b[?25h\r\x1b[1A\x1b[2Klast\r\n")
-
-
-def test_all_public_names_are_listed():
-    names = dir(runs)
-    assert {"train_run", "train_run_with", "load_model", "measure_subject"} <= set(
-        names
-    )
-    for name in runs._LAZY:
-        assert getattr(runs, name) is not None

@@ -13,8 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from eqcifar import data, models, runs, sharpness
-from eqcifar.runs._wide_table import read_wide
+from eqcifar import data, measurements, models, runs, sharpness, storage
+from eqcifar.storage._growing_table import read_wide
 from eqcifar.training import TrainState
 from eqcifar.training._state import Totals
 from eqcifar_cli._measuring import format_estimate
@@ -35,7 +35,7 @@ def trained(tmp_path_factory):
         *(*log, "--sharpness-measures", "ntk"),
     )
     assert result.exit_code == 0, result.stderr
-    return runs.latest_run(out).path
+    return storage.latest_run(out).path
 
 
 def test_training_logs_sharpness(trained):
@@ -148,7 +148,7 @@ def test_a_diverged_network_is_one_line(trained, tmp_path):
     weight = jnp.full_like(loaded.model.stem.weight, jnp.nan)
     model = eqx.tree_at(lambda m: m.stem.weight, loaded.model, weight)
     state = TrainState(model, loaded.state, (), jnp.asarray(2), Totals.zero())
-    dataset = runs.open_subject(trained).dataset
+    dataset = measurements.open_subject(trained).dataset
     runs.save_model(tmp_path / "model.eqx", state, loaded.config, dataset)
     for command in ("sharpness", "compare"):
         result = run_cli(command, tmp_path)
@@ -159,7 +159,7 @@ def test_a_diverged_network_is_one_line(trained, tmp_path):
 
 
 def test_data_that_changed_since_training_is_said(trained, monkeypatch):
-    dataset = runs.open_subject(trained).dataset
+    dataset = measurements.open_subject(trained).dataset
     labels = (dataset.test.labels + 1) % 10
     test = dataclasses.replace(dataset.test, labels=labels)
     changed = dataclasses.replace(dataset, test=test)
@@ -197,7 +197,10 @@ def test_the_original_columns_follow_their_formula(trained):
         *("--probes", 0, "--devices", 1, "--json"),
     )
     assert result.exit_code == 0, result.stderr
-    loaded, dataset = runs.load_model(trained), runs.open_subject(trained).dataset
+    loaded, dataset = (
+        runs.load_model(trained),
+        measurements.open_subject(trained).dataset,
+    )
     config = loaded.config
     train, test = (
         data.normalise(jnp.asarray(split.images), config.mean, config.std)
@@ -233,13 +236,13 @@ def test_dropout_is_off_when_measured(tmp_path):
         *("--out", tmp_path),
     )
     assert result.exit_code == 0, result.stderr
-    run = runs.latest_run(tmp_path).path
+    run = storage.latest_run(tmp_path).path
     result = run_cli(
         *("sharpness", run, "--measures", "ntk", "--probes", 0, "--json", *QUICK)
     )
     assert "dropout (0.5 in training) is off" in result.stderr
     value = json.loads(result.stdout)["splits"]["train"]["values"]["tr_ntk"]["value"]
-    loaded, subject = runs.load_model(run), runs.open_subject(run)
+    loaded, subject = runs.load_model(run), measurements.open_subject(run)
     without = models.create(
         "wrn10-1", 10, width=loaded.config.width, key=jax.random.key(0)
     )
@@ -307,10 +310,10 @@ def test_plots_need_matplotlib(trained, monkeypatch):
 
 def test_plots_are_two_files_a_kind(trained, monkeypatch):
     pytest.importorskip("matplotlib")
-    from eqcifar.runs import _sharpness_plots
+    from eqcifar.measurements import _plots
     from eqcifar.sharpness import Estimate, Measured
 
-    subject = runs.open_subject(trained)
+    subject = measurements.open_subject(trained)
     rows = [{"name": n, "value": 1.0, "half": 1 / n} for n in (2, 10, 20)]
     layers = [
         {"name": f".layer{k}", "value": 9.0, "half": 9.0, "share": s, "share_half": 0.1}
@@ -336,14 +339,14 @@ def test_plots_are_two_files_a_kind(trained, monkeypatch):
         for split, n in (("train", 300), ("test", 200))
     }
     drawn = {}
-    save = _sharpness_plots.save_figure
+    save = _plots.save_figure
 
     def keep(figure, path):
         drawn[path.stem.removeprefix("sharpness_")] = figure
         save(figure, path)
 
-    monkeypatch.setattr(_sharpness_plots, "save_figure", keep)
-    files = runs.plot_sharpness(subject, runs.SharpnessOptions(), found)
+    monkeypatch.setattr(_plots, "save_figure", keep)
+    files = measurements.plot_sharpness(subject, measurements.SharpnessOptions(), found)
     assert len(files) == 16
     assert all(path.stat().st_size > 1000 for path in files)
     assert {path.suffix for path in files} == {".png", ".svg"}

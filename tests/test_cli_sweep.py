@@ -8,7 +8,7 @@ import sys
 import pytest
 from rich.console import Console
 
-from eqcifar import runs
+from eqcifar import storage, sweeps
 from eqcifar_cli import _sweep_display
 from eqcifar_cli._sweep_display import Display
 
@@ -30,7 +30,7 @@ def swept(tmp_path_factory):
 def test_a_sweep_trains_every_run(swept):
     out, code, printed, errors = swept
     assert (code, errors) == (0, "")
-    found = runs.find_runs(out)
+    found = storage.find_runs(out)
     assert [run.config()["seed"] for run in found] == [0, 1]
     assert all(run.is_done() for run in found)
     lines = printed.splitlines()
@@ -104,7 +104,7 @@ def test_ctrl_c_stops_every_run_resumably(tmp_path):
         "2 interrupted",
         "Run the same command to go on with those that are not done.",
     ]
-    for run in runs.find_runs(tmp_path):
+    for run in storage.find_runs(tmp_path):
         assert run.status()["state"] == "interrupted"
         assert not run.is_claimed()
 
@@ -194,7 +194,7 @@ def test_a_scheduler_that_sends_sigterm_twice_sends_it_once():
 
 @pytest.mark.skipif(sys.platform == "win32", reason="has no such signals")
 def test_a_run_stops_when_its_sweep_is_gone_and_ends_when_it_was_stopping():
-    env = {runs.STOP_AT_EOF: "1"}
+    env = {sweeps.STOP_AT_EOF: "1"}
     process, stdin, stdout = start_listening(**env)
     stdin.close()
     assert stdout.readline() == "saving\n"
@@ -262,7 +262,7 @@ def test_a_terminal_shows_what_is_running(tmp_path, monkeypatch):
     file = io.StringIO()
     screen = Console(file=file, force_terminal=True, width=160, color_system=None)
     monkeypatch.setattr(_sweep_display, "console", lambda: screen)
-    sweep = make_sweep(tmp_path, slots=[runs.Slot("GPU 0")], otherwise="slow")
+    sweep = make_sweep(tmp_path, slots=[sweeps.Slot("GPU 0")], otherwise="slow")
     with Display(sweep, tmp_path) as display:
         sweep.run(on_change=display.on_change, on_wait=display.on_wait)
     shown = file.getvalue()

@@ -115,7 +115,7 @@ def test_a_folder_that_is_read_only_is_tabulated(results, tmp_path, monkeypatch)
     def refuse(*_, **__):
         raise AssertionError("nothing is to be written")
 
-    monkeypatch.setattr("eqcifar.runs._files.replacing", refuse)
+    monkeypatch.setattr("eqcifar.storage._files.replacing", refuse)
     monkeypatch.setattr("os.open", refuse)
     assert run_cli("tabulate", results).exit_code == 0
 

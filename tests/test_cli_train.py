@@ -11,7 +11,7 @@ import time
 import pytest
 from rich.console import Console
 
-from eqcifar import data, runs
+from eqcifar import data, runs, storage
 from eqcifar.training import Diverged, Progress
 from eqcifar_cli._progress import Reporter, format_row
 
@@ -30,7 +30,7 @@ def trained(tmp_path_factory):
 
 def test_train_prints_a_line_an_epoch(trained):
     out, printed = trained
-    run = runs.latest_run(out)
+    run = storage.latest_run(out)
     lines = printed.splitlines()
     assert len(lines) == 9
     assert lines[0] == (
@@ -53,23 +53,23 @@ def test_train_prints_a_line_an_epoch(trained):
 
 def test_lines_hold_the_numbers_of_the_log(trained):
     out, printed = trained
-    row = runs.latest_run(out).log()[-1]
+    row = storage.latest_run(out).log()[-1]
     assert f"loss {row['loss']:.4f}" in printed
     assert f"test {100 * row['acc_te']:.2f} %" in printed
 
 
 def test_a_finished_run_is_not_computed_again(trained):
     out, _ = trained
-    before = (runs.latest_run(out).path / "model.eqx").stat().st_mtime_ns
+    before = (storage.latest_run(out).path / "model.eqx").stat().st_mtime_ns
     result = run_cli(*TINY, "--epochs", 2, "--val-size", 20, "--out", out)
     assert result.exit_code == 0
     assert result.stdout.startswith("Finished before, nothing to do: epoch 2/2")
-    assert (runs.latest_run(out).path / "model.eqx").stat().st_mtime_ns == before
+    assert (storage.latest_run(out).path / "model.eqx").stat().st_mtime_ns == before
 
 
 def test_eval_measures_the_latest_run(trained):
     out, _ = trained
-    row = runs.latest_run(out).log()[-1]
+    row = storage.latest_run(out).log()[-1]
     result = run_cli("eval", "--out", out)
     assert result.exit_code == 0, result.stderr
     assert "SYNTHETIC" in result.stdout
@@ -87,7 +87,7 @@ def test_eval_measures_the_latest_run(trained):
 
 def test_eval_json_has_full_precision(trained):
     out, _ = trained
-    run = runs.latest_run(out)
+    run = storage.latest_run(out)
     row = run.log()[-1]
     result = run_cli("eval", run.path, "--json")
     assert (result.exit_code, result.stderr) == (0, "")
@@ -106,7 +106,7 @@ def test_eval_json_has_full_precision(trained):
 
 def test_eval_takes_a_model_file_and_another_split(trained):
     out, _ = trained
-    run = runs.latest_run(out)
+    run = storage.latest_run(out)
     result = run_cli("eval", run.path / "model.eqx", "--split", "val", "--json")
     values = json.loads(result.stdout)
     assert values["split"] == "val"
@@ -125,7 +125,7 @@ def test_eval_refuses_other_classes(trained, monkeypatch):
 
 def test_eval_wants_a_loss_where_it_has_none_of_that_name(trained, monkeypatch):
     out, _ = trained
-    loaded = runs.load_model(runs.latest_run(out))
+    loaded = runs.load_model(storage.latest_run(out))
     config = dataclasses.replace(loaded.config, loss="mine.loss")
     other = dataclasses.replace(loaded, config=config)
     monkeypatch.setattr(runs, "load_model", lambda path: other, raising=False)
@@ -139,7 +139,7 @@ def test_eval_wants_a_loss_where_it_has_none_of_that_name(trained, monkeypatch):
 def test_eval_refuses_damaged_files(trained, tmp_path):
     out, _ = trained
     damaged = tmp_path / "model.eqx"
-    damaged.write_bytes((runs.latest_run(out).path / "model.eqx").read_bytes()[:-1])
+    damaged.write_bytes((storage.latest_run(out).path / "model.eqx").read_bytes()[:-1])
     result = run_cli("eval", damaged)
     assert result.exit_code == 1
     assert "damaged" in result.stderr
@@ -200,7 +200,7 @@ def test_interrupted_training_is_continued_by_the_same_command(tmp_path):
         assert "Stopping to save" in errors
         assert output.splitlines()[-1].startswith("Interrupted: stopped after step ")
         assert "Run the same command to go on." in output
-        (run,) = runs.find_runs(tmp_path)
+        (run,) = storage.find_runs(tmp_path)
         assert run.status()["state"] == "interrupted"
     log = run.log()
     assert [row["epoch"] for row in log] == list(range(1, len(log) + 1))
@@ -296,7 +296,7 @@ def test_a_signal_to_one_process_stops_all_alike(tmp_path):
     assert [process.returncode for process in processes] == [75, 75], ends
     assert ends[0][0].splitlines()[-1].startswith("Interrupted: stopped after step ")
     assert "Finished" not in ends[0][0]
-    assert runs.latest_run(tmp_path).status()["state"] == "interrupted"
+    assert storage.latest_run(tmp_path).status()["state"] == "interrupted"
 
 
 def test_a_row_without_evaluation_is_a_shorter_line():

@@ -8,8 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from eqcifar import data as images_of
-from eqcifar import sharpness, training
+from eqcifar import data as images_of, sharpness, training
 from eqcifar.errors import RunError, UsageError
 
 from .sharpness_tools import close, data, network

@@ -10,11 +10,11 @@ import pytest
 import safetensors
 import safetensors.numpy
 
-from eqcifar import data, models, runs
+from eqcifar import data, exchange, models, runs, storage
 from eqcifar.errors import UsageError
 from eqcifar.runs import CheckpointError
-from eqcifar.runs._log import append_row
 from eqcifar.runs._safetensors import open_safetensors, write_safetensors
+from eqcifar.storage._log import append_row
 from eqcifar.training import TrainConfig, predict
 
 from .cli_tools import run_cli
@@ -51,12 +51,12 @@ def run(tmp_path_factory, dataset):
     append_row(path / "log.tsv", {"epoch": 5, "acc_te": 0.25, "loss_te": 0.5})
     # Of an epoch after the checkpoint.
     append_row(path / "log.tsv", {"epoch": 6, "acc_te": 0.75, "loss_te": 0.25})
-    return runs.Run(path)
+    return storage.Run(path)
 
 
 @pytest.fixture(scope="module")
 def exported(run, tmp_path_factory):
-    return runs.export_model(run, tmp_path_factory.mktemp("exported") / "new")
+    return exchange.export_model(run, tmp_path_factory.mktemp("exported") / "new")
 
 
 def test_logits_are_the_same_to_the_bit(run, exported, dataset):
@@ -136,7 +136,7 @@ def test_the_card_says_what_it_is(exported, dataset):
 
 
 def test_the_same_numbers_are_the_same_bytes(run, exported, tmp_path):
-    again = runs.export_model(run.path / "model.eqx", tmp_path)
+    again = exchange.export_model(run.path / "model.eqx", tmp_path)
     assert again.read_bytes() == exported.read_bytes()
     assert "Results" not in (tmp_path / "README.md").read_text()
 
@@ -209,7 +209,7 @@ def test_a_network_of_ones_own(tmp_path):
     net, other = (random_network(*SMALL, seed=seed) for seed in (0, 1))
     runs.save_model(tmp_path / "model.eqx", net, config, small_dataset())
     like = other.model, other.state
-    path = runs.export_model(tmp_path, tmp_path / "export", like=like)
+    path = exchange.export_model(tmp_path, tmp_path / "export", like=like)
     loaded = runs.load_model(path, like=like)
     assert eqx.tree_equal((loaded.model, loaded.state), (net.model, net.state))
     lacking = (

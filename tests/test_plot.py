@@ -9,16 +9,10 @@ import numpy as np
 import pytest
 
 from eqcifar.config import TrainConfig
-from eqcifar.runs import (
-    append_wide,
-    plot_against,
-    plot_all,
-    plot_curves,
-    read_records,
-    save_figure,
-    tabulate,
-)
-from eqcifar.runs._plot import rank_correlation
+from eqcifar.figures import save_figure
+from eqcifar.results import plot_against, plot_all, plot_curves, read_records, tabulate
+from eqcifar.results._plot import rank_correlation
+from eqcifar.storage import append_wide
 
 from .cli_tools import run_cli
 from .results_tools import write_grid, write_run

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from eqcifar import data, models, runs
+from eqcifar import data, exchange, models, runs
 from eqcifar.errors import UsageError
 from eqcifar.training import (
     TrainConfig,
@@ -107,7 +107,7 @@ def test_a_folder_is_searched_and_printed_as_a_table(networks, photos):
 
 def test_no_more_classes_than_there_are(tmp_path):
     loaded = runs.load_model(save_network(tmp_path / "model.eqx", "ce", classes=3))
-    (guesses,) = runs.classify(loaded, PIXELS[None])
+    (guesses,) = exchange.classify(loaded, PIXELS[None])
     assert len(guesses) == 3
     assert sum(guess.probability for guess in guesses) == pytest.approx(1)
 

@@ -5,8 +5,8 @@ import pytest
 from eqcifar import data, runs, training
 from eqcifar.config import TrainConfig
 from eqcifar.errors import UsageError
+from eqcifar.fields import train_arguments
 from eqcifar.recipes import RECIPES, recipe_options
-from eqcifar.runs import train_arguments
 from eqcifar_cli._config_options import config_options
 from eqcifar_cli._sweep_options import grid_options
 

@@ -11,14 +11,10 @@ from collections import Counter
 import pytest
 
 from eqcifar.config import TrainConfig
-from eqcifar.runs import (
-    find_runs,
-    read_records,
-    sharpness_measured,
-    tabulate,
-    train_command,
-)
-from eqcifar.runs._measures_table import legend, measures_table
+from eqcifar.fields import train_command
+from eqcifar.results import read_records, sharpness_measured, tabulate
+from eqcifar.results._measures_table import legend, measures_table
+from eqcifar.storage import find_runs
 from eqcifar_cli import _config_options
 
 from .cli_tools import run_cli

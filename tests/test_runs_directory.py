@@ -10,7 +10,7 @@ import pytest
 
 from eqcifar.config import TrainConfig
 from eqcifar.errors import RunError, UsageError
-from eqcifar.runs import (
+from eqcifar.storage import (
     COLUMNS,
     Run,
     config_hash,
@@ -19,8 +19,8 @@ from eqcifar.runs import (
     latest_run,
     run_path,
 )
-from eqcifar.runs._files import write_json
-from eqcifar.runs._log import append_row, cut_log
+from eqcifar.storage._files import write_json
+from eqcifar.storage._log import append_row, cut_log
 
 ROW = {column: 1 / (i + 3) for i, column in enumerate(COLUMNS)}
 

@@ -6,13 +6,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from eqcifar import runs, sharpness, training
+from eqcifar import measurements, sharpness, storage, training
 from eqcifar.errors import RunError, UsageError
+from eqcifar.measurements import SharpnessOptions
+from eqcifar.measurements._measure import open_partial
 from eqcifar.parallel import make_mesh
-from eqcifar.runs import SharpnessOptions
-from eqcifar.runs._sharpness import open_partial
-from eqcifar.runs._wide_table import append_wide, keep_rows, read_wide
 from eqcifar.sharpness import Measured
+from eqcifar.storage._growing_table import append_wide, keep_rows, read_wide
 
 from .helpers import small_dataset, small_net
 
@@ -30,7 +30,7 @@ def start():
 @pytest.fixture
 def subject(start, tmp_path):
     dataset, train_state = start
-    return runs.Subject(
+    return measurements.Subject(
         path=tmp_path,
         table=tmp_path / "sharpness.tsv",
         model=train_state.model,
@@ -48,7 +48,7 @@ class Stop(Exception):
 
 
 def measure(subject, report=lambda *_: None):
-    return runs.measure_subject(
+    return measurements.measure_subject(
         subject, ["trace", "ntk"], ["train"], OPTIONS, devices=1, report=report
     )
 
@@ -68,7 +68,7 @@ def without_time(found):
 @pytest.mark.parametrize("where", [("trace", 8), ("ntk", 4)])
 def test_interrupted_and_resumed_gives_the_same_bits(subject, where):
     whole = measure(subject)
-    runs.record(subject, OPTIONS, whole, devices=1)
+    measurements.record(subject, OPTIONS, whole, devices=1)
     hidden = f".{subject.table.name}-*"
     assert not list(subject.table.parent.glob(hidden))
 
@@ -84,7 +84,7 @@ def test_interrupted_and_resumed_gives_the_same_bits(subject, where):
     if where[0] == "ntk":
         assert set(seen) == {"ntk"}
     assert without_time(resumed) == without_time(whole)
-    runs.record(subject, OPTIONS, resumed, devices=1)
+    measurements.record(subject, OPTIONS, resumed, devices=1)
     first, second = read_wide(subject.table)
     del first["time"], second["time"]
     assert first == second
@@ -127,9 +127,9 @@ def test_only_an_equal_measurement_goes_on(subject, change, monkeypatch):
     ],
 )
 def test_every_measure_goes_on_with_the_same_bits(subject, name, where, monkeypatch):
-    from eqcifar.runs import _partial
+    from eqcifar.measurements import _unfinished
 
-    monkeypatch.setattr(_partial, "_EVERY_SECONDS", 0.0)
+    monkeypatch.setattr(_unfinished, "_EVERY_SECONDS", 0.0)
 
     def run(at=None):
         seen = []
@@ -140,7 +140,7 @@ def test_every_measure_goes_on_with_the_same_bits(subject, name, where, monkeypa
                 raise Stop
 
         options = dataclasses.replace(OPTIONS, loss="mse")
-        found = runs.measure_subject(
+        found = measurements.measure_subject(
             subject, [name], ["train"], options, devices=1, report=report
         )
         return without_time(found), len(seen)
@@ -162,7 +162,7 @@ def test_a_comparison_goes_on_with_the_same_bits(subject):
             if (what, done) == at:
                 raise Stop
 
-        return runs.compare_splits(
+        return measurements.compare_splits(
             subject,
             dataclasses.replace(OPTIONS, probes=3),
             count=2,
@@ -188,16 +188,16 @@ def test_a_comparison_goes_on_with_the_same_bits(subject):
 
 def test_devices_do_not_change_the_values(subject):
     one = measure(subject)["train"]["trace"].values
-    several = runs.measure_subject(subject, ["trace"], ["train"], OPTIONS, devices=2)[
-        "train"
-    ]["trace"].values
+    several = measurements.measure_subject(
+        subject, ["trace"], ["train"], OPTIONS, devices=2
+    )["train"]["trace"].values
     for name, estimate in several.items():
         assert estimate.value == pytest.approx(one[name].value, rel=1e-5)
 
 
 def test_the_row_has_full_precision_and_says_what_it_is(subject):
     found = measure(subject)
-    row = runs.sharpness_row(subject, OPTIONS, {"test": found["train"]})
+    row = measurements.sharpness_row(subject, OPTIONS, {"test": found["train"]})
     assert row["data"] == "SYNTHETIC"
     assert row["examples_te"] == 10
     estimate = found["train"]["trace"].values["tr_hess"]
@@ -218,7 +218,7 @@ def test_another_loss_or_mode_is_another_column(subject):
             "tr_hess_trainmode_te",
         ),
     ):
-        assert runs.column_name(subject, options, name, "test") == column
+        assert measurements.column_name(subject, options, name, "test") == column
 
 
 def test_the_loss_that_was_trained_is_measured(subject):
@@ -238,13 +238,15 @@ def test_the_loss_that_was_trained_is_measured(subject):
             logits, part.labels, "ce", label_smoothing=smoothing
         )
         assert found.loss[1] == pytest.approx(expected.loss.value, rel=1e-5)
-        name = runs.column_name(smoothed, options, "tr_hess", "test")
+        name = measurements.column_name(smoothed, options, "tr_hess", "test")
         assert name == f"tr_hess{end}_te"
-        assert runs.column_name(smoothed, options, "tr_ntk", "train") == "tr_ntk"
-        row = runs.first_columns(smoothed, options)
+        assert (
+            measurements.column_name(smoothed, options, "tr_ntk", "train") == "tr_ntk"
+        )
+        row = measurements.first_columns(smoothed, options)
         assert (row["loss_name"], row["loss_smoothing"]) == ("ce", smoothing)
     # Where nothing was smoothed, the two are one.
-    assert runs.column_name(subject, one_hot, "tr_hess", "train") == "tr_hess"
+    assert measurements.column_name(subject, one_hot, "tr_hess", "train") == "tr_hess"
     assert str(smoothed.loss(trained)) == "ce loss, labels smoothed by 0.2"
     assert str(smoothed.loss(one_hot)) == "ce loss"
 
@@ -258,9 +260,9 @@ def test_impossible_options_are_refused(subject):
         SharpnessOptions(rtol=0.0)
     many = SharpnessOptions(samples=10, probes=10**9)
     with pytest.raises(UsageError, match="more than the 1 GB allowed"):
-        runs.measure_subject(subject, ["trace"], ["train"], many, devices=1)
+        measurements.measure_subject(subject, ["trace"], ["train"], many, devices=1)
     with pytest.raises(UsageError, match="no val split: there are train, test"):
-        runs.measure_subject(subject, ["trace"], ["val"], OPTIONS, devices=1)
+        measurements.measure_subject(subject, ["trace"], ["val"], OPTIONS, devices=1)
 
 
 def test_a_network_with_dropout_has_no_training_mode(subject):
@@ -272,14 +274,14 @@ def test_a_network_with_dropout_has_no_training_mode(subject):
 
 
 def test_a_folder_that_cannot_be_written_is_a_warning(subject, monkeypatch):
-    from eqcifar.runs import _partial
+    from eqcifar.measurements import _unfinished
 
     def fail(*_):
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(_partial, "write_json", fail)
+    monkeypatch.setattr(_unfinished, "write_json", fail)
     warnings = []
-    found = runs.measure_subject(
+    found = measurements.measure_subject(
         subject, ["ntk"], ["train"], OPTIONS, devices=1, warn=warnings.append
     )
     assert math.isfinite(found["train"]["ntk"].values["tr_ntk"].value)
@@ -304,8 +306,8 @@ def test_wide_tables_grow_to_the_right(tmp_path):
 def test_the_log_follows_training_and_resuming(start, subject, tmp_path):
     dataset, train_state = start
     options = SharpnessOptions(samples=4, target="population")
-    log = runs.SharpnessLog(CONFIG, 2, ["ntk"], options)
-    run, path = runs.Run(tmp_path), tmp_path / "sharpness_log.tsv"
+    log = measurements.SharpnessLog(CONFIG, 2, ["ntk"], options)
+    run, path = storage.Run(tmp_path), tmp_path / "sharpness_log.tsv"
     log.on_start(run, dataset, train_state)
     for epoch in (1, 2, 3):
         log.on_epoch(train_state, {"epoch": epoch})
@@ -321,7 +323,9 @@ def test_the_log_follows_training_and_resuming(start, subject, tmp_path):
     assert row["tr_ntk"] == before[0]["tr_ntk"]
     assert np.isfinite(float(row["tr_ntk_se"]))
     # As it is measured otherwise, with the same options.
-    found = runs.measure_subject(subject, ["ntk"], ["train"], options, devices=1)
+    found = measurements.measure_subject(
+        subject, ["ntk"], ["train"], options, devices=1
+    )
     estimate = found["train"]["ntk"].values["tr_ntk"]
     assert float(row["tr_ntk_se"]) == estimate.standard_error
 
@@ -330,7 +334,7 @@ def test_a_measurement_that_is_stopped_is_caught_up_with(start, tmp_path):
     dataset, train_state = start
     after_two = dataclasses.replace(train_state, step=jnp.asarray(2, jnp.int32))
     reports, stop, warnings = [], [True], []
-    log = runs.SharpnessLog(
+    log = measurements.SharpnessLog(
         CONFIG,
         2,
         ["ntk"],
@@ -339,7 +343,7 @@ def test_a_measurement_that_is_stopped_is_caught_up_with(start, tmp_path):
         report=lambda *work: reports.append(work),
         should_stop=lambda: stop[0],
     )
-    run, path = runs.Run(tmp_path), tmp_path / "sharpness_log.tsv"
+    run, path = storage.Run(tmp_path), tmp_path / "sharpness_log.tsv"
     log.on_start(run, dataset, train_state)
     log.on_epoch(after_two, {"epoch": 2})
     assert not path.exists()
@@ -354,8 +358,8 @@ def test_a_measurement_that_fails_does_not_end_training(start, tmp_path):
     dataset, train_state = start
     warnings = []
     options = SharpnessOptions(samples=4, memory=1e-9)
-    log = runs.SharpnessLog(CONFIG, 1, ["ntk"], options, warn=warnings.append)
-    log.on_start(runs.Run(tmp_path), dataset, train_state)
+    log = measurements.SharpnessLog(CONFIG, 1, ["ntk"], options, warn=warnings.append)
+    log.on_start(storage.Run(tmp_path), dataset, train_state)
     log.on_epoch(train_state, {"epoch": 1})
     assert len(warnings) == 1
     assert "sharpness after epoch 1 was not measured" in warnings[0]

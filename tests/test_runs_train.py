@@ -14,13 +14,23 @@ import optax
 import pytest
 from PIL import Image
 
-from eqcifar import data, models, parallel, runs
+from eqcifar import (
+    data,
+    exchange,
+    measurements,
+    models,
+    parallel,
+    results,
+    runs,
+    storage,
+)
 from eqcifar.config import TrainConfig
 from eqcifar.errors import RunError, UsageError
 from eqcifar.parallel import make_mesh
-from eqcifar.runs import Hooks, Run, _train, train_run, train_run_with
-from eqcifar.runs._claim import Claim
-from eqcifar.runs._wide_table import append_wide, read_wide
+from eqcifar.runs import Hooks, _train, train_run, train_run_with
+from eqcifar.runs._lock import Claim
+from eqcifar.storage import Run
+from eqcifar.storage._growing_table import append_wide, read_wide
 from eqcifar.training import Diverged, evaluate, predict, squared_error
 
 from .cli_tools import run_cli
@@ -281,7 +291,7 @@ def test_a_second_process_is_told_of_the_first(tmp_path):
         "import sys, time\n"
         "from eqcifar.config import TrainConfig\n"
         "from eqcifar.runs import Run\n"
-        "from eqcifar.runs._claim import Claim\n"
+        "from eqcifar.runs._lock import Claim\n"
         "from pathlib import Path\n"
         f"config = TrainConfig.from_dict({CONFIG.to_dict()!r})\n"
         f"with Claim(Run(Path({str(path)!r})), config):\n"
@@ -368,7 +378,7 @@ def test_train_run_makes_everything_from_its_configuration(tmp_path, monkeypatch
     )
     hooks = Hooks(should_stop=stop_after(2))
     run = train_run(config, tmp_path, devices=1, hooks=hooks)
-    assert run.path == runs.run_path(tmp_path, config)
+    assert run.path == storage.run_path(tmp_path, config)
     assert run.status()["state"] == "interrupted"
     assert asked == [
         ("synthetic", {"val_size": 0, "limit_train": 0, "limit_test": 0}),
@@ -382,7 +392,7 @@ def test_train_run_makes_everything_from_its_configuration(tmp_path, monkeypatch
     assert json.loads((run.path / "config.json").read_text())["synthetic"] is True
     assert loaded.header["data"]["synthetic"] is True
     with pytest.raises(UsageError, match="no finished run in .* 1 that are not"):
-        runs.latest_run(tmp_path)
+        storage.latest_run(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -416,7 +426,7 @@ def test_a_network_of_ones_own_that_cannot_be_trained_leaves_no_folder(tmp_path)
 def test_a_finished_run_needs_no_data(tmp_path, monkeypatch):
     monkeypatch.setattr(data, "load", lambda *_, **__: pytest.fail("loaded"))
     config = TrainConfig(dataset="gone")
-    path = runs.run_path(tmp_path, config)
+    path = storage.run_path(tmp_path, config)
     path.mkdir(parents=True)
     (path / "model.eqx").touch()
     (path / "status.json").write_text('{"state": "done"}')
@@ -544,16 +554,16 @@ def test_what_is_said_of_a_run_is_kept(tmp_path):
     config = TrainConfig(epochs=1, batch_size=64, warmup=0.0)
     about = {"noise": 0.2, "teacher": "none", "distilled": False}
     named = runs.named_config(config, small_dataset(), *small_net())
-    path = runs.run_path(tmp_path, named, about)
-    assert path != runs.run_path(tmp_path, named)
+    path = storage.run_path(tmp_path, named, about)
+    assert path != storage.run_path(tmp_path, named)
     assert path.relative_to(tmp_path).parts[0] == "small"
     assert path.parent.name.startswith("tests.helpers.SmallNet-ep1")
     run = train_run_with(path, small_dataset(), *small_net(), config, about=about)
     assert run.description()["about"] == about
     assert runs.load_model(run, like=small_net()).header["about"] == about
-    (record,) = runs.read_records(tmp_path)
+    (record,) = results.read_records(tmp_path)
     assert (record.about, record.in_python) == (about, True)
-    (table,) = runs.tabulate([record])
+    (table,) = results.tabulate([record])
     assert table.groups[0].fields == {"arch": "SmallNet", "dataset": "small"}
     assert table.common == {
         **{"epochs": 1, "batch_size": 64, "warmup": 0.0},
@@ -589,12 +599,12 @@ def test_a_network_made_in_python_says_how_to_read_it(tmp_path):
         assert re.search(said, result.stderr)
         assert result.stderr.count("\n") == 1
     with pytest.raises(UsageError, match="cannot be had: Unknown dataset 'small'"):
-        runs.open_subject(run.path, like=small_net())
-    subject = runs.open_subject(run.path, small_net(), small_dataset())
+        measurements.open_subject(run.path, like=small_net())
+    subject = measurements.open_subject(run.path, small_net(), small_dataset())
     assert subject.same_data
     other = rolled(small_dataset())
-    assert not runs.open_subject(run.path, small_net(), other).same_data
-    runs.export_model(run, tmp_path / "export", like=small_net())
+    assert not measurements.open_subject(run.path, small_net(), other).same_data
+    exchange.export_model(run, tmp_path / "export", like=small_net())
     card = (tmp_path / "export" / "README.md").read_text()
     assert 'runs.load_model("model.safetensors", like=(model, state))' in card
     assert "| `noise`, in Python | `0.2` | |" in card

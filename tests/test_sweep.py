@@ -12,8 +12,9 @@ import pytest
 from eqcifar import data
 from eqcifar.config import TrainConfig
 from eqcifar.errors import RunError, UsageError
-from eqcifar.runs import Grid, Slot, Sweep, find_gpus, make_slots, run_path, submit
-from eqcifar.runs._files import write_json
+from eqcifar.storage import run_path
+from eqcifar.storage._files import write_json
+from eqcifar.sweeps import Grid, Slot, Sweep, find_gpus, make_slots, submit
 
 from .helpers import small_dataset
 from .results_tools import write_run

@@ -6,7 +6,9 @@ from typer.testing import CliRunner
 
 from eqcifar.config import TrainConfig
 from eqcifar.errors import UsageError
-from eqcifar.runs import Grid, config_hash, parse_values, take_shard, train_command
+from eqcifar.fields import parse_values, train_command
+from eqcifar.storage import config_hash
+from eqcifar.sweeps import Grid, take_shard
 from eqcifar_cli._config_options import config_options
 from eqcifar_cli._program import Program
 from eqcifar_cli._sweep_options import grid_options

@@ -4,7 +4,8 @@ import filelock
 import pytest
 from submitit import LocalExecutor
 
-from eqcifar.runs import Grid, Run, run_path, submit
+from eqcifar.storage import Run, run_path
+from eqcifar.sweeps import Grid, submit
 
 from .test_sweep import command, wait_for
 

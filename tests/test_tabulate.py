@@ -9,10 +9,8 @@ import scipy.stats
 
 from eqcifar.config import TrainConfig
 from eqcifar.errors import UsageError
-from eqcifar.runs import (
-    COLUMNS,
+from eqcifar.results import (
     check_baseline,
-    find_runs,
     keep,
     long_rows,
     measured,
@@ -27,8 +25,9 @@ from eqcifar.runs import (
     to_markdown,
     welch,
 )
-from eqcifar.runs._pivot import TextTable
-from eqcifar.runs._wide_table import append_wide
+from eqcifar.results._pivot import TextTable
+from eqcifar.storage import COLUMNS, find_runs
+from eqcifar.storage._growing_table import append_wide
 
 from .results_tools import write_grid, write_run
 

@@ -10,7 +10,8 @@ import pytest
 from eqcifar.config import TrainConfig
 from eqcifar.errors import RunError, UsageError
 from eqcifar.recipes import recipe_options
-from eqcifar.runs import _tsv, current_state, read_original, read_records, tabulate
+from eqcifar.results import read_original, read_records, tabulate
+from eqcifar.storage import _tsv, current_state
 
 from .cli_tools import run_cli
 from .results_tools import write_run, write_tsv

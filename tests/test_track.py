@@ -7,10 +7,11 @@ import warnings
 import numpy as np
 import pytest
 
-from eqcifar import runs
+from eqcifar import storage
 from eqcifar.errors import UsageError
-from eqcifar.runs import COLUMNS, Run, Tracking, append_wide
-from eqcifar.runs._log import append_row
+from eqcifar.runs import Tracking
+from eqcifar.storage import COLUMNS, Run, append_wide
+from eqcifar.storage._log import append_row
 from eqcifar.training import TrainConfig
 
 from .cli_tools import TINY, run_cli, run_python
@@ -112,7 +113,7 @@ def test_training_with_tensorboard(tmp_path):
     command = *TINY, "--epochs", 2, "--out", tmp_path, "--track", "tensorboard"
     result = run_cli(*command)
     assert (result.exit_code, result.stderr) == (0, "")
-    run = runs.latest_run(tmp_path)
+    run = storage.latest_run(tmp_path)
     assert read_back(run) == expected(run.log())
     # A finished run can still be shown elsewhere.
     for path in (run.path / "tensorboard").iterdir():

@@ -47,11 +47,11 @@ def compare(
     """
     import dataclasses
 
-    from eqcifar import runs
+    from eqcifar import measurements
 
     from ._sharpness_tables import estimate_to_json, header
 
-    options = runs.SharpnessOptions(
+    options = measurements.SharpnessOptions(
         samples=samples,
         probes=probes,
         loss=loss,
@@ -62,7 +62,7 @@ def compare(
     )
     subject = open_run(run, out)
     with Meter() as meter:
-        found = runs.compare_splits(
+        found = measurements.compare_splits(
             subject,
             options,
             count=eigenvectors,

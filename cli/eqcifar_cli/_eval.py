@@ -30,19 +30,18 @@ def evaluate(
     as_json: Json = False,
 ):
     """Measure a trained network: accuracy, loss, calibration, with 95 % intervals."""
-    from eqcifar import data, runs
+    from eqcifar import data, runs, storage
     from eqcifar.config import loss_title
     from eqcifar.errors import UsageError
-    from eqcifar.training import evaluate as measure
-    from eqcifar.training import predict
+    from eqcifar.training import evaluate as measure, predict
 
     from ._jax import keep_compilations
 
     keep_compilations()
-    path = runs.latest_run(out).path if run is None else run
+    path = storage.latest_run(out).path if run is None else run
     loaded = runs.load_model(path)
     config = loaded.config
-    if runs.Run(path).status().get("state") not in ("done", "unknown"):
+    if storage.Run(path).status().get("state") not in ("done", "unknown"):
         step = loaded.header["step"]
         print_warning(f"training of {path} is not finished: its network of step {step}")
 

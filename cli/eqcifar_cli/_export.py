@@ -28,8 +28,8 @@ def export(
 
     `eqcifar eval` and `eqcifar predict` read the file too.
     """
-    from eqcifar import runs
+    from eqcifar import exchange
 
     folder = run if run.is_dir() else run.parent
-    path = runs.export_model(run, folder / "export" if to is None else to)
+    path = exchange.export_model(run, folder / "export" if to is None else to)
     typer.echo(f"Wrote {path} and its card, {path.with_name('README.md')}")

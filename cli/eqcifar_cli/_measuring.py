@@ -15,7 +15,7 @@ from ._progress import make_bar
 from ._stop import StopRequest, exit_code
 
 if TYPE_CHECKING:
-    from eqcifar.runs import Subject
+    from eqcifar.measurements import Subject
     from eqcifar.sharpness import Estimate
 
 RunPath = Annotated[
@@ -69,13 +69,13 @@ class _Stopped(Exception):
 
 def open_run(run: Path | None, out: Path) -> "Subject":
     """The network to measure, with warnings about what is odd."""
-    from eqcifar import runs
+    from eqcifar import measurements, storage
 
     from ._jax import keep_compilations
 
     keep_compilations()
-    path = runs.latest_run(out).path if run is None else run
-    subject = runs.open_subject(path)
+    path = storage.latest_run(out).path if run is None else run
+    subject = measurements.open_subject(path)
     if not subject.same_data:
         print_warning(
             f"{subject.dataset.name} is not the data that {path} was trained on"

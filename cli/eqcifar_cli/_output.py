@@ -115,7 +115,7 @@ def print_warning(message: str):
 
 def print_json(values: Any):
     """Print JSON at full precision; what is not a finite number becomes null."""
-    from eqcifar.runs import to_json
+    from eqcifar.results import to_json
 
     typer.echo(to_json(values))
 

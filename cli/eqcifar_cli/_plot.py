@@ -8,7 +8,7 @@ from ._results import By, Filters, Folder, Layout, choose_metrics, read, split_l
 
 
 def plot(
-    results: Folder = Path("results"),
+    folder: Folder = Path("results"),
     metric: Annotated[
         list[str] | None,
         typer.Option(
@@ -39,28 +39,28 @@ def plot(
     layout: Layout = "eqcifar",
 ):
     """Draw training curves over the seeds, and accuracy against sharpness."""
-    from eqcifar import runs
+    from eqcifar import figures, results
     from eqcifar.errors import UsageError
 
-    records = read(results, layout, filters)
-    tables = runs.tabulate(records, by=None if by is None else split_list(by))
+    records = read(folder, layout, filters)
+    tables = results.tabulate(records, by=None if by is None else split_list(by))
     metrics = choose_metrics(metric or ["acc_te"], tables)
     measures = None if against is None else choose_metrics([against], tables)
-    figures = {}
+    drawn = {}
     for table in tables:
         mark = "SYNTHETIC " if table.synthetic else ""
-        drawn = runs.plot_all(table, metrics, measures, warn=print_warning)
-        figures |= {f"{mark}{title}": figure for title, figure in drawn.items()}
-    if not figures:
+        found = results.plot_all(table, metrics, measures, warn=print_warning)
+        drawn |= {f"{mark}{title}": figure for title, figure in found.items()}
+    if not drawn:
         if any(group.done for table in tables for group in table.groups):
             raise UsageError(
                 f"nothing to draw: {', '.join(metrics)} was measured once, not along "
                 "training (`eqcifar train --sharpness-every K`), and no two runs differ"
             )
-        raise UsageError(f"nothing to draw: no run in {results} is done")
+        raise UsageError(f"nothing to draw: no run in {folder} is done")
     out.mkdir(parents=True, exist_ok=True)
-    for name, figure in figures.items():
+    for name, figure in drawn.items():
         for kind in ("png", "svg") if form == "both" else (form,):
-            path = out / f"{runs.file_name(name)}.{kind}"
-            runs.save_figure(figure, path)
+            path = out / f"{figures.file_name(name)}.{kind}"
+            figures.save_figure(figure, path)
             typer.echo(path)

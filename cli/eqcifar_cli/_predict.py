@@ -33,13 +33,13 @@ def predict(
 
     import numpy as np
 
-    from eqcifar import data, runs
+    from eqcifar import data, exchange, runs
     from eqcifar.errors import UsageError
 
     from ._jax import keep_compilations
 
     keep_compilations()
-    found = runs.find_images(image)
+    found = exchange.find_images(image)
     loaded = runs.load_model(run)
     images, errors, assumed = {}, {}, Counter()
     for path in found:
@@ -54,7 +54,7 @@ def predict(
     for what, count in assumed.items():
         typer.echo(f"{what} ({count} of {len(images)} images)", err=True)
 
-    guesses = runs.classify(loaded, np.stack(list(images.values())), top)
+    guesses = exchange.classify(loaded, np.stack(list(images.values())), top)
     config, synthetic = loaded.config, loaded.header["data"]["synthetic"]
     if as_json:
         print_json(

@@ -8,7 +8,7 @@ from ._results import Filters, Folder, Layout, Select, choose_metrics, read
 
 
 def report(
-    results: Folder = Path("results"),
+    folder: Folder = Path("results"),
     out: Annotated[
         Path, typer.Option("--out", "-o", help="The HTML file to write.")
     ] = Path("report.html"),
@@ -27,7 +27,7 @@ def report(
 
     The page needs no network and no other file.
     """
-    from eqcifar import runs
+    from eqcifar import results
 
     problems: list[str] = []
 
@@ -35,12 +35,12 @@ def report(
         problems.append(message)
         print_warning(message)
 
-    records = read(results, layout, filters, select, warn)
-    choose_metrics([metric], runs.tabulate(records))
-    runs.write_report(
+    records = read(folder, layout, filters, select, warn)
+    choose_metrics([metric], results.tabulate(records))
+    results.write_report(
         records,
         out,
-        title=title or f"Results in {results.name or results.resolve().name}",
+        title=title or f"Results in {folder.name or folder.resolve().name}",
         metric=metric,
         select=select,
         problems=problems,

@@ -12,7 +12,7 @@ from eqcifar.errors import UsageError
 from ._output import print_warning
 
 if TYPE_CHECKING:
-    from eqcifar.runs import Record, Table
+    from eqcifar.results import Record, Table
 
 Folder = Annotated[
     Path,
@@ -67,21 +67,21 @@ def read(
     warn: Callable[[str], None] = print_warning,
 ) -> "list[Record]":
     """The records of a folder; problems become a line each, by default on stderr."""
-    from eqcifar import runs
+    from eqcifar import results
 
-    readers = {"eqcifar": runs.read_records, "original": runs.read_original}
+    readers = {"eqcifar": results.read_records, "original": results.read_original}
     records = readers[layout](folder, select=select, warn=warn)
     if not records:
         raise UsageError(f"no runs to read in {folder}")
-    return runs.keep(records, filters or [])
+    return results.keep(records, filters or [])
 
 
 def choose_metrics(wanted: list[str], tables: "list[Table]") -> list[str]:
     """The metrics asked for, each found to be measured by some run."""
-    from eqcifar import runs
+    from eqcifar import results
 
     names = dict.fromkeys(name for part in wanted for name in split_list(part))
-    available = runs.measured(tables)
+    available = results.measured(tables)
     for name in names:
         # While no run is done, nothing is measured yet.
         if available and name not in available:
@@ -98,10 +98,10 @@ def split_list(text: str) -> list[str]:
 
 def for_stdout(text: str) -> str:
     """The text with only what the encoding of stdout can show."""
-    from eqcifar import runs
+    from eqcifar import results
 
     try:
         "±–".encode(sys.stdout.encoding or "ascii")
     except UnicodeEncodeError:
-        return text.translate(runs.ASCII)
+        return text.translate(results.ASCII)
     return text

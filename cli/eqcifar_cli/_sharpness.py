@@ -110,7 +110,7 @@ def sharpness(
 
     Appends to sharpness.tsv in the run's folder. Interrupted, the same command goes on.
     """
-    from eqcifar import runs
+    from eqcifar import measurements
     from eqcifar.errors import UsageError
     from eqcifar.sharpness import check_measures
 
@@ -126,7 +126,7 @@ def sharpness(
     if original_devices is not None and convention != "original":
         raise UsageError("--original-devices needs --convention original")
     splits = list(dict.fromkeys(name.strip() for name in split.split(",")))
-    options = runs.SharpnessOptions(
+    options = measurements.SharpnessOptions(
         samples=samples,
         probes=probes,
         top=top,
@@ -140,7 +140,7 @@ def sharpness(
         seed=seed,
     )
     if plot:
-        runs.check_plots()
+        measurements.check_plots()
     subject = open_run(run, out)
     if plot and not subject.same_data:
         raise UsageError(
@@ -148,13 +148,15 @@ def sharpness(
             "data back, or leave out --plot"
         )
     if how_many is not None:
-        plan = runs.plan_subject(subject, splits[0], options, how_many, devices=devices)
+        plan = measurements.plan_subject(
+            subject, splits[0], options, how_many, devices=devices
+        )
         tables.print_plan(subject, splits[0], options, plan, how_many, as_json)
         return
     with Meter() as meter:
         if convention == "original":
             original_devices = original_devices or 8
-            original = runs.measure_original(
+            original = measurements.measure_original(
                 subject,
                 options,
                 original_devices,
@@ -164,7 +166,7 @@ def sharpness(
             )
             tables.print_original(subject, original, original_devices, as_json)
             return
-        found = runs.measure_subject(
+        found = measurements.measure_subject(
             subject,
             names,
             splits,
@@ -174,7 +176,7 @@ def sharpness(
             warn=print_warning,
         )
     try:
-        runs.record(subject, options, found, devices=devices)
+        measurements.record(subject, options, found, devices=devices)
     finally:
         # Whatever becomes of the file, and of the reader of our output.
         if as_json:
@@ -185,6 +187,6 @@ def sharpness(
     if subject.same_data:
         typer.echo(f"Appended to {subject.table}", err=as_json)
     if plot:
-        files = runs.plot_sharpness(subject, options, found)
+        files = measurements.plot_sharpness(subject, options, found)
         names = ", ".join(path.name for path in files)
         typer.echo(f"Plotted in {subject.table.parent}: {names}", err=as_json)

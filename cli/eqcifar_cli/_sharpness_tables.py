@@ -8,8 +8,8 @@ from typing import Any
 
 import typer
 
-from eqcifar import sharpness, training
-from eqcifar.runs import SharpnessOptions, Subject
+from eqcifar import meanings, sharpness, training
+from eqcifar.measurements import SharpnessOptions, Subject
 from eqcifar.sharpness import Estimate, Measured
 
 from ._measuring import format_estimate, plus_minus
@@ -26,7 +26,7 @@ def print_found(subject: Subject, options: SharpnessOptions, found: Found):
         for measured in measures.values():
             for name, estimate in measured.values.items():
                 cells = _cells(estimate, measured.bounds.get(name))
-                rows.append((name, *cells, sharpness.meaning(name, loss)))
+                rows.append((name, *cells, meanings.meaning(name, loss)))
         most = max(e.examples for m in measures.values() for e in m.values.values())
         print_table(
             f"{subject.path}: {subject.config.arch} on {most} of "
@@ -170,7 +170,7 @@ def to_json(
                     name: {
                         **estimate_to_json(estimate),
                         "bound": measured.bounds.get(name),
-                        "meaning": sharpness.meaning(name, loss),
+                        "meaning": meanings.meaning(name, loss),
                     }
                     for measured in measures.values()
                     for name, estimate in measured.values.items()
@@ -268,7 +268,7 @@ def print_original(
         f"{subject.dataset.title}",
         ("column", _value(subject), plus_minus(), "meaning"),
         [
-            (k, *_cells(e, None)[:2], sharpness.meaning(k, "mse"))
+            (k, *_cells(e, None)[:2], meanings.meaning(k, "mse"))
             for k, e in original.columns.items()
         ],
         left=("meaning",),

@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterable
 from typing import Any
 
-from eqcifar.runs import BY_KEYBOARD, START_AGAIN, STOP_AT_EOF
+from eqcifar.sweeps import BY_KEYBOARD, START_AGAIN, STOP_AT_EOF
 
 from ._output import say
 

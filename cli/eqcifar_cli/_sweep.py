@@ -88,39 +88,39 @@ def sweep(
     Options take values between commas: --arch vgg,resnet18 --seeds 0-3 is 8 runs.
     The same command again skips runs that are done, and goes on with the others.
     """
-    from eqcifar import runs
+    from eqcifar import fields, runs, sweeps
 
     # Now, and not in each of the processes.
     runs.Tracking(options.track or ())
     if sbatch and not slurm:
         raise UsageError("--sbatch needs --slurm")
     if shard is not None:
-        configs = runs.take_shard(configs, shard)
+        configs = sweeps.take_shard(configs, shard)
 
     def arguments(config: TrainConfig) -> list[str]:
-        recipe = [*runs.train_arguments(config), "--seed", str(config.seed)]
+        recipe = [*fields.train_arguments(config), "--seed", str(config.seed)]
         return ["train", *recipe, "--out", str(out), *options.arguments()]
 
     def command(config: TrainConfig) -> list[str]:
         return [sys.executable, "-m", "eqcifar_cli", *arguments(config)]
 
     if dry_run:
-        for job in runs.Sweep(configs, out, command).select("waiting"):
+        for job in sweeps.Sweep(configs, out, command).select("waiting"):
             typer.echo(f"eqcifar {shlex.join(arguments(job.config))}")
     elif slurm:
         given = {
             name: value if equals else True
             for name, equals, value in (text.partition("=") for text in sbatch or [])
         }
-        submitted = runs.submit(configs, out, command, options=given, jobs=jobs)
+        submitted = sweeps.submit(configs, out, command, options=given, jobs=jobs)
         _print_submitted(len(configs), [job.job_id for job in submitted], out)
     else:
-        slots = runs.make_slots(jobs, per_device)
-        _run(runs.Sweep(configs, out, command, slots=slots), out)
+        slots = sweeps.make_slots(jobs, per_device)
+        _run(sweeps.Sweep(configs, out, command, slots=slots), out)
 
 
 def _run(sweep, out: Path):
-    from eqcifar.runs import START_AGAIN
+    from eqcifar.sweeps import START_AGAIN
 
     from ._stop import StopRequest, exit_code
     from ._sweep_display import Display

@@ -7,7 +7,7 @@ from rich.live import Live
 from rich.table import Table
 
 from eqcifar.errors import EqcifarError
-from eqcifar.runs import Job, Sweep
+from eqcifar.sweeps import Job, Sweep
 
 from ._output import console, say
 from ._progress import format_row

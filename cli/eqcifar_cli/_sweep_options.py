@@ -37,7 +37,8 @@ def grid_options(command: Callable[..., None]) -> Callable[..., None]:
 def _build(
     recipe: dict[str, Any], file: Path | None, given: dict[str, str]
 ) -> list[TrainConfig]:
-    from eqcifar.runs import Grid, parse_values
+    from eqcifar.fields import parse_values
+    from eqcifar.sweeps import Grid
 
     grid = Grid() if file is None else Grid.read(file)
     common = {name: [value] for name, value in recipe.items()}

@@ -19,7 +19,7 @@ from ._results import (
 
 
 def tabulate(
-    results: Folder = Path("results"),
+    folder: Folder = Path("results"),
     metric: Annotated[
         list[str] | None,
         typer.Option(
@@ -85,22 +85,22 @@ def tabulate(
     layout: Layout = "eqcifar",
 ):
     """Print one table of all runs: mean and standard deviation over the seeds."""
-    from eqcifar import runs
+    from eqcifar import fields, results
 
-    records = read(results, layout, filters, select)
-    wanted = None if seeds is None else runs.parse_values("seed", seeds)
-    tables = runs.tabulate(
+    records = read(folder, layout, filters, select)
+    wanted = None if seeds is None else fields.parse_values("seed", seeds)
+    tables = results.tabulate(
         records, by=None if by is None else split_list(by), seeds=wanted, sort=sort
     )
     metrics = choose_metrics(metric or ([] if sharpness else ["acc_te"]), tables)
     if sharpness:
-        metrics += runs.sharpness_measured(tables)
-    against = None if baseline is None else runs.parse_baseline(baseline, records)
+        metrics += results.sharpness_measured(tables)
+    against = None if baseline is None else results.parse_baseline(baseline, records)
     if against is not None:
-        runs.check_baseline(tables, against)
+        results.check_baseline(tables, against)
     options = {"ddof": ddof, "baseline": against, "select": select}
     if form in ("tsv", "csv", "json"):
-        rows = runs.long_rows(tables, metrics, **options)
+        rows = results.long_rows(tables, metrics, **options)
         if form == "json":
             shared = [
                 {"synthetic": t.synthetic, "common": t.common, "pooled": t.pooled}
@@ -110,16 +110,16 @@ def tabulate(
             print_json({**options, "tables": shared, "rows": rows})
         else:
             delimiter = "," if form == "csv" else "\t"
-            typer.echo(runs.to_delimited(rows, delimiter), nl=False)
+            typer.echo(results.to_delimited(rows, delimiter), nl=False)
         return
     if across is None:
         across = "dataset" if against is None else "none"
     for table in tables:
-        grid = runs.pivot(
+        grid = results.pivot(
             table, metrics, across=None if across == "none" else across, **options
         )
         first = [group.done[0] for group in table.groups if group.done]
-        if devices := runs.hardware(first):
+        if devices := results.hardware(first):
             grid.notes.append(f"Times on {', '.join(devices)}.")
         if form == "table":
             show = for_stdout
@@ -130,5 +130,5 @@ def tabulate(
             )
             say(show("".join(f"{note}\n" for note in grid.notes)))
         else:
-            convert = runs.to_markdown if form == "markdown" else runs.to_latex
+            convert = results.to_markdown if form == "markdown" else results.to_latex
             typer.echo(for_stdout(convert(grid)) + "\n")

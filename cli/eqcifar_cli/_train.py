@@ -33,7 +33,7 @@ def train(
 
     The same options mean the same run: a finished one is not computed again.
     """
-    from eqcifar import models, parallel, runs
+    from eqcifar import measurements, models, parallel, runs
 
     from ._jax import keep_compilations
     from ._progress import Reporter, format_row
@@ -51,11 +51,11 @@ def train(
         started = False
         sharpness_log = None
         if options.sharpness_every:
-            sharpness_log = runs.SharpnessLog(
+            sharpness_log = measurements.SharpnessLog(
                 config,
                 options.sharpness_every,
                 [name.strip() for name in options.sharpness_measures.split(",")],
-                runs.SharpnessOptions(samples=options.sharpness_samples),
+                measurements.SharpnessOptions(samples=options.sharpness_samples),
                 warn=print_warning,
                 report=reporter.on_measure,
                 should_stop=stop,

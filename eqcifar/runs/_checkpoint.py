@@ -11,15 +11,24 @@ import jax
 import numpy as np
 
 from ..errors import RunError, UsageError
-from ._arrays import Leaf
-from ._files import replacing
+from ..storage import replacing
+from ._leaves import Leaf
 
 VERSION = 1
+
+
 _FORMAT = "eqcifar checkpoint"
+
+
 _LONGEST_HEADER = 16 * 2**20
+
+
 # A file begins with its own digest, taken with zeros in the digest's place.
 _NO_DIGEST = "0" * 64
+
+
 _START = re.compile(rb'\{"sha256": "([0-9a-f]{64})", ')
+
 
 Table = list[list[Any]]
 

@@ -14,12 +14,11 @@ from .. import __version__, data, models
 from ..config import TrainConfig
 from ..data import Dataset
 from ..errors import UsageError
+from ..fields import DEFAULTS
+from ..storage import COLUMNS, FORMAT, Run
 from ..training import Loss, Model, loss_name
-from ._arrays import named_arrays
 from ._checkpoint import difference, table
-from ._directory import FORMAT, Run
-from ._fields import DEFAULTS
-from ._log import COLUMNS
+from ._leaves import named_arrays
 
 
 def describe(
@@ -173,7 +172,7 @@ def data_of(path: Path, config: TrainConfig) -> Dataset:
     except UsageError as error:
         raise UsageError(
             f"the data of {path} cannot be had: {error} Data of one's own is given in "
-            "Python, to eqcifar.runs.open_subject or eqcifar.training.predict"
+            "Python, to eqcifar.measurements.open_subject or eqcifar.training.predict"
         ) from error
 
 

@@ -8,7 +8,11 @@ from typing import Any
 from .. import __version__
 
 _LIBRARIES = "jax", "jaxlib", "equinox", "optax", "numpy"
+
+
 _VARIABLES = "XLA_FLAGS", "LIBTPU_INIT_ARGS", "NVIDIA_TF32_OVERRIDE"
+
+
 _OPTIONS = (
     "jax_enable_x64",
     "jax_default_matmul_precision",

@@ -10,11 +10,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from ..extras import require
-from ._arrays import Leaf
+from ..storage import replacing
 from ._checkpoint import CheckpointError, compare, reporting, table
-from ._files import replacing
+from ._leaves import Leaf
 
 VERSION = 1
+
+
 _KEY = "eqcifar"
 
 

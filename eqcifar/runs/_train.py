@@ -18,6 +18,7 @@ from ..config import TrainConfig
 from ..data import Dataset
 from ..errors import RunError, UsageError, is_out_of_memory
 from ..parallel import everywhere, make_mesh, memory_limit, peak_memory
+from ..storage import Run, append_row, cut_log, keep_rows, run_path, total_seconds
 from ..training import (
     Diverged,
     Interrupted,
@@ -34,19 +35,10 @@ from ..training import (
     random_stream,
     steps_per_epoch,
 )
-from ._claim import Claim, on_main
-from ._description import (
-    check_folder,
-    check_same,
-    describe,
-    load_data,
-    named_config,
-)
-from ._directory import Run, run_path
+from ._checkpoints import load_checkpoint, save_checkpoint, save_model
+from ._description import check_folder, check_same, describe, load_data, named_config
 from ._environment import differences, environment
-from ._log import append_row, cut_log, total_seconds
-from ._states import load_checkpoint, save_checkpoint, save_model
-from ._wide_table import keep_rows
+from ._lock import Claim, on_main
 
 # A share of the time. On a GPU, an epoch can be as short as writing a checkpoint.
 _MOST_TIME_SAVING = 0.05

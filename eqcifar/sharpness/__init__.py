@@ -1,78 +1,99 @@
-from ._compare import Comparison as Comparison
-from ._compare import check_comparison as check_comparison
-from ._compare import compare as compare
-from ._compare import ratio as ratio
+from ._compare import (
+    Comparison as Comparison,
+    check_comparison as check_comparison,
+    compare as compare,
+    ratio as ratio,
+)
 from ._curved import curved_leaves as curved_leaves
 from ._draw import estimate_fitted as estimate_fitted
-from ._estimate import Estimate as Estimate
-from ._estimate import Target as Target
-from ._estimate import estimate_mean as estimate_mean
-from ._examples import Batch as Batch
-from ._examples import Examples as Examples
-from ._examples import Rows as Rows
-from ._examples import load_rows as load_rows
-from ._examples import piece as piece
-from ._examples import save_rows as save_rows
-from ._examples import stream as stream
-from ._gram import ntk_estimates as ntk_estimates
-from ._gram import ntk_gram as ntk_gram
-from ._hessian_trace import HessianTrace as HessianTrace
-from ._hessian_trace import hessian_trace as hessian_trace
-from ._hessian_trace import penalty_trace as penalty_trace
-from ._how_many import HowMany as HowMany
-from ._how_many import how_many as how_many
-from ._lanczos import Density as Density
-from ._lanczos import Eigen as Eigen
-from ._lanczos import eigenpairs as eigenpairs
-from ._lanczos import overlap as overlap
-from ._lanczos import spectral_density as spectral_density
-from ._landscape import Landscape as Landscape
-from ._landscape import as_direction as as_direction
-from ._landscape import filter_normalised as filter_normalised
-from ._landscape import landscape as landscape
-from ._losses import Loss as Loss
-from ._losses import NamedLoss as NamedLoss
-from ._losses import ce as ce
-from ._losses import get_loss as get_loss
-from ._losses import losses as losses
-from ._losses import mse as mse
-from ._meanings import MEANINGS as MEANINGS
-from ._meanings import depends_on_loss as depends_on_loss
-from ._meanings import meaning as meaning
-from ._meanings import unit as unit
-from ._measures import MEASURES as MEASURES
-from ._measures import check_measures as check_measures
-from ._measures import measure as measure
-from ._network import Network as Network
-from ._network import check_independent as check_independent
-from ._network import scaling as scaling
-from ._operator import Operator as Operator
-from ._operator import ggn_vector_product as ggn_vector_product
-from ._operator import hessian_vector_product as hessian_vector_product
-from ._operator import ntk_vector_product as ntk_vector_product
-from ._operator import operator as operator
-from ._original import ORIGINAL_DEFECTS as ORIGINAL_DEFECTS
-from ._original import Original as Original
-from ._original import original_traces as original_traces
-from ._output_traces import OutputTraces as OutputTraces
-from ._output_traces import output_traces as output_traces
-from ._probe_traces import ProbeTraces as ProbeTraces
-from ._probe_traces import probe_traces as probe_traces
-from ._probe_traces import quadratic_forms as quadratic_forms
-from ._radius import average_sharpness as average_sharpness
-from ._radius import loss_at as loss_at
-from ._radius import sam_sharpness as sam_sharpness
-from ._stochastic_trace import frobenius as frobenius
-from ._stochastic_trace import hutch_plus_plus as hutch_plus_plus
-from ._stochastic_trace import hutchinson as hutchinson
-from ._stochastic_trace import xnystrace as xnystrace
-from ._stochastic_trace import xtrace as xtrace
-from ._stopping import Plan as Plan
-from ._stopping import Stop as Stop
-from ._stopping import Variances as Variances
-from ._stopping import plan as plan
-from ._stopping import variances as variances
-from ._task import Measured as Measured
-from ._task import Report as Report
-from ._verify import Check as Check
-from ._verify import verify as verify
+from ._estimate import (
+    Estimate as Estimate,
+    Target as Target,
+    estimate_mean as estimate_mean,
+)
+from ._examples import (
+    Batch as Batch,
+    Examples as Examples,
+    Rows as Rows,
+    load_rows as load_rows,
+    piece as piece,
+    save_rows as save_rows,
+    stream as stream,
+)
+from ._gram import ntk_estimates as ntk_estimates, ntk_gram as ntk_gram
+from ._hessian_trace import (
+    HessianTrace as HessianTrace,
+    hessian_trace as hessian_trace,
+    penalty_trace as penalty_trace,
+)
+from ._how_many import HowMany as HowMany, how_many as how_many
+from ._lanczos import (
+    Density as Density,
+    Eigen as Eigen,
+    eigenpairs as eigenpairs,
+    overlap as overlap,
+    spectral_density as spectral_density,
+)
+from ._landscape import (
+    Landscape as Landscape,
+    as_direction as as_direction,
+    filter_normalised as filter_normalised,
+    landscape as landscape,
+)
+from ._losses import (
+    Loss as Loss,
+    NamedLoss as NamedLoss,
+    ce as ce,
+    get_loss as get_loss,
+    losses as losses,
+    mse as mse,
+)
+from ._measures import (
+    MEASURES as MEASURES,
+    check_measures as check_measures,
+    measure as measure,
+)
+from ._network import (
+    Network as Network,
+    check_independent as check_independent,
+    scaling as scaling,
+)
+from ._operator import (
+    Operator as Operator,
+    ggn_vector_product as ggn_vector_product,
+    hessian_vector_product as hessian_vector_product,
+    ntk_vector_product as ntk_vector_product,
+    operator as operator,
+)
+from ._original import (
+    ORIGINAL_DEFECTS as ORIGINAL_DEFECTS,
+    Original as Original,
+    original_traces as original_traces,
+)
+from ._output_traces import OutputTraces as OutputTraces, output_traces as output_traces
+from ._probe_traces import (
+    ProbeTraces as ProbeTraces,
+    probe_traces as probe_traces,
+    quadratic_forms as quadratic_forms,
+)
+from ._radius import (
+    average_sharpness as average_sharpness,
+    loss_at as loss_at,
+    sam_sharpness as sam_sharpness,
+)
+from ._stochastic_trace import (
+    frobenius as frobenius,
+    hutch_plus_plus as hutch_plus_plus,
+    hutchinson as hutchinson,
+    xnystrace as xnystrace,
+    xtrace as xtrace,
+)
+from ._stopping import (
+    Plan as Plan,
+    Stop as Stop,
+    Variances as Variances,
+    plan as plan,
+    variances as variances,
+)
+from ._task import Measured as Measured, Report as Report
+from ._verify import Check as Check, verify as verify

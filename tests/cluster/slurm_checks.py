@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from eqcifar.runs import Run, find_runs
+from eqcifar.storage import Run, find_runs
 
 from ..cli_tools import TINY, run_cli
 

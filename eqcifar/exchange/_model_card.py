@@ -1,0 +1,147 @@
+import dataclasses
+import math
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from ..config import TrainConfig
+from ..runs import LoadedModel, named_arrays
+from ..storage import Run
+from ..training import steps_per_epoch
+
+_CARD = """\
+---
+library_name: eqcifar
+pipeline_tag: image-classification
+tags: [eqcifar, jax, equinox, image-classification]
+---
+
+# {arch} on {data}
+
+- **Network:** `{arch}`, {numbers:,} numbers in {tensors} tensors, running statistics of
+  BatchNorm included.
+- **Data:** `{data}`{synthetic}, SHA-256 `{sha256}`.
+- **Training:** {step} steps with eqcifar, seed {seed}.
+{results}- **Input:** RGB images of 32 x 32 pixels, as 3 x 32 x 32 numbers in [0, 1]; by
+  channel, ({mean}) is subtracted before they are divided by ({std}).
+- **Output:** a number for each class. Probabilities are these numbers {probabilities}.
+- **Classes,** in order: {classes}.
+
+## Use
+
+{use}
+
+Other frameworks can read the tensors. As in PyTorch, convolutions are stored as (out,
+in, height, width) and linear layers as (out, in):
+
+```python
+from safetensors.torch import load_file
+
+tensors = load_file("model.safetensors")
+```
+
+## Options of `eqcifar train` that are not the default
+
+| option | value | default |
+|---|---|---|
+{options}
+
+## Where it was trained
+
+{environment}
+"""
+
+
+_USE = """\
+```sh
+eqcifar eval model.safetensors
+eqcifar predict model.safetensors IMAGE
+```"""
+
+
+_USE_IN_PYTHON = """\
+With a model and state of the class `{arch}`, as for training:
+
+```python
+from eqcifar import runs
+
+loaded = runs.load_model("model.safetensors", like=(model, state))
+```"""
+
+
+def model_card(loaded: LoadedModel, run: Run) -> str:
+    """What a reader has to know of a network, in the form of the Hugging Face hub.
+
+    **Arguments:**
+
+    - `loaded`: the network.
+    - `run`: where it is from; if that is no run's folder, results are left out.
+
+    **Returns:**
+
+    Markdown.
+    """
+    config, header = loaded.config, loaded.header
+    data, arrays = header["data"], named_arrays(loaded.model, loaded.state)
+    softmax = "after a softmax"
+    return _CARD.format(
+        arch=config.arch,
+        use=(_USE_IN_PYTHON if config.has_own_arch else _USE).format(arch=config.arch),
+        data=data["name"],
+        numbers=sum(array.size for array in arrays.values()),
+        tensors=len(arrays),
+        synthetic=" (**procedural images, no photographs**)"
+        if data["synthetic"]
+        else "",
+        sha256=data["sha256"],
+        step=header["step"],
+        seed=config.seed,
+        results="".join(
+            f"- **Results** {line}.\n" for line in _results(run, config, header["step"])
+        ),
+        mean=", ".join(map(str, config.mean)),
+        std=", ".join(map(str, config.std)),
+        probabilities={"mse": "cut to [0, 1], which need not sum to 1"}.get(
+            config.loss, softmax
+        ),
+        classes=", ".join(loaded.classes),
+        options="\n".join(_options(config, header.get("about", {}))),
+        environment="\n".join(_environment(header.get("environment", {}))),
+    )
+
+
+def _results(run: Run, config: TrainConfig, step: int) -> Iterator[str]:
+    rows = run.log() if (run.path / "log.tsv").exists() else []
+    if not rows:
+        return
+    examples = run.description()["data"].get("examples", {})
+    if "train" not in examples:
+        return
+    per_epoch = steps_per_epoch(config, examples["train"])
+    # The log of an unfinished run can be ahead of its checkpoint.
+    row = next((row for row in rows if row["epoch"] * per_epoch == step), None)
+    if row is None:
+        return
+    yield f"are of epoch {row['epoch']}, the last; nothing was selected"
+    for split, short in (("train", "tr"), ("val", "va"), ("test", "te")):
+        accuracy, loss = row[f"acc_{short}"], row[f"loss_{short}"]
+        if not math.isnan(accuracy):
+            count = examples.get(split, "?")
+            yield f"on {count} {split} images: accuracy {accuracy:.4f}, loss {loss:.4f}"
+    if run.status()["state"] != "done":
+        yield "will change: training is not finished"
+
+
+def _options(config: TrainConfig, about: Mapping[str, Any]) -> Iterator[str]:
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if value != field.default:
+            yield f"| `{field.name}` | `{value}` | `{field.default}` |"
+    for name, value in about.items():
+        yield f"| `{name}`, in Python | `{value}` | |"
+
+
+def _environment(environment: dict[str, Any]) -> Iterator[str]:
+    for section in ("versions", "devices"):
+        parts = environment.get(section, {}).items()
+        if parts:
+            yield f"- {section}: {', '.join(f'{name} {what}' for name, what in parts)}"

@@ -1,0 +1,163 @@
+import datetime
+import os
+import socket
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import filelock
+
+from ..config import TrainConfig
+from ..errors import EqcifarError, RunError, UsageError
+from ..parallel import everywhere, is_main_process
+from ..storage import Run, cannot_write, remove_temporaries, write_json
+from ._environment import differences
+
+
+class Claim:
+    """A run that this process alone works on, as a context manager.
+
+    Entering it takes a lock, which dies with the process, and shows that the folder
+    can be written. `status.json` tells how it was left. With several processes, the
+    main one writes, and all learn whether it could.
+    """
+
+    def __init__(
+        self, run: Run, config: TrainConfig, check: Callable[[], None] = lambda: None
+    ):
+        """Nothing is touched before the claim is entered.
+
+        **Arguments:**
+
+        - `run`: its folder is made if necessary.
+        - `config`: of the run.
+        - `check`: called when the folder is claimed, to refuse what it holds.
+        """
+        self.run, self._check = run, check
+        self._status = {"epochs": config.epochs, "seed": config.seed}
+        self._lock = filelock.FileLock(run.path / ".lock")
+
+    def __enter__(self) -> "Claim":
+        on_main(self.run.path, self._open)
+        return self
+
+    def __exit__(self, kind, error, traceback):
+        try:
+            if isinstance(error, KeyboardInterrupt):
+                self.report("interrupted", message="interrupted by the keyboard")
+            elif isinstance(error, EqcifarError):
+                self.report("failed", message=str(error))
+            elif error is not None:
+                self.report("failed", message=f"{type(error).__name__}: {error}")
+        except EqcifarError:
+            # Such as a full disk, which `error` then tells of too.
+            pass
+        finally:
+            self._lock.release()
+
+    def report(
+        self, state: str, epoch: int | None = None, message: str = "", **more: Any
+    ):
+        """Say in `status.json` how the run is, and `more`; on the main process."""
+        if not is_main_process():
+            return
+        if epoch is not None:
+            self._status["epoch"] = epoch
+        self._status |= {"state": state, "message": message, "updated": _now()}
+        self._status |= more
+        write_json(self.run.path / "status.json", self._status)
+
+    def describe(self, description: Mapping[str, Any], environment: dict[str, Any]):
+        """Write what the run is and where it runs; on the main process.
+
+        **Arguments:**
+
+        - `description`: see `eqcifar.runs.describe`.
+        - `environment`: versions, devices and flags.
+        """
+        synthetic = description["synthetic"]
+        self._status["synthetic"] = synthetic
+        environment = {"started": _now(), "synthetic": synthetic, **environment}
+        path = self.run.path / "env.json"
+        if path.exists():
+            *earlier, last = self._environments()
+            if differences(last, environment):
+                earlier.append(last)
+            environment["earlier"] = earlier
+        write_json(path, environment)
+        write_json(self.run.path / "config.json", description)
+
+    def describe_memory(self, **memory: int | None):
+        """Add to `env.json` what a step takes on a device; on the main process.
+
+        **Arguments:**
+
+        - `step_planned_bytes`: at the peak of a step, by the compiler.
+        - `peak_bytes`: most in use so far, by the device.
+        """
+        environment = self.run.environment()
+        environment["memory"] = {**environment.get("memory", {}), **memory}
+        write_json(self.run.path / "env.json", environment)
+
+    def _environments(self) -> list[dict[str, Any]]:
+        last = self.run.environment()
+        return [*last.pop("earlier", []), last]
+
+    def _open(self):
+        path = self.run.path
+        path.mkdir(parents=True, exist_ok=True)
+        try:
+            # Some patience, for `Run.is_claimed` holds it while it looks.
+            self._lock.acquire(timeout=0.2, poll_interval=0.02)
+        except filelock.Timeout:
+            raise UsageError(self._in_use()) from None
+        try:
+            remove_temporaries(path)
+            self._check()
+            before = self.run.status()
+            now = _now()
+            self._status |= {
+                "epoch": before.get("epoch", 0),
+                "synthetic": before.get("synthetic"),
+                "started": before.get("started", now),
+                "resumed": now if "started" in before else None,
+                "pid": os.getpid(),
+                "host": socket.gethostname(),
+            }
+            self.report("running")
+        except BaseException:
+            self._lock.release()
+            raise
+
+    def _in_use(self) -> str:
+        try:
+            status = self.run.status()
+        except RunError:
+            status = {}
+        return (
+            f"run directory {self.run.path} in use by pid {status.get('pid', '?')} on "
+            f"host {status.get('host', '?')}: wait for it to end, or stop it"
+        )
+
+
+def on_main(path: Path, action: Callable[[], object]):
+    """Let the main process write to a folder; the others fail where it does.
+
+    **Raises:**
+
+    What `action` raises, `RunError` in place of an `OSError`.
+    """
+
+    def write():
+        if not is_main_process():
+            return
+        try:
+            action()
+        except OSError as error:
+            raise cannot_write(Path(error.filename or path), error) from error
+
+    everywhere(write)
+
+
+def _now() -> str:
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds")

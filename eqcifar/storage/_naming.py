@@ -1,0 +1,88 @@
+import dataclasses
+import hashlib
+import json
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ..config import TrainConfig
+
+_SHORT = {
+    "width": "w",
+    "dropout": "drop",
+    "val_size": "val",
+    "limit_train": "train",
+    "limit_test": "test",
+    "epochs": "ep",
+    "batch_size": "bs",
+    "momentum": "m",
+    "weight_decay": "wd",
+    "clip_norm": "clip",
+    "label_smoothing": "ls",
+    "bn_group": "bn",
+    "mixup_group": "mixupgroup",
+    "eval_every": "every",
+    "decay_bias": "biasdecay",
+    "test_flip": "testflip",
+    "test_crop": "testcrop",
+    "crop_pad": "pad",
+    "bn_bias_lr": "bnlr",
+}
+
+
+_LONGEST_NAME = 80
+
+
+def run_path(
+    root: str | os.PathLike[str],
+    config: TrainConfig,
+    about: Mapping[str, Any] | None = None,
+) -> Path:
+    """The folder of a run: `root/<dataset>/<config name>-<hash>/seed<k>`.
+
+    **Arguments:**
+
+    - `root`: the folder of all runs.
+    - `config`: of the run; of one made in Python, that of `named_config`.
+    - `about`: what `train_run_with` is told of it, which goes into the hash.
+    """
+    # Of a folder the last name, for where it lies is no property of a run.
+    dataset = config.dataset
+    if Path(dataset).is_absolute() or dataset.startswith((".", "~")):
+        dataset = Path(dataset).name
+    dataset = _safe(dataset)[-_LONGEST_NAME:].lstrip("._-") or "dataset"
+    name = f"{config_name(config)}-{config_hash(config, about)}"
+    return Path(root) / dataset / name / f"seed{config.seed}"
+
+
+def config_name(config: TrainConfig) -> str:
+    """The architecture and whatever differs from the default, to be read by people."""
+    parts = [config.arch]
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if field.name in ("arch", "dataset", "seed") or value == field.default:
+            continue
+        name = _SHORT.get(field.name, field.name)
+        if isinstance(value, bool):
+            parts.append(name if value else f"no{name}")
+        elif isinstance(value, str):
+            parts.append(value)
+        elif isinstance(value, tuple):
+            parts.append(name + "_".join(f"{number:g}" for number in value))
+        else:
+            parts.append(f"{name}{value:g}")
+    return _safe("-".join(parts))[:_LONGEST_NAME].strip("._-")
+
+
+def config_hash(config: TrainConfig, about: Mapping[str, Any] | None = None) -> str:
+    """Eight hexadecimal digits that all seeds of a configuration share."""
+    fields = config.identity() | ({"about": dict(about)} if about else {})
+    del fields["seed"]
+    text = json.dumps(fields, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:8]
+
+
+def _safe(text: str) -> str:
+    return re.sub(r"[^A-Za-z0-9.+-]+", "_", text)

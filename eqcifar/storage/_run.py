@@ -1,0 +1,186 @@
+import contextlib
+import dataclasses
+import os
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from ..errors import RunError, UsageError
+from ._files import read_json
+from ._log import read_log
+from ._status import current_state
+
+# Of config.json.
+FORMAT = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """What one training run leaves in a folder.
+
+    - `config.json`: the configuration, and what data and network it met;
+    - `env.json`: versions, devices, flags, git commit, memory of a step;
+    - `log.tsv`: a row an epoch, see `eqcifar.training.fit` for the columns;
+    - `status.json`: whether it is running, done, failed or interrupted;
+    - `last.eqx`: the checkpoint from which it is continued;
+    - `model.eqx`: the trained network, when it is done.
+
+    Reading these does not need JAX. Folder names are for people: everything is in the
+    files.
+    """
+
+    path: Path
+
+    def description(self) -> dict[str, Any]:
+        """What `config.json` says, see `eqcifar.runs.describe`.
+
+        **Raises:**
+
+        `RunError` when it is missing, of another version or holds no configuration.
+        """
+        description = read_json(self.path / "config.json")
+        version = description.get("format", FORMAT)
+        if version != FORMAT:
+            raise RunError(
+                f"config.json is of version {version!r}; this eqcifar reads version "
+                f"{FORMAT}: use the one that wrote it, or a newer one"
+            )
+        if not isinstance(description.get("config"), dict):
+            raise RunError("config.json holds no configuration")
+        for name in ("data", "model", "about"):
+            if not isinstance(description.setdefault(name, {}), dict):
+                raise RunError(f"config.json: {name} is not a JSON object")
+        for name, value in description["about"].items():
+            if not isinstance(value, bool | int | float | str):
+                raise RunError(f"config.json: about {name} is no number and no text")
+        return description
+
+    def config(self) -> dict[str, Any]:
+        """The fields of the run's `TrainConfig`; `TrainConfig.from_dict` takes them."""
+        return self.description()["config"]
+
+    def environment(self) -> dict[str, Any]:
+        """Where the run was last started: versions, devices, flags, git commit."""
+        return read_json(self.path / "env.json")
+
+    def status(self) -> dict[str, Any]:
+        """How far the run has come.
+
+        `state` is "running", "done", "failed", "interrupted", or "unknown" without a
+        `status.json`. A killed run stays "running", with the `pid` and `host` it had.
+        When it is done, `seconds` is the sum of its log's.
+        """
+        path = self.path / "status.json"
+        return read_json(path) if path.exists() else {"state": "unknown"}
+
+    def state(self) -> str:
+        """What `status` means now: one of `STATES`.
+
+        A run that was killed had no time to say so: it is interrupted when its process
+        ran on this host and is gone, and when it has no status yet.
+        """
+        return current_state(self.status())
+
+    def log(self) -> list[dict[str, int | float]]:
+        """The rows of `log.tsv`, one an epoch."""
+        return read_log(self.path / "log.tsv")
+
+    def is_done(self) -> bool:
+        """Whether the run is complete, its model included."""
+        return self.state() == "done" and (self.path / "model.eqx").exists()
+
+    def is_claimed(self) -> bool:
+        """Whether a process is at work on the run at this moment."""
+        import filelock
+
+        lock = self.path / ".lock"
+        if not lock.exists():
+            return False
+        try:
+            with filelock.FileLock(lock, timeout=0):
+                return False
+        except filelock.Timeout:
+            return True
+        except OSError:
+            # Who may not write here cannot know, and will be told so when it tries.
+            return False
+
+
+def find_runs(
+    root: str | os.PathLike[str] = "results",
+    *,
+    warn: Callable[[str], None] = warnings.warn,
+) -> list[Run]:
+    """All runs in a folder and below, by path; symbolic links are not followed.
+
+    **Arguments:**
+
+    - `root`: the folder.
+    - `warn`: called with a line for each folder that cannot be looked into.
+
+    **Raises:**
+
+    `UsageError` when there is no such folder.
+    """
+    if not os.path.isdir(root):
+        raise UsageError(f"no folder {os.fspath(root)}: nothing was trained there")
+    return [Run(Path(path)) for path in sorted(_walk(os.fspath(root), warn))]
+
+
+def latest_run(root: str | os.PathLike[str] = "results") -> Run:
+    """The run that was finished last.
+
+    **Raises:**
+
+    `UsageError` when there is none, with how many there are that are not finished.
+    """
+    finished, others = [], 0
+    for run in find_runs(root):
+        with contextlib.suppress(RunError):
+            if run.is_done():
+                finished.append((str(run.status().get("updated", "")), run))
+                continue
+        others += 1
+    if not finished:
+        there = f"{others} that are not finished" if others else "nothing"
+        raise UsageError(f"no finished run in {os.fspath(root)}: there is {there}")
+    return max(finished, key=lambda pair: pair[0])[1]
+
+
+def explain_no_network(path: Path) -> str:
+    """Why a folder has no network to read, and what to name instead."""
+    if (path / "config.json").exists():
+        last = path / "last.eqx"
+        hint = f", or name {last} to take it as it is" if last.exists() else ""
+        return f"{path} has no model.eqx: finish its training{hint}"
+    if not path.is_dir():
+        return f"no file or folder {path}"
+    below = find_runs(path)
+    if not below:
+        return f"{path} is not the folder of a run, and there is none below it"
+    count = f"{len(below)} runs" if len(below) > 1 else "a run"
+    return (
+        f"{path} is not the folder of a run but holds {count}: name one, such as "
+        f"{below[0].path} (`eqcifar eval --out {path}` takes the one finished last)"
+    )
+
+
+def _walk(root: str, warn: Callable[[str], None]) -> Iterator[str]:
+    pending = [root]
+    while pending:
+        here = pending.pop()
+        folders = []
+        try:
+            with os.scandir(here) as entries:
+                for entry in entries:
+                    if entry.name == "config.json":
+                        if entry.is_file(follow_symlinks=False):
+                            yield here
+                            break
+                    elif entry.is_dir(follow_symlinks=False):
+                        folders.append(entry.path)
+                else:
+                    pending += folders
+        except OSError as error:
+            warn(f"left out {here}: {error.strerror}")

@@ -1,0 +1,357 @@
+"""Squared norms of each example's gradients, without the gradients.
+
+For a layer with weight W, the gradient of one example is A' B, with the T patches A
+(T x P) that the layer saw and the cotangents B (T x O) of its outputs. Its squared norm
+is the sum of squares of that product, of T P O operations, or
+sum_ts (A A')_ts (B B')_ts, which is cheaper where there are few patches and many
+weights. Either can be told apart by output, which filter-wise scalings need.
+
+Goodfellow, 2015, https://arxiv.org/abs/1510.01799; Rochette et al., 2019,
+https://arxiv.org/abs/1912.06015
+"""
+
+import itertools
+import math
+from collections.abc import Callable, Sequence
+from functools import cache
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.custom_batching import custom_vmap
+from jax.extend.core import ClosedJaxpr, Jaxpr, Var
+from jaxtyping import Array, Float, PyTree
+
+from eqcifar.models import Conv2d
+
+from ._network import Network, scaling
+
+# For each parameter array, whether its gradients need not be formed.
+Tapped = tuple[bool, ...]
+
+
+def gradient_norms(
+    network: Network,
+    image: Float[Array, "..."],
+    cotangents: Callable[[Float[Array, " classes"]], Float[Array, "outputs classes"]],
+    scaled: tuple[str, ...],
+    tapped: Tapped,
+) -> dict[str, Float[Array, "outputs leaves"]]:
+    """Return ||D_j J_j'c||^2 of one example for each parameter array j.
+
+    To be called under `jax.vmap`, so that examples share the network's passes.
+
+    **Arguments:**
+
+    - `cotangents`: from the logits to vectors c; all are taken through one
+        linearisation.
+    - `scaled`: names of D^2, see `scaling`.
+    - `tapped`: from `tappable`.
+
+    **Returns:**
+
+    The norms by name of D^2.
+    """
+    leaves, treedef = jax.tree.flatten(network.params)
+    slots = [jnp.zeros(len(scaled), x.dtype) for x in leaves]
+    taken = [
+        slot if tap else x for slot, x, tap in zip(slots, leaves, tapped, strict=True)
+    ]
+
+    def logits_at(taken: list[Array]) -> Array:
+        own = [x if tap else y for x, y, tap in zip(leaves, taken, tapped, strict=True)]
+        model = eqx.combine(jax.tree.unflatten(treedef, own), network.static)
+        model = _tap(model, taken, tapped, scaled)
+        return network.run(lambda: model, image[None])[0]
+
+    logits, pull = jax.vjp(logits_at, taken)
+    (found,) = jax.vmap(pull)(cotangents(logits))
+    squares = [jax.tree.leaves(scaling(network.params, name)) for name in scaled]
+    norms = [
+        value
+        if tap
+        else jnp.stack([_sum_of_squares(value, each[at]) for each in squares], axis=1)
+        for at, (value, tap) in enumerate(zip(found, tapped, strict=True))
+    ]
+    return dict(zip(scaled, jnp.moveaxis(jnp.stack(norms, axis=1), 2, 0), strict=True))
+
+
+def _sum_of_squares(gradients: Array, square: Array) -> Array:
+    return jnp.sum(square * gradients**2, range(1, gradients.ndim))
+
+
+def tappable(network: Network, images: Float[Array, "batch ..."]) -> Tapped:
+    """Tell whose gradients are products that need not be formed.
+
+    Those are the weights of convolutions and linear layers that are used once,
+    by a call of their layer, as the traced program shows. A weight that is
+    shared, read by hand or used in a loop has its gradient formed.
+    """
+    leaves, treedef = jax.tree.flatten(network.params)
+    slots = [jnp.zeros(1, x.dtype) for x in leaves]
+    model = eqx.combine(network.params, network.static)
+    weights = _weights(model)
+
+    def logits(leaves: list[Array], slots: list[Array]) -> Array:
+        model = eqx.combine(jax.tree.unflatten(treedef, leaves), network.static)
+        return network.run(lambda: _tap(model, slots, weights, ("plain",)), images[:1])
+
+    jaxpr = jax.make_jaxpr(logits)(leaves, slots).jaxpr
+    each = zip(
+        weights, jaxpr.invars[: len(leaves)], jaxpr.invars[len(leaves) :], strict=True
+    )
+    return tuple(
+        of_layer and _uses(jaxpr, weight) == _uses(jaxpr, slot) == 1
+        for of_layer, weight, slot in each
+    )
+
+
+def _uses(jaxpr: Jaxpr, variable: Var) -> float:
+    """How often a program uses a variable; any number of times in a loop."""
+    count = sum(variable is out for out in jaxpr.outvars)
+    for equation in jaxpr.eqns:
+        at = [i for i, x in enumerate(equation.invars) if x is variable]
+        name, inner = equation.primitive.name, equation.params.get("jaxpr")
+        if not at:
+            continue
+        if name in ("jit", "pjit", "closed_call", "remat", "remat2", "checkpoint"):
+            inner = inner.jaxpr if isinstance(inner, ClosedJaxpr) else inner
+            count += sum(_uses(inner, inner.invars[i]) for i in at)
+        elif name in ("scan", "while", "cond"):
+            return math.inf
+        else:
+            count += len(at)
+    return count
+
+
+def _is_layer(node: Any) -> bool:
+    if isinstance(node, eqx.nn.Conv):
+        known = node.groups == 1 and node.padding_mode == "ZEROS"
+        return known and node.weight.ndim == node.num_spatial_dims + 2
+    if isinstance(node, Conv2d):
+        return node.weight.ndim == 4
+    return isinstance(node, eqx.nn.Linear) and node.weight.ndim == 2
+
+
+def _weights(model: PyTree) -> Tapped:
+    """For each parameter array, whether it is the weight of a layer known here."""
+
+    def mark(node: Any) -> Any:
+        marks = jax.tree.map(eqx.is_inexact_array, node)
+        marks = jax.tree.map(lambda mark: False if mark else None, marks)
+        return (
+            eqx.tree_at(lambda x: x.weight, marks, True) if _is_layer(node) else marks
+        )
+
+    return tuple(jax.tree.leaves(jax.tree.map(mark, model, is_leaf=_is_layer)))
+
+
+def _tap(
+    model: PyTree, slots: Sequence[Array], tapped: Tapped, scaled: tuple[str, ...]
+) -> PyTree:
+    """Have each tapped layer leave its norms in its slot, as the slot's gradient."""
+    of_leaves = iter(zip(slots, tapped, strict=True))
+
+    def replace(node: Any) -> Any:
+        count = len(jax.tree.leaves(eqx.filter(node, eqx.is_inexact_array)))
+        slot, tap = (
+            list(itertools.islice(of_leaves, count))[0] if count else (None, False)
+        )
+        if not (_is_layer(node) and tap):
+            return node
+        return _with_slot(node, slot, scaled)
+
+    return jax.tree.map(replace, model, is_leaf=_is_layer)
+
+
+@cache
+def _tapped_kind(kind: type) -> type:
+    """A layer of the same class, for code that asks for it."""
+
+    class Tapped(kind):
+        slot: Array
+        plain: Any
+        scaled: tuple[str, ...] = eqx.field(static=True)
+
+        def __call__(self, x: Array, *, key: Any = None) -> Array:
+            del key
+            return _call(self.plain, self.scaled, self.slot, x)
+
+    return Tapped
+
+
+def _with_slot(layer: Any, slot: Array, scaled: tuple[str, ...]) -> Any:
+    tapped = object.__new__(_tapped_kind(type(layer)))
+    for name, value in vars(layer).items():
+        object.__setattr__(tapped, name, value)
+    for name, value in (("slot", slot), ("plain", layer), ("scaled", scaled)):
+        object.__setattr__(tapped, name, value)
+    return tapped
+
+
+def _call(layer: Any, scaled: tuple[str, ...], slot: Array, x: Array) -> Array:
+    arrays, static = eqx.partition(layer, eqx.is_array)
+    bias, weight = arrays.bias, arrays.weight
+
+    def plain(x: Array, weight: Array, bias: Array | None) -> Array:
+        full = eqx.tree_at(
+            lambda y: (y.weight, y.bias),
+            static,
+            (weight, bias),
+            is_leaf=lambda leaf: leaf is None,
+        )
+        return full(x)
+
+    @jax.custom_vjp
+    def call(slot: Array, x: Array, weight: Array, bias: Array | None) -> Array:
+        return plain(x, weight, bias)
+
+    def forward(slot, x, weight, bias):
+        return plain(x, weight, bias), (slot, x, weight, bias)
+
+    def backward(kept, cotangent):
+        slot, x, weight, bias = kept
+        _, pull = jax.vjp(lambda x, bias: plain(x, weight, bias), x, bias)
+        norms = _norms(static, scaled)(slot, weight, x[None], cotangent[None])
+        dx, dbias = pull(cotangent)
+        return norms, dx, jnp.zeros_like(weight), dbias
+
+    call.defvjp(forward, backward)
+    return call(slot, x, weight, bias)
+
+
+def _norms(layer: Any, scaled: tuple[str, ...]) -> Callable[..., Array]:
+    """Norms from the inputs and cotangents of all calls within one example.
+
+    A layer that the model maps over tokens is called once with a new axis, over which
+    gradients are to be added before they are squared: such an axis `x` has and the slot
+    has not. Axes of examples the slot has, and those of several cotangents neither.
+    """
+
+    def compute(slot: Array, weight: Array, x: Array, cotangent: Array) -> Array:
+        return _weight_norms(layer, scaled, weight, x, cotangent).astype(slot.dtype)
+
+    norms = custom_vmap(compute)
+
+    @norms.def_vmap
+    def _(size, batched, slot, weight, x, cotangent):
+        of_slot, _, of_x, of_cotangent = batched
+        if of_slot or not of_x:
+            axes = tuple(0 if each else None for each in batched)
+            each = jax.vmap(compute, in_axes=axes)(slot, weight, x, cotangent)
+            return each, True
+        if not of_cotangent:
+            cotangent = jnp.broadcast_to(cotangent, (size, *cotangent.shape))
+        # The sum of what is returned is taken over the axis.
+        joined = [y.reshape(-1, *y.shape[2:]) for y in (x, cotangent)]
+        total = norms(slot, weight, *joined)
+        return jnp.zeros((size, *total.shape), total.dtype).at[0].set(total), True
+
+    return norms
+
+
+def _weight_norms(
+    layer: Any,
+    scaled: tuple[str, ...],
+    weight: Array,
+    x: Float[Array, "calls ..."],
+    cotangent: Float[Array, "calls ..."],
+) -> Float[Array, " scaled"]:
+    inputs, outputs, weight = _as_product(layer, weight, x, cotangent)
+    gram = inputs.gram_cost + outputs.shape[0] ** 2 * outputs.shape[1]
+    if "theta" in scaled or math.prod((*inputs.shape, outputs.shape[1])) <= gram:
+        product = inputs.matrix().T @ outputs
+        by_filter = jnp.sum(product**2, 0)
+    else:
+        product = None
+        by_filter = jnp.sum(outputs * (inputs.gram() @ outputs), 0)
+    found = {
+        "plain": lambda: jnp.sum(by_filter),
+        "filter": lambda: jnp.sum(by_filter * jnp.mean(weight**2, 0)),
+        "theta": lambda: jnp.sum((product * weight) ** 2),
+    }
+    return jnp.stack([found[name]() for name in scaled])
+
+
+def _as_product(
+    layer: Any, weight: Array, x: Array, cotangent: Array
+) -> tuple["_Patches", Array, Array]:
+    """The gradient as A'B, and the weight in its shape: by inputs and outputs."""
+    if isinstance(layer, eqx.nn.Linear):
+        # A scalar in or out has no axis of its own.
+        x, cotangent = (y.reshape(len(y), -1) for y in (x, cotangent))
+        return _Patches(x, (), (), (), ()), cotangent, weight.T
+    kernel = weight.shape[2:]
+    if isinstance(layer, Conv2d):
+        stride, dilation = (layer.stride,) * 2, (1, 1)
+        padding = ((layer.padding,) * 2,) * 2
+    else:
+        stride, dilation, padding = layer.stride, layer.dilation, layer.padding
+        x, cotangent = (jnp.moveaxis(y, 1, -1) for y in (x, cotangent))
+        if isinstance(padding, str):
+            reach = [(k - 1) * d + 1 for k, d in zip(kernel, dilation, strict=True)]
+            padding = lax.padtype_to_pads(x.shape[1:-1], reach, stride, padding)
+    patches = _Patches(x, kernel, tuple(stride), tuple(dilation), tuple(padding))
+    weight = jnp.moveaxis(weight, (0, 1), (-1, -2))
+    return (
+        patches,
+        cotangent.reshape(-1, cotangent.shape[-1]),
+        weight.reshape(-1, weight.shape[-1]),
+    )
+
+
+class _Patches:
+    """What a layer's weight was multiplied with, a row for each output position."""
+
+    def __init__(self, x, kernel, stride, dilation, padding):
+        zero = jnp.zeros((), x.dtype)
+        edges = [(0, 0, 0), *((low, high, 0) for low, high in padding), (0, 0, 0)]
+        self.x = lax.pad(x, zero, edges)
+        spatial = self.x.shape[1:-1]
+        self.counts = tuple(
+            (size - (k - 1) * d - 1) // s + 1
+            for size, k, s, d in zip(spatial, kernel, stride, dilation, strict=True)
+        )
+        # For each weight of a filter, the positions that it meets.
+        self.meets = [
+            tuple(
+                slice(at * d, at * d + (count - 1) * s + 1, s)
+                for at, d, s, count in zip(
+                    offset, dilation, stride, self.counts, strict=True
+                )
+            )
+            for offset in itertools.product(*map(range, kernel))
+        ]
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        rows = len(self.x) * math.prod(self.counts)
+        return rows, len(self.meets) * self.x.shape[-1]
+
+    @property
+    def gram_cost(self) -> int:
+        rows, columns = self.shape
+        return min(rows**2 * columns, self._shifted_cost)
+
+    @property
+    def _shifted_cost(self) -> int:
+        positions = math.prod(self.x.shape[:-1])
+        return positions**2 * self.x.shape[-1] + len(self.meets) * self.shape[0] ** 2
+
+    def matrix(self) -> Float[Array, "patches inputs"]:
+        pieces = [self.x[(slice(None), *meet)] for meet in self.meets]
+        return jnp.concatenate(pieces, -1).reshape(self.shape)
+
+    def gram(self) -> Float[Array, "patches patches"]:
+        rows, columns = self.shape
+        if rows**2 * columns <= self._shifted_cost:
+            matrix = self.matrix()
+            return matrix @ matrix.T
+        # Of patches that overlap, the products of pixels are needed once.
+        pixels = self.x.reshape(-1, self.x.shape[-1])
+        products = (pixels @ pixels.T).reshape(self.x.shape[:-1] * 2)
+        every = slice(None)
+        total = sum(products[(every, *meet, every, *meet)] for meet in self.meets)
+        return jnp.reshape(total, (rows, rows))

@@ -108,14 +108,21 @@ def test_more_than_there_are_is_refused():
 
 
 @pytest.mark.parametrize("kind", ["hess", "ggn"])
-@pytest.mark.parametrize("name", ["relu", "gelu", "resnet", "vgg"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "relu",
+        "gelu",
+        pytest.param("resnet", marks=pytest.mark.slow),
+        pytest.param("vgg", marks=pytest.mark.slow),
+    ],
+)
 def test_bounds_hold_for_the_operator_in_exact_arithmetic(name, kind):
     net, examples = network(name), data(6)
     apply = sharpness.operator(net, examples, "ce", kind)
     assert apply.dtype == jnp.float32
     found = sharpness.eigenpairs(apply, 3, rtol=1e-5, key=KEY)
     with jax.enable_x64(True):
-        truth = dense(_double(net), data(6))
         images = examples.images.astype(np.float64)
         truth = dense(_double(net), Examples(images, examples.labels))
     matrix = getattr(truth, {"hess": "hessian", "ggn": "ggn"}[kind])("ce").mean(0)

@@ -123,7 +123,14 @@ def test_the_model_of_a_run_is_the_one_that_was_logged(uninterrupted):
     assert loaded.header["step"] == STEPS
 
 
-@pytest.mark.parametrize("calls", range(1, STEPS))
+@pytest.mark.parametrize(
+    "calls",
+    # Quick: within an epoch, at its end, and before the last step.
+    [
+        pytest.param(n, marks=[] if n in (2, 4, STEPS - 1) else pytest.mark.slow)
+        for n in range(1, STEPS)
+    ],
+)
 def test_stopped_after_any_step_and_resumed_is_the_same(tmp_path, uninterrupted, calls):
     run = train(tmp_path / "run", should_stop=stop_after(calls))
     assert run.status()["state"] == "interrupted"
@@ -433,6 +440,7 @@ def test_a_finished_run_needs_no_data(tmp_path, monkeypatch):
     assert train_run(config, tmp_path, devices=1) == Run(path)
 
 
+@pytest.mark.slow
 def test_killed_at_random_moments_is_the_same(tmp_path):
     script = Path(__file__).parents[1] / "benchmarks" / "kill_resume.py"
     out = tmp_path / "out.json"

@@ -88,10 +88,13 @@ def sweep(
     Options take values between commas: --arch vgg,resnet18 --seeds 0-3 is 8 runs.
     The same command again skips runs that are done, and goes on with the others.
     """
-    from eqcifar import fields, runs, sweeps
+    from eqcifar import fields, sweeps
 
-    # Now, and not in each of the processes.
-    runs.Tracking(options.track or ())
+    if options.track:
+        # Refused now, and not in each of the processes; it imports JAX.
+        from eqcifar.runs import Tracking
+
+        Tracking(options.track)
     if sbatch and not slurm:
         raise UsageError("--sbatch needs --slurm")
     if shard is not None:

@@ -79,7 +79,7 @@ def gradient_norms(
 
 
 def _sum_of_squares(gradients: Array, square: Array) -> Array:
-    return jnp.sum(square * gradients**2, range(1, gradients.ndim))
+    return jnp.sum(square[None] * gradients**2, range(1, gradients.ndim))
 
 
 def tappable(network: Network, images: Float[Array, "batch ..."]) -> Tapped:

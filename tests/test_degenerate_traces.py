@@ -208,6 +208,12 @@ def test_complex_parameters_are_refused():
         )
 
 
+def test_axes_of_networks_are_written_out():
+    with jax.numpy_rank_promotion("raise"):
+        found = sharpness.hessian_trace(network("wrn"), data(4), "ce", key=KEY)
+    assert found.method == "exact"
+
+
 def test_keys_are_used_once_and_axes_written_out():
     with jax.debug_key_reuse(True), jax.numpy_rank_promotion("raise"):
         net, examples = make(lambda a, x: a["two"] @ (a["one"] @ x), TWO), data(6)

@@ -297,7 +297,7 @@ def test_a_second_process_is_told_of_the_first(tmp_path):
     first = (
         "import sys, time\n"
         "from eqcifar.config import TrainConfig\n"
-        "from eqcifar.runs import Run\n"
+        "from eqcifar.storage import Run\n"
         "from eqcifar.runs._lock import Claim\n"
         "from pathlib import Path\n"
         f"config = TrainConfig.from_dict({CONFIG.to_dict()!r})\n"

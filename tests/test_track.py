@@ -234,7 +234,8 @@ def test_trackio(tmp_path):
         # Read when it is imported.
         f"os.environ['TRACKIO_DIR'] = {str(tmp_path / 'trackio')!r}\n"
         "from pathlib import Path\n"
-        "from eqcifar.runs import Run, Tracking\n"
+        "from eqcifar.runs import Tracking\n"
+        "from eqcifar.storage import Run\n"
         f"run = Run(Path({str(run.path)!r}))\n"
         "for again in range(2):\n"
         "    with Tracking(['trackio'], warn=sys.exit) as tracking:\n"

@@ -143,13 +143,17 @@ def test_what_is_not_finite_is_refused():
             find()
     weights = np.full((CLASSES, 192), np.nan, np.float32)
     net, examples = of(weights, lambda w, x: w**2 @ x), data(4)
-    for name in ("lmax", "eigenvalues", "radius", "gram", "spectrum", *LINES):
+    for name in ("lmax", "eigenvalues", "radius", "gram", "spectrum", *LINES, *PLANES):
         with pytest.raises(RunError, match="not finite"):
             sharpness.measure(net, examples, name, "ce", probes=4, top=2, key=KEY)
 
 
-LINES = "landscape", "plane", "eigenline", "eigenplane"
-NAMES = "lmax", "eigenvalues", "radius", "gram", "spectrum", *LINES
+LINES, PLANES = ("landscape", "eigenline"), ("plane", "eigenplane")
+NAMES = [
+    *("lmax", "eigenvalues", "radius", "gram", "spectrum", *LINES),
+    # Of many points, each as those of a line.
+    *(pytest.param(name, marks=pytest.mark.slow) for name in PLANES),
+]
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -13,11 +13,8 @@ from .errors import UsageError
 _LOSSES = "mse", "ce"
 
 
-def _option(
-    default: Any, panel: str, help: str, *, later: bool = False, **more: Any
-) -> Any:
-    # An option that came later leaves the hashes of earlier runs alone while it is off.
-    metadata = {"panel": panel, "help": help, "later": later, **more}
+def _option(default: Any, panel: str, help: str, **more: Any) -> Any:
+    metadata = {"panel": panel, "help": help, **more}
     return dataclasses.field(default=default, metadata=metadata)
 
 
@@ -44,14 +41,12 @@ class TrainConfig:
         "Model",
         "Initial weights: variance 2 / fan-in and 1 / fan-in of the classifier, or "
         "truncated normal of 1 / fan-in throughout.",
-        later=True,
     )
     whiten: bool = _option(
         False,
         "Model",
         "Start the first convolution from filters that whiten the training images' "
         "patches.",
-        later=True,
     )
 
     dataset: str = _option(
@@ -69,20 +64,18 @@ class TrainConfig:
         True, "Data", "Random crops after reflect-padding, and flips."
     )
     crop_pad: int = _option(
-        4, "Data", "Pixels of padding beyond each edge before a crop.", later=True
+        4, "Data", "Pixels of padding beyond each edge before a crop."
     )
     flip: Literal["random", "alternating"] = _option(
         "random",
         "Data",
         "Draw each epoch's flips, or only the first's and then alternate each image.",
-        later=True,
     )
     cutout: int = _option(
         0,
         "Data",
         "Side of a square of each training image, anywhere, that takes the value of "
         "`--mean`; 0: none.",
-        later=True,
     )
     mixup: float = _option(
         0.0, "Data", "Beta(b, b) parameter of MixUp; 0: none, 0.4 in the table."
@@ -92,7 +85,6 @@ class TrainConfig:
         "Data",
         "Examples whose MixUp partners are they themselves in reverse order, with the "
         "same weights in every group; 0: the whole batch.",
-        later=True,
     )
     mean: tuple[float, float, float] = _option(
         (0.5, 0.5, 0.5), "Data", "Subtracted from each channel, pixels in [0, 1]."
@@ -113,13 +105,11 @@ class TrainConfig:
         "cosine",
         "Optimisation",
         "How the learning rate falls to 0 after warm-up.",
-        later=True,
     )
     bn_bias_lr: float = _option(
         1.0,
         "Optimisation",
         "Multiplies the learning rate of BatchNorm's biases, but not their L2.",
-        later=True,
     )
     momentum: float = _option(0.9, "Optimisation", "Nesterov momentum.")
     muon_lr: float = _option(
@@ -127,11 +117,8 @@ class TrainConfig:
         "Optimisation",
         "Peak learning rate of Muon, which then moves the filters of all convolutions "
         "but those that take colours; 0: SGD for all.",
-        later=True,
     )
-    muon_momentum: float = _option(
-        0.6, "Optimisation", "Nesterov momentum of Muon.", later=True
-    )
+    muon_momentum: float = _option(0.6, "Optimisation", "Nesterov momentum of Muon.")
     weight_decay: float = _option(
         5e-4,
         "Optimisation",
@@ -141,7 +128,6 @@ class TrainConfig:
         True,
         "Optimisation",
         "L2 on biases and BatchNorm's parameters too, not only on weights.",
-        later=True,
     )
     clip_norm: float = _option(
         5.0, "Optimisation", "Global norm at which gradients are clipped; 0: never."
@@ -160,7 +146,6 @@ class TrainConfig:
         "Optimisation",
         "Share of itself that a moving average of the weights keeps each step; it is "
         "what is evaluated and saved. 0: none.",
-        later=True,
     )
     bn_group: int = _option(
         0,
@@ -177,13 +162,11 @@ class TrainConfig:
         False,
         "Optimisation",
         "Test the mean of the logits of each image and its mirror image.",
-        later=True,
     )
     test_crop: bool = _option(
         False,
         "Optimisation",
         "Test the mean of the logits of each image and two shifted by a pixel.",
-        later=True,
     )
     seed: int = _option(
         0, "Optimisation", "Of initial weights, data order and augmentation."
@@ -272,36 +255,14 @@ class TrainConfig:
             for key, value in dataclasses.asdict(self).items()
         }
 
-    def matches(self, values: Mapping[str, Any]) -> bool:
-        """Whether `values` are its fields, as `to_dict` gives or once gave them."""
-        return not self.differing(values)
-
     def differing(self, values: Mapping[str, Any]) -> list[str]:
         """What keeps `values` from being its fields, a text each."""
-        there, here = {**_LATER, **values}, self.to_dict()
+        there, here = values, self.to_dict()
         return [
             f"{name} = {there.get(name)!r} there, {here.get(name)!r} here"
             for name in {**here, **there}
             if name not in there or name not in here or there[name] != here[name]
         ]
-
-    def identity(self) -> dict[str, Any]:
-        """The fields that tell it from others, the same in every version.
-
-        Those of `to_dict` without later options that are off, by which a run is found
-        that an earlier version made.
-        """
-        # By way of `from_dict`, for which a learning rate of 1 is 1.0.
-        fields = TrainConfig.from_dict(self.to_dict()).to_dict()
-        off = {name for name, default in _LATER.items() if fields[name] == default}
-        return {name: value for name, value in fields.items() if name not in off}
-
-
-_LATER = {
-    field.name: field.default
-    for field in dataclasses.fields(TrainConfig)
-    if field.metadata["later"]
-}
 
 
 def read_values(path: str | os.PathLike[str]) -> dict[str, Any]:

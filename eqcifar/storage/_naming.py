@@ -78,8 +78,10 @@ def config_name(config: TrainConfig) -> str:
 
 def config_hash(config: TrainConfig, about: Mapping[str, Any] | None = None) -> str:
     """Eight hexadecimal digits that all seeds of a configuration share."""
-    fields = config.identity() | ({"about": dict(about)} if about else {})
+    # By way of `from_dict`, for which a learning rate of 1 is 1.0.
+    fields = TrainConfig.from_dict(config.to_dict()).to_dict()
     del fields["seed"]
+    fields |= {"about": dict(about)} if about else {}
     text = json.dumps(fields, sort_keys=True, separators=(",", ":"), allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()[:8]
 

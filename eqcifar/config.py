@@ -213,6 +213,59 @@ class TrainConfig(EvaluationConfig, OptimisationConfig, DataConfig, ModelConfig)
         return dataclasses.replace(self, test_flip=False, test_crop=False)
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SharpnessOptions(Options):
+    """How to measure sharpness; each field is also an option of `eqcifar sharpness`.
+
+    Of `probes`, `top`, `rtol` and `target` see `eqcifar.sharpness.measure`. MixUp is
+    augmentation, and no part of a measured loss.
+    """
+
+    panel = "Measurement"
+
+    samples: int | None = option(
+        None,
+        "Images drawn at random from each split; 0: all; by default 1000, or all where "
+        "there are fewer.",
+        at_least=0,
+    )
+    probes: int = option(
+        2, "Random vectors an image; 0: none, exact and dearer.", at_least=0
+    )
+    top: int = option(
+        5, "How many eigenvalues, of the measure eigenvalues.", at_least=1
+    )
+    rtol: float | None = option(
+        None,
+        "Stop traces when half the 95 % interval is that part of the value.",
+        above=0,
+    )
+    loss: Literal["mse", "ce"] | None = option(None, "The run's own by default.")
+    one_hot: bool = option(
+        False,
+        "Take the loss against one-hot labels, even where training smoothed them.",
+    )
+    target: Literal["split", "population"] = option(
+        "split", "Whose mean is meant: the split's, or of where it is from."
+    )
+    batch_size: int = option(
+        128, "Images at a time; rounded up to a multiple of the devices.", at_least=1
+    )
+    batch_statistics: bool = option(
+        False, "Normalise by the batch, as in training; not for ntk, unit, gram."
+    )
+    memory: float = option(1.0, "GB for per-image gradients, on each device.", above=0)
+    seed: int = option(0, "Of images and random vectors.", at_least=0, below=2**32)
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.samples == 1:
+            raise UsageError(
+                "samples = 1: must be 2 or more, for one image tells nothing about the "
+                "error; 0 takes all"
+            )
+
+
 def read_values(path: str | os.PathLike[str]) -> dict[str, Any]:
     """Read names and values that a user wrote, from TOML or, in a `*.json`, from JSON.
 

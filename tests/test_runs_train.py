@@ -151,6 +151,20 @@ def test_hooks_keep_the_states_that_they_are_given(tmp_path, uninterrupted):
     assert norms[1:] == pytest.approx(logged, rel=1e-6)
 
 
+def test_states_that_are_lent_cost_no_copy(tmp_path, uninterrupted):
+    lent = []
+    run = train(
+        tmp_path / "run",
+        on_start=lambda run, dataset, state: lent.append(state),
+        on_epoch=lambda state, row: lent.append(state),
+        lend=True,
+    )
+    assert content(run) == content(uninterrupted)
+    # The next step takes them, all but the last.
+    taken = [state.model.conv.weight.is_deleted() for state in lent]
+    assert taken == [True] * 4 + [False]
+
+
 def test_what_does_not_fit_into_memory_is_refused_unallocated(tmp_path, monkeypatch):
     config = dataclasses.replace(CONFIG, arch="resnet8", width=1e4, dataset="synthetic")
     config = dataclasses.replace(config, limit_train=64, limit_test=20)

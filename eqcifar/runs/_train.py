@@ -54,6 +54,8 @@ class Hooks:
         `eqcifar.training.fit`.
     - `warn`: with a line about what makes the digits differ from those of an
         uninterrupted run.
+
+    With `lend`, the states are no copies, but lent as by `eqcifar.training.fit`.
     """
 
     on_start: Callable[[Run, Dataset, TrainState], None] | None = None
@@ -62,6 +64,11 @@ class Hooks:
     on_epoch: Callable[[TrainState, Row], None] | None = None
     should_stop: Callable[[], bool] = lambda: False
     warn: Callable[[str], None] = warnings.warn
+    lend: bool = False
+
+    def given(self, train_state: TrainState) -> TrainState:
+        """The state as `on_start` and `on_epoch` are given it."""
+        return train_state if self.lend else copied(train_state)
 
 
 def train_run(
@@ -249,7 +256,7 @@ def _train(
 
         on_main(path, write)
         if hooks.on_epoch is not None:
-            hooks.on_epoch(copied(train_state), row)
+            hooks.on_epoch(hooks.given(train_state), row)
 
     def check_fits(memory):
         limit = memory_limit(mesh)
@@ -281,7 +288,7 @@ def _train(
         epoch = steps // per_epoch
         on_main(path, lambda: prepare(epoch))
         if hooks.on_start is not None:
-            hooks.on_start(run, dataset, copied(train_state))
+            hooks.on_start(run, dataset, hooks.given(train_state))
         try:
             train_state, _ = fit(
                 train_state,

@@ -5,24 +5,19 @@ tenth epoch and a `sharpness.tsv`; no other file says what was run, so that here
 names of folders are taken apart.
 """
 
-from ..config import TrainConfig
-from ..errors import RunError
-from ..errors import UsageError
-from ..recipes import recipe_options
-from ..storage import last_values
-from ..storage import read_measures
-from ._records import Record
-from ._records import SELECTIONS
-from ._records import check_selection
-from ._records import drop_copies
-from collections.abc import Callable
-from collections.abc import Iterator
-from dataclasses import replace
-from pathlib import Path
 import math
 import os
 import re
 import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+from ..config import TrainConfig
+from ..errors import RunError, UsageError
+from ..recipes import recipe_options
+from ..storage import last_values, read_measures
+from ._records import SELECTIONS, Record, check_selection, drop_copies
 
 _ARCHITECTURES = {
     "vgg": "vgg",

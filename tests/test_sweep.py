@@ -65,7 +65,7 @@ def test_a_run_on_images_that_changed_since_is_not_done(tmp_path, monkeypatch):
     root = tmp_path / "results"
     for config in configs:
         run = write_run(root, config)
-        (run.path / "model.eqx").touch()
+        (run.path / "model.safetensors").touch()
         description = run.description()
         sha256 = "other" if config.seed == 1 else found.fingerprint
         write_json(

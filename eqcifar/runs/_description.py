@@ -17,8 +17,8 @@ from ..errors import UsageError
 from ..fields import DEFAULTS
 from ..storage import COLUMNS, FORMAT, Run
 from ..training import Loss, Model, loss_name
-from ._checkpoint import difference, table
-from ._leaves import named_arrays
+from ._array_file import difference, table
+from ._named_arrays import named_arrays
 
 
 def describe(

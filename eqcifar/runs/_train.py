@@ -210,7 +210,7 @@ def _train(
             check_same(path, run.description(), what)
 
     claim = Claim(run, config, check)
-    last, log = path / "last.eqx", path / "log.tsv"
+    last, log = path / "last.safetensors", path / "log.tsv"
     env = environment(mesh.size, grad_accum=grad_accum, remat=remat)
     # The same numbers are to be the same file, whichever commit wrote it.
     written_by = {name: value for name, value in env.items() if name != "git"}
@@ -269,7 +269,7 @@ def _train(
 
     def finish(train_state):
         claim.describe_memory(peak_bytes=peak_memory(mesh))
-        file = path / "model.eqx"
+        file = path / "model.safetensors"
         save_model(file, train_state, config, dataset, written_by, about=what["about"])
         # The log's sum, so that tables of many runs need not read all of each log.
         claim.report("done", config.epochs, seconds=total_seconds(log))

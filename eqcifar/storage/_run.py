@@ -23,8 +23,8 @@ class Run:
     - `env.json`: versions, devices, flags, git commit, memory of a step;
     - `log.tsv`: a row an epoch, see `eqcifar.training.fit` for the columns;
     - `status.json`: whether it is running, done, failed or interrupted;
-    - `last.eqx`: the checkpoint from which it is continued;
-    - `model.eqx`: the trained network, when it is done.
+    - `last.safetensors`: the checkpoint from which it is continued;
+    - `model.safetensors`: the trained network, when it is done.
 
     Reading these does not need JAX. Folder names are for people: everything is in the
     files.
@@ -88,7 +88,7 @@ class Run:
 
     def is_done(self) -> bool:
         """Whether the run is complete, its model included."""
-        return self.state() == "done" and (self.path / "model.eqx").exists()
+        return self.state() == "done" and (self.path / "model.safetensors").exists()
 
     def is_claimed(self) -> bool:
         """Whether a process is at work on the run at this moment."""
@@ -151,9 +151,9 @@ def latest_run(root: str | os.PathLike[str] = "results") -> Run:
 def explain_no_network(path: Path) -> str:
     """Why a folder has no network to read, and what to name instead."""
     if (path / "config.json").exists():
-        last = path / "last.eqx"
+        last = path / "last.safetensors"
         hint = f", or name {last} to take it as it is" if last.exists() else ""
-        return f"{path} has no model.eqx: finish its training{hint}"
+        return f"{path} has no model.safetensors: finish its training{hint}"
     if not path.is_dir():
         return f"no file or folder {path}"
     below = find_runs(path)

@@ -28,7 +28,7 @@ from eqcifar.config import TrainConfig
 from eqcifar.errors import RunError, UsageError
 from eqcifar.parallel import make_mesh
 from eqcifar.runs import Hooks, _train, train_run, train_run_with
-from eqcifar.runs._lock import Claim
+from eqcifar.runs._lock import RunLock
 from eqcifar.storage import Run
 from eqcifar.storage._growing_table import append_wide, read_wide
 from eqcifar.training import Diverged, evaluate, predict, squared_error
@@ -290,11 +290,11 @@ def test_a_second_process_is_told_of_the_first(tmp_path):
     first = (
         "import sys, time\n"
         "from eqcifar.config import TrainConfig\n"
-        "from eqcifar.runs import Run\n"
-        "from eqcifar.runs._lock import Claim\n"
+        "from eqcifar.storage import Run\n"
+        "from eqcifar.runs._lock import RunLock\n"
         "from pathlib import Path\n"
         f"config = TrainConfig.from_dict({CONFIG.to_dict()!r})\n"
-        f"with Claim(Run(Path({str(path)!r})), config):\n"
+        f"with RunLock(Run(Path({str(path)!r})), config):\n"
         "    print('claimed', flush=True)\n"
         "    time.sleep(600)\n"
     )
@@ -309,7 +309,7 @@ def test_a_second_process_is_told_of_the_first(tmp_path):
         process.kill()
         process.wait()
     assert Run(path).status()["state"] == "running"
-    with Claim(Run(path), CONFIG):
+    with RunLock(Run(path), CONFIG):
         assert Run(path).status()["pid"] == os.getpid()
 
 

@@ -8,7 +8,7 @@ from ._checkpoints import (
     write_network as write_network,
 )
 from ._description import (
-    check_folder as check_folder,
+    FolderCheck as FolderCheck,
     data_of as data_of,
     describe as describe,
     load_data as load_data,

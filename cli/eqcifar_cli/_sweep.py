@@ -8,15 +8,16 @@ import typer
 from eqcifar.config import TrainConfig
 from eqcifar.errors import UsageError
 
+from ._configs import Configs
+from ._options import with_options
 from ._run_options import RunOptions
-from ._sweep_options import grid_options
 
 _PANEL = "Sweep"
 
 
-@grid_options
+@with_options
 def sweep(
-    configs: list[TrainConfig],
+    configs: Configs,
     options: RunOptions,
     *,
     out: Annotated[
@@ -91,7 +92,7 @@ def sweep(
     from eqcifar import fields, runs, sweeps
 
     # Now, and not in each of the processes.
-    runs.Tracking(options.track or ())
+    runs.Tracking(options.track)
     if sbatch and not slurm:
         raise UsageError("--sbatch needs --slurm")
     if shard is not None:

@@ -4,16 +4,15 @@ from typing import Annotated
 
 import typer
 
-from eqcifar.config import TrainConfig
-
-from ._config_options import config_options
+from ._configs import Config
+from ._options import with_options
 from ._output import console, print_warning, say
 from ._run_options import RunOptions
 
 
-@config_options
+@with_options
 def train(
-    config: TrainConfig,
+    config: Config,
     options: RunOptions,
     *,
     out: Annotated[
@@ -40,7 +39,7 @@ def train(
     from ._stop import StopRequest, exit_code
 
     # On all processes: one that fails alone would leave the others waiting.
-    tracking = runs.Tracking(options.track or (), warn=print_warning)
+    tracking = runs.Tracking(options.track, warn=print_warning)
     if distributed:
         parallel.initialise()
     keep_compilations()

@@ -111,8 +111,8 @@ def test_debug_shows_the_traceback():
 
 
 def test_other_failures_have_a_remedy():
-    full = OSError(errno.ENOSPC, "No space left on device", "/data/last.eqx")
-    line = "No space left on device: /data/last.eqx; free some space and run the same"
+    full = OSError(errno.ENOSPC, "No space left on device", "/data/last.x")
+    line = "No space left on device: /data/last.x; free some space and run the same"
     assert (_program.describe(full) or "").startswith(line)
     assert "--batch-size" in (_program.describe(MemoryError()) or "")
     assert _program.describe(RuntimeError("a bug")) is None

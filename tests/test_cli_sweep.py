@@ -106,7 +106,7 @@ def test_ctrl_c_stops_every_run_resumably(tmp_path):
     ]
     for run in storage.find_runs(tmp_path):
         assert run.status()["state"] == "interrupted"
-        assert not run.is_claimed()
+        assert not run.is_locked()
 
 
 LISTEN = """

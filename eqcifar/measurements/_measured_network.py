@@ -8,14 +8,13 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from .. import data
 from ..config import SharpnessOptions, TrainConfig
 from ..data import Dataset
-from ..errors import RunError, UsageError
-from ..runs import data_of, load_model, named_arrays
+from ..errors import UsageError
+from ..runs import data_of, load_model
 from ..sharpness import Examples, Loss, NamedLoss, Network
 from ..storage import explain_no_network
 from ..training import Model
@@ -121,16 +120,10 @@ def open_subject(
     diverged.
     """
     path = Path(path)
-    file = path / "model.eqx" if path.is_dir() else path
+    file = path / "model.safetensors" if path.is_dir() else path
     if path.is_dir() and not file.exists():
         raise UsageError(explain_no_network(path))
     loaded = load_model(file, like)
-    for name, array in named_arrays(loaded.model, loaded.state).items():
-        if not np.isfinite(np.asarray(array)).all():
-            raise RunError(
-                f"{file} has diverged: {name} is not finite, so there is no sharpness "
-                "to measure; train again with a lower learning rate"
-            )
     config = loaded.config
     dataset = data_of(path, config) if dataset is None else dataset
     of_run = file.stem == "model" and (file.parent / "config.json").exists()

@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
-from ..errors import RunError, UsageError
+from ..errors import RunError, unknown
 from ..extras import require
 from ..storage import Run, config_hash, config_name, read_sharpness_log
 
@@ -51,8 +51,7 @@ class Tracking:
         self._names, self._warn = tuple(dict.fromkeys(names)), warn
         for name in self._names:
             if name not in TRACKERS:
-                known = ", ".join(TRACKERS)
-                raise UsageError(f"unknown tracker {name!r}: choose from {known}")
+                raise unknown("tracker", name, TRACKERS)
             require(_MODULES[name], name, f"--track {name}")
         self._run: Run | None = None
         self._open: dict[str, Tracker] = {}

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ..config import TrainConfig
+from ..fields import show_field
 
 _SHORT = {
     "width": "w",
@@ -69,10 +70,8 @@ def config_name(config: TrainConfig) -> str:
             parts.append(name if value else f"no{name}")
         elif isinstance(value, str):
             parts.append(value)
-        elif isinstance(value, tuple):
-            parts.append(name + "_".join(f"{number:g}" for number in value))
         else:
-            parts.append(f"{name}{value:g}")
+            parts.append(f"{name}{show_field(value)}")
     return _safe("-".join(parts))[:_LONGEST_NAME].strip("._-")
 
 

@@ -25,7 +25,7 @@ def fields_of(records: Iterable[Record]) -> tuple[str, ...]:
     return *FIELDS, *own
 
 
-def keep(records: Iterable[Record], filters: Iterable[str]) -> list[Record]:
+def filter_records(records: Iterable[Record], filters: Iterable[str]) -> list[Record]:
     """The records that all filters let through.
 
     **Arguments:**
@@ -34,6 +34,10 @@ def keep(records: Iterable[Record], filters: Iterable[str]) -> list[Record]:
     - `filters`: such as "arch=vgg,resnet18", "mixup=0" and "seed=0-3". Several of one
         field add up. Of a folder of images and of a class, the end of its name is
         enough.
+
+    **Returns:**
+
+    Records in their order.
 
     **Raises:**
 
@@ -59,6 +63,15 @@ def keep(records: Iterable[Record], filters: Iterable[str]) -> list[Record]:
 
 def parse_baseline(text: str, records: Iterable[Record]) -> dict[str, Any]:
     """The fields of a baseline among runs, such as "arch=vgg,mixup=0".
+
+    **Arguments:**
+
+    - `text`: conditions between commas.
+    - `records`: whose values a condition may name.
+
+    **Returns:**
+
+    Values by field.
 
     **Raises:**
 

@@ -3,72 +3,23 @@ import hashlib
 import os
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from .. import data
-from ..config import TrainConfig
+from ..config import SharpnessOptions, TrainConfig
 from ..data import Dataset
-from ..errors import RunError, UsageError
-from ..runs import data_of, load_model, named_arrays
+from ..errors import UsageError
+from ..runs import data_of, load_model
 from ..sharpness import Examples, Loss, NamedLoss, Network
 from ..storage import explain_no_network
 from ..training import Model
 
 _DEFAULT_SAMPLES = 1000
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class SharpnessOptions:
-    """How to measure sharpness.
-
-    - `samples`: images drawn at random from a split; 0: all; by default 1000, or all
-        where there are fewer.
-    - `probes`, `top`, `rtol`, `target`: see `eqcifar.sharpness.measure`.
-    - `loss`: by default the run's own.
-    - `one_hot`: take it against one-hot labels, even where training smoothed them.
-        MixUp is augmentation, and no part of a measured loss.
-    - `batch_size`: images at a time; rounded up to a multiple of the devices.
-    - `batch_statistics`: normalise each batch by itself, as in training.
-    - `memory`: GB for per-example gradients, on each device.
-    - `seed`: of the sample and the probes.
-    """
-
-    samples: int | None = None
-    probes: int = 2
-    top: int = 5
-    rtol: float | None = None
-    loss: Literal["mse", "ce"] | None = None
-    one_hot: bool = False
-    target: Literal["split", "population"] = "split"
-    batch_size: int = 128
-    batch_statistics: bool = False
-    memory: float = 1.0
-    seed: int = 0
-
-    def __post_init__(self):
-        _require(self.samples is None or self.samples >= 0, "samples", "0 or more")
-        _require(
-            self.samples != 1,
-            "samples",
-            "2 or more: one image tells nothing about the error; 0 takes all",
-        )
-        _require(self.probes >= 0, "probes", "0 or more")
-        _require(self.top >= 1, "top", "1 or more")
-        _require(self.rtol is None or self.rtol > 0, "rtol", "greater than 0")
-        _require(self.batch_size >= 1, "batch_size", "1 or more")
-        _require(self.memory > 0, "memory", "greater than 0")
-        _require(0 <= self.seed < 2**32, "seed", "0 or more, and below 2**32")
-
-
-def _require(holds: bool, name: str, allowed: str):
-    if not holds:
-        raise UsageError(f"{name.replace('_', '-')} must be {allowed}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -169,16 +120,10 @@ def open_subject(
     diverged.
     """
     path = Path(path)
-    file = path / "model.eqx" if path.is_dir() else path
+    file = path / "model.safetensors" if path.is_dir() else path
     if path.is_dir() and not file.exists():
         raise UsageError(explain_no_network(path))
     loaded = load_model(file, like)
-    for name, array in named_arrays(loaded.model, loaded.state).items():
-        if not np.isfinite(np.asarray(array)).all():
-            raise RunError(
-                f"{file} has diverged: {name} is not finite, so there is no sharpness "
-                "to measure; train again with a lower learning rate"
-            )
     config = loaded.config
     dataset = data_of(path, config) if dataset is None else dataset
     of_run = file.stem == "model" and (file.parent / "config.json").exists()

@@ -82,7 +82,6 @@ def model_card(loaded: LoadedModel, run: Run) -> str:
     """
     config, header = loaded.config, loaded.header
     data, arrays = header["data"], named_arrays(loaded.model, loaded.state)
-    softmax = "after a softmax"
     return _CARD.format(
         arch=config.arch,
         use=(_USE_IN_PYTHON if config.has_own_arch else _USE).format(arch=config.arch),
@@ -100,9 +99,7 @@ def model_card(loaded: LoadedModel, run: Run) -> str:
         ),
         mean=", ".join(map(str, config.mean)),
         std=", ".join(map(str, config.std)),
-        probabilities={"mse": "cut to [0, 1], which need not sum to 1"}.get(
-            config.loss, softmax
-        ),
+        probabilities=LOSSES.get(config.loss, LOSSES["ce"]).probabilities_are,
         classes=", ".join(loaded.classes),
         options="\n".join(_options(config, header.get("about", {}))),
         environment="\n".join(_environment(header.get("environment", {}))),

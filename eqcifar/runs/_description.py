@@ -9,14 +9,16 @@ from typing import Any
 
 import equinox as eqx
 import jax
+import optax
 
 from .. import __version__, data, models
 from ..config import TrainConfig
 from ..data import Dataset
 from ..errors import UsageError
 from ..fields import DEFAULTS
+from ..losses import AnyLoss, get_loss, own_name
 from ..storage import COLUMNS, FORMAT, Run
-from ..training import Loss, Model, loss_name
+from ..training import AnyOptimiser, Model, Schedule
 from ._checkpoint import difference, table
 from ._leaves import named_arrays
 
@@ -181,7 +183,9 @@ def named_config(
     dataset: Dataset,
     model: Model,
     state: eqx.nn.State,
-    loss: Loss | None = None,
+    loss: AnyLoss | None = None,
+    optimiser: AnyOptimiser | None = None,
+    schedule: Schedule | None = None,
 ) -> TrainConfig:
     """The recipe under the names of what is trained by it.
 
@@ -189,15 +193,34 @@ def named_config(
 
     A configuration whose `dataset` is the data's name, whose `arch` is the model's
     class unless `eqcifar.models.create` makes such a model of the configuration, and
-    whose `loss` is the function's name.
+    whose `loss`, `optimiser` and `schedule` are the names of what is given.
     """
     named = _is_created(config, len(dataset.classes), model, state)
     return dataclasses.replace(
         config,
         arch=config.arch if named else class_name(model),
         dataset=dataset.name,
-        loss=config.loss if loss is None else loss_name(loss),
+        loss=config.loss if loss is None else get_loss(loss).name,
+        optimiser=config.optimiser if optimiser is None else _name(optimiser),
+        schedule=_schedule_name(config, optimiser, schedule),
     )
+
+
+def _name(part: Any) -> str:
+    """`module.name` of an optimiser or a schedule, of closures that of who made them."""
+    made_by, _, _ = own_name(getattr(part, "update", part)).partition(".<locals>")
+    return made_by
+
+
+def _schedule_name(
+    config: TrainConfig, optimiser: AnyOptimiser | None, schedule: Schedule | None
+) -> str:
+    if schedule is not None:
+        return _name(schedule)
+    # Its learning rate is its own.
+    if isinstance(optimiser, optax.GradientTransformation):
+        return _name(optimiser)
+    return config.schedule
 
 
 def class_name(model: Model) -> str:

@@ -40,14 +40,6 @@ from ._landscape import (
     filter_normalised as filter_normalised,
     landscape as landscape,
 )
-from ._losses import (
-    Loss as Loss,
-    NamedLoss as NamedLoss,
-    ce as ce,
-    get_loss as get_loss,
-    losses as losses,
-    mse as mse,
-)
 from ._measures import (
     MEASURES as MEASURES,
     check_measures as check_measures,

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from ..config import TrainConfig
+from ..losses import LOSSES
 from ..runs import LoadedModel, named_arrays
 from ..storage import Run
 from ..training import steps_per_epoch
@@ -23,7 +24,7 @@ tags: [eqcifar, jax, equinox, image-classification]
 - **Training:** {step} steps with eqcifar, seed {seed}.
 {results}- **Input:** RGB images of 32 x 32 pixels, as 3 x 32 x 32 numbers in [0, 1]; by
   channel, ({mean}) is subtracted before they are divided by ({std}).
-- **Output:** a number for each class. Probabilities are these numbers {probabilities}.
+- **Output:** a number for each class. Probabilities are {probabilities}.
 - **Classes,** in order: {classes}.
 
 ## Use

@@ -1,5 +1,6 @@
 """The columns of `sharpness.tsv` and `sharpness_log.tsv`: measures and their splits."""
 
+from ..config import PARTS
 from ..errors import RunError
 from ..storage import ABOUT
 from ..storage import read_wide
@@ -15,7 +16,7 @@ import re
 SPLITS = {"": "train", "_te": "test", "_va": "val"}
 
 
-_HOW = r"(_(?P<loss>mse|ce))?(_onehot)?(_trainmode)?"
+_HOW = rf"(_(?P<loss>{'|'.join(PARTS['loss'])}))?(_onehot)?(_trainmode)?"
 
 
 _COLUMN = re.compile(rf"(?P<name>.+?{_HOW})(?P<end>_te|_va)?")

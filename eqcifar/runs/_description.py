@@ -207,7 +207,7 @@ def named_config(
 
 
 def _name(part: Any) -> str:
-    """`module.name` of an optimiser or a schedule, of closures that of who made them."""
+    """`module.name` of an optimiser or a schedule; of closures, of who made them."""
     made_by, _, _ = own_name(getattr(part, "update", part)).partition(".<locals>")
     return made_by
 

@@ -149,7 +149,8 @@ def train_run_with(
         optimiser and schedule go by their own names.
     - `loss`, `optimiser`, `schedule`: as in `eqcifar.training.fit`.
     - `about`: what else tells the run from others, such as `{"noise": 0.2}`, or the
-        numbers of one's own optimiser: numbers and texts by name. They become columns of tables, and can be filtered by.
+        numbers of one's own optimiser, which its name does not tell: numbers and texts
+        by name. They become columns of tables, and can be filtered by.
     - `mesh`, `grad_accum`, `remat`: as in `eqcifar.training.fit`.
 
     The others, the result and the errors are those of `train_run`. A run that is done,

@@ -1,3 +1,5 @@
+from eqcifar.losses import Loss as Loss, get_loss as get_loss
+
 from ._compare import (
     Comparison as Comparison,
     check_comparison as check_comparison,

@@ -24,19 +24,21 @@ import numbers
 import operator
 import types
 from collections.abc import Mapping
-from typing import Any, ClassVar, Literal, Self, Union, get_args, get_origin
+from typing import Any, ClassVar, Literal, TypeVar, Union, get_args, get_origin
 
 from .errors import UsageError
+
+_Own = TypeVar("_Own", bound="Options")
 
 
 def option(
     default: Any,
     help: str,
     *,
-    above: float | None = None,
-    at_least: float | None = None,
-    below: float | None = None,
-    at_most: float | None = None,
+    above: int | float | None = None,
+    at_least: int | float | None = None,
+    below: int | float | None = None,
+    at_most: int | float | None = None,
     divides: str | None = None,
     choices: tuple[str, ...] = (),
     short: str | None = None,
@@ -105,7 +107,7 @@ class Options:
             _require(False, name, value, f"0 or a divisor of the {of}, {whole}")
 
     @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+    def from_dict(cls: type[_Own], values: Mapping[str, Any]) -> _Own:
         """Make it of a mapping, as read from TOML or JSON.
 
         **Raises:**
@@ -113,13 +115,13 @@ class Options:
         `UsageError` for a key that is not a field, with the nearest field, and for a
         value that it cannot have.
         """
-        fields = [field.name for field in dataclasses.fields(cls)]
+        kinds = {field.name: field.type for field in dataclasses.fields(cls)}
         for key in values:
-            if key not in fields:
-                near = difflib.get_close_matches(key, fields, n=1)
+            if key not in kinds:
+                near = difflib.get_close_matches(key, kinds, n=1)
                 hint = f"; did you mean {near[0]!r}?" if near else ""
                 raise UsageError(f"unknown configuration key {key!r}{hint}")
-        return cls(**values)
+        return cls(**{key: _typed(key, kinds[key], x) for key, x in values.items()})
 
     def to_dict(self) -> dict[str, Any]:
         """The fields as JSON-ready values, the inverse of `from_dict`."""

@@ -79,7 +79,7 @@ def test_completion_script_and_values():
         ("train --epoch 3", "No such option: --epoch"),
         ("train --epochs x", "Invalid value for '--epochs'"),
         ("train --loss l1", "'--loss'"),
-        ("train --lr 0", "lr = 0.0: must be greater than 0"),
+        ("train --lr 0", "lr = 0.0: must be above 0"),
         ("train --bn-group 3", "bn_group = 3: must be 0 or a divisor"),
         ("archs resnet19", "unknown architecture 'resnet19'; nearest: resnet18"),
         ("train --arch resnet99", "unknown architecture 'resnet99'"),
@@ -111,8 +111,8 @@ def test_debug_shows_the_traceback():
 
 
 def test_other_failures_have_a_remedy():
-    full = OSError(errno.ENOSPC, "No space left on device", "/data/last.eqx")
-    line = "No space left on device: /data/last.eqx; free some space and run the same"
+    full = OSError(errno.ENOSPC, "No space left on device", "/data/last.x")
+    line = "No space left on device: /data/last.x; free some space and run the same"
     assert (_program.describe(full) or "").startswith(line)
     assert "--batch-size" in (_program.describe(MemoryError()) or "")
     assert _program.describe(RuntimeError("a bug")) is None
@@ -134,7 +134,7 @@ def test_output_survives_an_ascii_terminal():
         ("train --epochs 1.5", "Invalid value for '--epochs': must be a whole number"),
         ("train --augment=3", "--augment takes no value: give it alone"),
         ("train --seed", "--seed needs a value"),
-        ("train --grad-accum 0", "'--grad-accum': must be 1 or more"),
+        ("train --grad-accum 0", "grad_accum = 0: must be at least 1"),
         ("train --flip x", "'--flip': 'x' is not one of 'random', 'alternating'"),
         (
             "sharpness --probes x",

@@ -106,7 +106,7 @@ def test_ctrl_c_stops_every_run_resumably(tmp_path):
     ]
     for run in storage.find_runs(tmp_path):
         assert run.status()["state"] == "interrupted"
-        assert not run.is_claimed()
+        assert not run.is_locked()
 
 
 LISTEN = """
@@ -214,7 +214,7 @@ def test_a_run_stops_when_its_sweep_is_gone_and_ends_when_it_was_stopping():
     ("options", "line"),
     [
         ("--lr 0.1,x", "lr = 'x': must be a number"),
-        ("--lr 0.1,0", "lr = 0.0: must be greater than 0"),
+        ("--lr 0.1,0", "lr = 0.0: must be above 0"),
         ("--shard 3/2", "shard '3/2': must be i/n"),
         ("--sbatch time=3", "--sbatch needs --slurm"),
         ("--per-device 2", "no NVIDIA GPU is visible here: use --jobs instead"),

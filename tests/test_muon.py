@@ -156,7 +156,7 @@ def test_a_run_with_muon_goes_on_from_its_checkpoint_to_the_same_bits(
     asked = iter([False, False, True])
     with pytest.raises(Interrupted) as stopped:
         train(should_stop=asked.__next__)
-    path = tmp_path / "last.eqx"
+    path = tmp_path / "last.safetensors"
     runs.save_checkpoint(path, stopped.value.train_state, CONFIG, small_dataset())
     resumed, _ = runs.load_checkpoint(path, start(seed=1))
     end, _ = fit(resumed, small_dataset(), CONFIG, mesh=make_mesh(1))

@@ -207,7 +207,7 @@ def test_an_averaged_run_goes_on_from_its_checkpoint_to_the_same_bits(tmp_path):
     asked = iter([False] * 6 + [True])
     with pytest.raises(Interrupted) as stopped:
         run(config, should_stop=asked.__next__)
-    path = tmp_path / "last.eqx"
+    path = tmp_path / "last.safetensors"
     runs.save_checkpoint(path, stopped.value.train_state, config, dataset)
     resumed, header = runs.load_checkpoint(path, start(config, seed=1))
     end, rest = fit(resumed, dataset, config, mesh=make_mesh(1))

@@ -31,7 +31,7 @@ BESIDE = {
     ("data", "parallel"),
     ("figures", "storage"),
     ("exchange", "measurements"),
-    ("sweeps", "runs"),
+    ("data", "storage"),
 }
 WITHOUT_JAX = (
     "errors",

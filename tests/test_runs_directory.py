@@ -122,7 +122,7 @@ def test_find_runs_looks_everywhere_below_and_nowhere_else(tmp_path):
 def test_the_latest_run_is_the_one_finished_last(tmp_path):
     runs = [make_run(tmp_path / name, f"2026-01-0{day}") for name, day in RUNS]
     for run in runs[:3]:
-        (run.path / "model.eqx").touch()
+        (run.path / "model.safetensors").touch()
     status = {"state": "running", "updated": "2026-02-01"}
     write_json(runs[3].path / "status.json", status)
     (tmp_path / "broken").mkdir()
@@ -130,7 +130,7 @@ def test_the_latest_run_is_the_one_finished_last(tmp_path):
     (tmp_path / "broken" / "status.json").write_text("{")
     assert latest_run(tmp_path) == runs[1]
     for run in runs:
-        (run.path / "model.eqx").unlink(missing_ok=True)
+        (run.path / "model.safetensors").unlink(missing_ok=True)
     with pytest.raises(
         UsageError, match="no finished run in .* 5 that are not finished"
     ):

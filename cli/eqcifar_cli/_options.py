@@ -46,7 +46,7 @@ def with_options(command: Callable[..., None]) -> Callable[..., None]:
     for name, parameter in inspect.signature(command).parameters.items():
         reader = _reader(parameter.annotation)
         if reader is None:
-            parameters[name] = parameter.replace(kind=parameter.KEYWORD_ONLY)
+            parameters[name] = parameter
             continue
         fields = {
             field.name: _option(reader, field)
@@ -68,20 +68,24 @@ def with_options(command: Callable[..., None]) -> Callable[..., None]:
             made[name] = reader.read(given, **{each: values.pop(each) for each in own})
         command(**made, **values)
 
-    run.__signature__ = inspect.Signature(list(parameters.values()))
+    keyword = inspect.Parameter.KEYWORD_ONLY
+    run.__signature__ = inspect.Signature(
+        [each.replace(kind=keyword) for each in parameters.values()]
+    )
     run.__doc__, run.__name__ = command.__doc__, command.__name__
     return run
 
 
 def _reader(annotation: Any) -> Reader | None:
     if inspect.isclass(annotation) and issubclass(annotation, Options):
-        return Reader(annotation, lambda given: annotation(**given))
+        return Reader(annotation, annotation.from_dict)
     about = getattr(annotation, "__metadata__", ())
     return next((each for each in about if isinstance(each, Reader)), None)
 
 
 def _option(reader: Reader, field: dataclasses.Field) -> inspect.Parameter:
-    about, kind = field.metadata, without_none(field.type)
+    about = field.metadata
+    kind: Any = without_none(field.type)
     choices = get_args(kind) if get_origin(kind) is Literal else about["choices"]
     metavar, default, flag = about["metavar"], field.default, flag_of(field.name)
     names = [flag] if kind is not bool or reader.many else [f"{flag}/--no-{flag[2:]}"]

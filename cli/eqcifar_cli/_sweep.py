@@ -105,19 +105,24 @@ def sweep(
     def command(config: TrainConfig) -> list[str]:
         return [sys.executable, "-m", "eqcifar_cli", *arguments(config)]
 
+    # What imports JAX is given to what does not.
+    check = runs.FolderCheck()
     if dry_run:
-        for job in sweeps.Sweep(configs, out, command).select("waiting"):
+        planned = sweeps.Sweep(configs, out, command, check=check)
+        for job in planned.select("waiting"):
             typer.echo(f"eqcifar {shlex.join(arguments(job.config))}")
     elif slurm:
         given = {
             name: value if equals else True
             for name, equals, value in (text.partition("=") for text in sbatch or [])
         }
-        submitted = sweeps.submit(configs, out, command, options=given, jobs=jobs)
+        submitted = sweeps.submit(
+            configs, out, command, check=check, options=given, jobs=jobs
+        )
         _print_submitted(len(configs), [job.job_id for job in submitted], out)
     else:
         slots = sweeps.make_slots(jobs, per_device)
-        _run(sweeps.Sweep(configs, out, command, slots=slots), out)
+        _run(sweeps.Sweep(configs, out, command, check=check, slots=slots), out)
 
 
 def _run(sweep, out: Path):

@@ -138,4 +138,4 @@ class _Stopped(Exception):
 
 def _local(leaf: Any) -> Any:
     # The state may lie on devices of several hosts, and its buffers are donated.
-    return jnp.asarray(np.asarray(leaf)) if eqx.is_array(leaf) else leaf
+    return jnp.asarray(np.array(leaf)) if eqx.is_array(leaf) else leaf

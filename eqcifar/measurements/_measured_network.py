@@ -8,15 +8,14 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from .. import data
 from ..config import SharpnessOptions, TrainConfig
 from ..data import Dataset
-from ..errors import RunError, UsageError
+from ..errors import UsageError
 from ..losses import LOSSES, AnyLoss, Loss, get_loss
-from ..runs import data_of, load_model, named_arrays
+from ..runs import data_of, load_model
 from ..sharpness import Examples, Network
 from ..storage import explain_no_network
 from ..training import Model
@@ -138,16 +137,10 @@ def open_subject(
     diverged.
     """
     path = Path(path)
-    file = path / "model.eqx" if path.is_dir() else path
+    file = path / "model.safetensors" if path.is_dir() else path
     if path.is_dir() and not file.exists():
         raise UsageError(explain_no_network(path))
     loaded = load_model(file, like)
-    for name, array in named_arrays(loaded.model, loaded.state).items():
-        if not np.isfinite(np.asarray(array)).all():
-            raise RunError(
-                f"{file} has diverged: {name} is not finite, so there is no sharpness "
-                "to measure; train again with a lower learning rate"
-            )
     config = loaded.config
     if loss is not None and get_loss(loss).name != config.loss:
         raise UsageError(

@@ -15,19 +15,19 @@ from ._plot import (
     plot_curves as plot_curves,
 )
 from ._provenance import hardware as hardware, software as software
-from ._records import read_records as read_records, Record as Record
+from ._records import Record as Record, read_records as read_records
 from ._report import write_report as write_report
 from ._statistics import (
     Comparison as Comparison,
-    summarise as summarise,
     Summary as Summary,
+    summarise as summarise,
     welch as welch,
 )
 from ._table import (
-    check_baseline as check_baseline,
     Group as Group,
+    Table as Table,
+    check_baseline as check_baseline,
     measured as measured,
     sharpness_measured as sharpness_measured,
-    Table as Table,
     tabulate as tabulate,
 )

@@ -1,17 +1,12 @@
 """The columns of `sharpness.tsv` and `sharpness_log.tsv`: measures and their splits."""
 
-from ..config import PARTS
-from ..errors import RunError
-from ..storage import ABOUT
-from ..storage import read_wide
-from ._records import Record
-from collections.abc import Iterable
-from collections.abc import Mapping
-from collections.abc import Sequence
-from pathlib import Path
 import dataclasses
 import math
 import re
+from collections.abc import Iterable, Mapping, Sequence
+
+from ..config import PARTS
+from ._records import Record
 
 SPLITS = {"": "train", "_te": "test", "_va": "val"}
 

@@ -1,15 +1,11 @@
-from ..errors import UsageError
-from ..fields import DEFAULTS
-from ..fields import FIELDS
-from ..fields import check_field
-from ..fields import natural
-from ..fields import parse_values
-from ..fields import show_field
-from ._records import Record
-from collections.abc import Iterable
-from typing import Any
 import difflib
 import re
+from collections.abc import Iterable
+from typing import Any
+
+from ..errors import UsageError
+from ..fields import DEFAULTS, FIELDS, check_field, natural, parse_values, show_field
+from ._records import Record
 
 # What stands before each part of a long name, whose end is enough.
 _MARKS = {"dataset": "/", "arch": "."}

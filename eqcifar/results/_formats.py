@@ -1,16 +1,15 @@
-from ..fields import DEFAULTS
-from ..storage import STATES
-from ._pivot import TextTable
-from ._table import Table
-from collections.abc import Iterable
-from collections.abc import Mapping
-from collections.abc import Sequence
-from typing import Any
 import csv
 import io
 import json
 import math
 import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from ..fields import DEFAULTS
+from ..storage import STATES
+from ._pivot import TextTable
+from ._table import Table
 
 # For an output that has no other characters.
 ASCII = str.maketrans({"±": "+-", "–": "-"})

@@ -1,11 +1,12 @@
 """Where numbers come from: the command, the versions and the hardware."""
 
+import contextlib
+from collections.abc import Iterable
+from typing import Any
+
 from ..errors import RunError
 from ..storage import Run
 from ._records import Record
-from collections.abc import Iterable
-from typing import Any
-import contextlib
 
 _SHOWN = "python", "eqcifar", "jax", "equinox", "optax"
 

@@ -1,26 +1,16 @@
-from ..errors import UsageError
-from ..fields import DEFAULTS
-from ..fields import FIELDS
-from ..fields import check_field
-from ..fields import natural
-from ..storage import COLUMNS
-from ._conditions import field_of
-from ._conditions import fields_of
-from ._records import Record
-from ._statistics import Comparison
-from ._statistics import Summary
-from ._statistics import summarise
-from ._statistics import welch
-from collections import Counter
-from collections.abc import Hashable
-from collections.abc import Iterable
-from collections.abc import Iterator
-from collections.abc import Mapping
-from collections.abc import Sequence
-from typing import Any
 import dataclasses
 import math
 import os
+from collections import Counter
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+from ..errors import UsageError
+from ..fields import DEFAULTS, FIELDS, check_field, natural
+from ..storage import COLUMNS
+from ._conditions import field_of, fields_of
+from ._records import Record
+from ._statistics import Comparison, Summary, summarise, welch
 
 # The order in which fields are shown: what the original's table is laid out by first.
 _FIRST = "arch", "dataset"

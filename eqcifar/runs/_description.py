@@ -14,13 +14,13 @@ import optax
 from .. import __version__, data, models
 from ..config import TrainConfig
 from ..data import Dataset
-from ..errors import UsageError
+from ..errors import EqcifarError, UsageError
 from ..fields import DEFAULTS
 from ..losses import AnyLoss, get_loss, own_name
 from ..storage import COLUMNS, FORMAT, Run
 from ..training import AnyOptimiser, Model, Schedule
-from ._checkpoint import difference, table
-from ._leaves import named_arrays
+from ._array_file import difference, table
+from ._named_arrays import named_arrays
 
 
 def describe(
@@ -119,31 +119,49 @@ def check_data(path: Path, found: Mapping[str, Any], sha256: str, name: str):
         )
 
 
-def check_folder(
-    run: Run, config: TrainConfig, known: dict[Hashable, str] | None = None
-):
-    """Refuse a run whose folder of images has changed since; it may be gone.
+class FolderCheck:
+    """Says of many runs whether their folders of images have changed since.
 
-    What the hub holds, and what is procedural, goes by its name.
-
-    **Arguments:**
-
-    - `run`: that is done.
-    - `config`: its configuration.
-    - `known`: takes the SHA-256 of data for later calls, which then need not load it.
-
-    **Raises:**
-
-    `UsageError` as `check_data`.
+    What the hub holds, and what is procedural, goes by its name, and a folder may be
+    gone. Each folder is read once.
     """
-    folder = Path(data.locate(config.dataset))
-    if not (folder.is_absolute() and folder.is_dir()):
-        return
-    known = {} if known is None else known
-    key = folder, config.val_size, config.limit_train, config.limit_test
-    if key not in known:
-        known[key] = load_data(config).fingerprint
-    check_data(run.path, run.description(), known[key], config.dataset)
+
+    def __init__(self):
+        """It knows no folder yet."""
+        self._sha256: dict[Hashable, str] = {}
+
+    def __call__(self, run: Run, config: TrainConfig) -> str:
+        """Why a run that is done is not its configuration's any more, or nothing.
+
+        **Arguments:**
+
+        - `run`: that is done.
+        - `config`: its configuration.
+
+        **Returns:**
+
+        A line that tells what to do; empty where the images are the same.
+        """
+        try:
+            self.check(run, config)
+        except EqcifarError as error:
+            return str(error)
+        return ""
+
+    def check(self, run: Run, config: TrainConfig):
+        """Refuse a run whose folder of images has changed; arguments as of a call.
+
+        **Raises:**
+
+        `UsageError` as `check_data`, and what `eqcifar.data.load` raises.
+        """
+        folder = Path(data.locate(config.dataset))
+        if not (folder.is_absolute() and folder.is_dir()):
+            return
+        key = folder, config.val_size, config.limit_train, config.limit_test
+        if key not in self._sha256:
+            self._sha256[key] = load_data(config).fingerprint
+        check_data(run.path, run.description(), self._sha256[key], config.dataset)
 
 
 def load_data(config: TrainConfig) -> Dataset:

@@ -37,9 +37,9 @@ from ..training import (
     steps_per_epoch,
 )
 from ._checkpoints import load_checkpoint, save_checkpoint, save_model
-from ._description import check_folder, check_same, describe, load_data, named_config
+from ._description import FolderCheck, check_same, describe, load_data, named_config
 from ._environment import differences, environment
-from ._lock import Claim, on_main
+from ._lock import RunLock, on_main
 
 # A share of the time. On a GPU, an epoch can be as short as writing a checkpoint.
 _MOST_TIME_SAVING = 0.05
@@ -55,6 +55,8 @@ class Hooks:
         `eqcifar.training.fit`.
     - `warn`: with a line about what makes the digits differ from those of an
         uninterrupted run.
+
+    With `lend`, the states are no copies, but lent as by `eqcifar.training.fit`.
     """
 
     on_start: Callable[[Run, Dataset, TrainState], None] | None = None
@@ -63,6 +65,11 @@ class Hooks:
     on_epoch: Callable[[TrainState, Row], None] | None = None
     should_stop: Callable[[], bool] = lambda: False
     warn: Callable[[str], None] = warnings.warn
+    lend: bool = False
+
+    def given(self, train_state: TrainState) -> TrainState:
+        """The state as `on_start` and `on_epoch` are given it."""
+        return train_state if self.lend else copied(train_state)
 
 
 def train_run(
@@ -100,7 +107,7 @@ def train_run(
     """
     run = Run(run_path(root, config))
     if run.is_done():
-        everywhere(lambda: check_folder(run, config))
+        everywhere(lambda: FolderCheck().check(run, config))
         return run
     models.check_name(config.arch)
     config.check_parts()
@@ -218,21 +225,21 @@ def _train(
         if (path / "config.json").exists():
             check_same(path, run.description(), what)
 
-    claim = Claim(run, config, check)
-    last, log = path / "last.eqx", path / "log.tsv"
+    lock = RunLock(run, config, check)
+    last, log = path / "last.safetensors", path / "log.tsv"
     env = environment(mesh.size, grad_accum=grad_accum, remat=remat)
     # The same numbers are to be the same file, whichever commit wrote it.
     written_by = {name: value for name, value in env.items() if name != "git"}
     per_epoch = steps_per_epoch(config, len(dataset.train))
 
     def prepare(epoch):
-        claim.describe(what, env)
+        lock.describe(what, env)
         # Measures of a network that is about to be trained anew hold for none.
         keep_rows(path / "sharpness.tsv", lambda row: row.get("step") == str(steps))
         rows = cut_log(log, epoch)
         if rows < epoch:
             hooks.warn(f"{log} has lost {epoch - rows} of {epoch} rows")
-        claim.report("running", epoch)
+        lock.report("running", epoch)
 
     # The quickest counts, or one write that stalled would put off the next for hours.
     next_save, quickest = 0.0, math.inf
@@ -254,11 +261,11 @@ def _train(
             append_row(log, row)
             if epoch == config.epochs or monotonic() >= next_save:
                 save(train_state)
-            claim.report("running", epoch)
+            lock.report("running", epoch)
 
         on_main(path, write)
         if hooks.on_epoch is not None:
-            hooks.on_epoch(copied(train_state), row)
+            hooks.on_epoch(hooks.given(train_state), row)
 
     def check_fits(memory):
         limit = memory_limit(mesh)
@@ -273,24 +280,24 @@ def _train(
 
     def compiled(memory):
         everywhere(partial(check_fits, memory))
-        on_main(path, lambda: claim.describe_memory(step_planned_bytes=memory))
+        on_main(path, lambda: lock.describe_memory(step_planned_bytes=memory))
         hooks.on_compiled(memory)
 
     def finish(train_state):
-        claim.describe_memory(peak_bytes=peak_memory(mesh))
-        file = path / "model.eqx"
+        lock.describe_memory(peak_bytes=peak_memory(mesh))
+        file = path / "model.safetensors"
         save_model(file, train_state, config, dataset, written_by, about=what["about"])
         # The log's sum, so that tables of many runs need not read all of each log.
-        claim.report("done", config.epochs, seconds=total_seconds(log))
+        lock.report("done", config.epochs, seconds=total_seconds(log))
 
-    with claim:
+    with lock:
         if last.exists():
             train_state = _resume(last, train_state, what, env, hooks.warn)
         steps = int(train_state.step)
         epoch = steps // per_epoch
         on_main(path, lambda: prepare(epoch))
         if hooks.on_start is not None:
-            hooks.on_start(run, dataset, copied(train_state))
+            hooks.on_start(run, dataset, hooks.given(train_state))
         try:
             train_state, _ = fit(
                 train_state,
@@ -317,7 +324,7 @@ def _train(
                 ) from None
             on_main(path, lambda: save(stopped))
             epoch = int(stopped.step) // per_epoch
-            on_main(path, lambda: claim.report("interrupted", epoch, message))
+            on_main(path, lambda: lock.report("interrupted", epoch, message))
             return
         except jax.errors.JaxRuntimeError as error:
             if not is_out_of_memory(error):

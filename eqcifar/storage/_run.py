@@ -2,12 +2,12 @@ import contextlib
 import dataclasses
 import os
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from ..errors import RunError, UsageError
-from ._files import read_json
+from ._files import find_folders, read_json
 from ._log import read_log
 from ._status import current_state
 
@@ -23,8 +23,8 @@ class Run:
     - `env.json`: versions, devices, flags, git commit, memory of a step;
     - `log.tsv`: a row an epoch, see `eqcifar.training.fit` for the columns;
     - `status.json`: whether it is running, done, failed or interrupted;
-    - `last.eqx`: the checkpoint from which it is continued;
-    - `model.eqx`: the trained network, when it is done.
+    - `last.safetensors`: the checkpoint from which it is continued;
+    - `model.safetensors`: the trained network, when it is done.
 
     Reading these does not need JAX. Folder names are for people: everything is in the
     files.
@@ -88,9 +88,9 @@ class Run:
 
     def is_done(self) -> bool:
         """Whether the run is complete, its model included."""
-        return self.state() == "done" and (self.path / "model.eqx").exists()
+        return self.state() == "done" and (self.path / "model.safetensors").exists()
 
-    def is_claimed(self) -> bool:
+    def is_locked(self) -> bool:
         """Whether a process is at work on the run at this moment."""
         import filelock
 
@@ -123,9 +123,7 @@ def find_runs(
 
     `UsageError` when there is no such folder.
     """
-    if not os.path.isdir(root):
-        raise UsageError(f"no folder {os.fspath(root)}: nothing was trained there")
-    return [Run(Path(path)) for path in sorted(_walk(os.fspath(root), warn))]
+    return [Run(path) for path in find_folders(root, {"config.json"}, warn)]
 
 
 def latest_run(root: str | os.PathLike[str] = "results") -> Run:
@@ -151,9 +149,9 @@ def latest_run(root: str | os.PathLike[str] = "results") -> Run:
 def explain_no_network(path: Path) -> str:
     """Why a folder has no network to read, and what to name instead."""
     if (path / "config.json").exists():
-        last = path / "last.eqx"
+        last = path / "last.safetensors"
         hint = f", or name {last} to take it as it is" if last.exists() else ""
-        return f"{path} has no model.eqx: finish its training{hint}"
+        return f"{path} has no model.safetensors: finish its training{hint}"
     if not path.is_dir():
         return f"no file or folder {path}"
     below = find_runs(path)
@@ -164,23 +162,3 @@ def explain_no_network(path: Path) -> str:
         f"{path} is not the folder of a run but holds {count}: name one, such as "
         f"{below[0].path} (`eqcifar eval --out {path}` takes the one finished last)"
     )
-
-
-def _walk(root: str, warn: Callable[[str], None]) -> Iterator[str]:
-    pending = [root]
-    while pending:
-        here = pending.pop()
-        folders = []
-        try:
-            with os.scandir(here) as entries:
-                for entry in entries:
-                    if entry.name == "config.json":
-                        if entry.is_file(follow_symlinks=False):
-                            yield here
-                            break
-                    elif entry.is_dir(follow_symlinks=False):
-                        folders.append(entry.path)
-                else:
-                    pending += folders
-        except OSError as error:
-            warn(f"left out {here}: {error.strerror}")

@@ -209,6 +209,19 @@ class OptimisationConfig(Options):
         below=2**32,
     )
 
+    def __post_init__(self):
+        super().__post_init__()
+        if self.optimiser == "muon" and not self.muon_lr:
+            raise UsageError(
+                "muon_lr = 0: must be greater than 0 if the optimiser is muon, such as "
+                "0.08"
+            )
+        if self.optimiser != "muon" and self.muon_lr:
+            raise UsageError(
+                f"muon_lr = {self.muon_lr:g}: must be 0 unless the optimiser is muon; "
+                f"it is {self.optimiser}"
+            )
+
     @property
     def has_own_loss(self) -> bool:
         """Whether `loss` is `module.name` of a function that only Python can give."""

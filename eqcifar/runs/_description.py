@@ -16,11 +16,12 @@ from ..config import TrainConfig
 from ..data import Dataset
 from ..errors import EqcifarError, UsageError
 from ..fields import DEFAULTS
-from ..losses import AnyLoss, get_loss, own_name
+from ..losses import AnyLoss, get_loss
 from ..storage import COLUMNS, FORMAT, Run
 from ..training import AnyOptimiser, Model, Schedule
 from ._array_file import difference, table
 from ._named_arrays import named_arrays
+from ._part_name import part_name
 
 
 def describe(
@@ -219,25 +220,19 @@ def named_config(
         arch=config.arch if named else class_name(model),
         dataset=dataset.name,
         loss=config.loss if loss is None else get_loss(loss).name,
-        optimiser=config.optimiser if optimiser is None else _name(optimiser),
+        optimiser=config.optimiser if optimiser is None else part_name(optimiser),
         schedule=_schedule_name(config, optimiser, schedule),
     )
-
-
-def _name(part: Any) -> str:
-    """`module.name` of an optimiser or a schedule; of closures, of who made them."""
-    made_by, _, _ = own_name(getattr(part, "update", part)).partition(".<locals>")
-    return made_by
 
 
 def _schedule_name(
     config: TrainConfig, optimiser: AnyOptimiser | None, schedule: Schedule | None
 ) -> str:
     if schedule is not None:
-        return _name(schedule)
+        return part_name(schedule)
     # Its learning rate is its own.
     if isinstance(optimiser, optax.GradientTransformation):
-        return _name(optimiser)
+        return part_name(optimiser)
     return config.schedule
 
 

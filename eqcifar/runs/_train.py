@@ -33,6 +33,7 @@ from ..training import (
     copied,
     fit,
     initialise,
+    make_recipe,
     random_stream,
     steps_per_epoch,
 )
@@ -172,8 +173,7 @@ def train_run_with(
         check_same(run.path, run.description(), what)
         return run
     mesh = make_mesh() if mesh is None else mesh
-    given = {"optimiser": optimiser, "schedule": schedule}
-    start = _initialise(model, state, config, dataset, **given)
+    start = _initialise(model, state, config, dataset, **parts)
     _train(run, dataset, start, config, what, parts, mesh, grad_accum, remat, hooks)
     return run
 
@@ -218,7 +218,8 @@ def _train(
     hooks: Hooks,
 ):
     # What cannot be trained is to leave no folder.
-    check_recipe(train_state, dataset, config, mesh, grad_accum)
+    recipe = make_recipe(config, len(dataset.train), **parts)
+    check_recipe(train_state, dataset, recipe, mesh, grad_accum)
     path = run.path
 
     def check():

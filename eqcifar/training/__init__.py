@@ -25,7 +25,12 @@ from ._optimisers import (
     Optimiser as Optimiser,
     l2_coefficients as l2_coefficients,
 )
-from ._recipe import AnyOptimiser as AnyOptimiser, View as View
+from ._recipe import (
+    AnyOptimiser as AnyOptimiser,
+    Recipe as Recipe,
+    View as View,
+    make_recipe as make_recipe,
+)
 from ._schedules import (
     SCHEDULES as SCHEDULES,
     Schedule as Schedule,

@@ -67,13 +67,8 @@ def sgd_and_muon(
 
     **Raises:**
 
-    `UsageError` without a learning rate, and from `init` where Muon moves nothing.
+    `UsageError` from `init` where Muon moves nothing.
     """
-    if not config.muon_lr:
-        raise UsageError(
-            "optimiser = 'muon' needs a learning rate of its own: give muon_lr, such "
-            "as 0.08"
-        )
 
     def names(parameters):
         by_muon = moved_by_muon(parameters)
@@ -108,16 +103,7 @@ def make_optimiser(
 
     L2, the norm for the log, clipping, the optimiser that `config` names, and the
     multiples of the learning rate of `learning_rates`.
-
-    **Raises:**
-
-    `UsageError` for options that contradict each other.
     """
-    if config.muon_lr and config.optimiser != "muon":
-        raise UsageError(
-            f"muon_lr = {config.muon_lr:g}: must be 0 unless optimiser is muon, and it "
-            f"is {config.optimiser}"
-        )
     optimiser = OPTIMISERS[config.optimiser]
     return optax.chain(
         optax.identity() if optimiser.decoupled else _add_decay(config),
@@ -139,8 +125,8 @@ class GradientNorm(NamedTuple):
 def keep_gradient_norm() -> optax.GradientTransformation:
     """Change nothing, and keep the norm, for `gradient_norm`."""
 
-    def init(parameters):
-        return GradientNorm(jnp.zeros_like(optax.tree.norm(parameters)))
+    def init(params):
+        return GradientNorm(jnp.zeros_like(optax.tree.norm(params)))
 
     def update(updates, state, params=None):
         return updates, GradientNorm(optax.tree.norm(updates))

@@ -112,11 +112,15 @@ def make_recipe(
 
     `UsageError` for names and options that cannot be had.
     """
+    given = {"loss": loss, "optimiser": optimiser, "schedule": schedule}
+    given = {name for name, part in given.items() if part is not None}
+    if isinstance(optimiser, optax.GradientTransformation):
+        given.add("schedule")
+    config.check_parts(given)
     loss = get_loss(config.loss if loss is None else loss, config.label_smoothing)
-    own = {"loss": loss.function, "optimiser": optimiser, "schedule": schedule}
-    config.check_parts(name for name, part in own.items() if part is not None)
+    own = loss.function, optimiser, schedule
     fixed = optax.GradientTransformation, type(None)
-    hashable = all(inspect.isfunction(x) or isinstance(x, fixed) for x in own.values())
+    hashable = all(inspect.isfunction(x) or isinstance(x, fixed) for x in own)
     make = _make_recipe if hashable else _make_recipe.__wrapped__
     config = dataclasses.replace(config, seed=0)
     return make(config, num_train, loss, optimiser, schedule)
@@ -133,11 +137,12 @@ def _make_recipe(
     finished = isinstance(optimiser, optax.GradientTransformation)
     if schedule is None and not finished:
         schedule = learning_rate(config, num_train)
-    if optimiser is None:
-        chain, remedy = make_optimiser(config, schedule), _remedy(config)
-    else:
+    if optimiser is not None:
         chain = _own_optimiser(optimiser, schedule)
         remedy = "lower the learning rate of your optimiser, or clip its gradients"
+    else:
+        assert schedule is not None
+        chain, remedy = make_optimiser(config, schedule), _remedy(config)
     return Recipe(
         epochs=config.epochs,
         batch_size=config.batch_size,

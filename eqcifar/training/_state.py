@@ -8,6 +8,7 @@ from jaxtyping import Array, Bool, Float, Int32, PyTree, UInt8
 from .. import data
 from ..config import TrainConfig
 from ..errors import UsageError
+from ..losses import AnyLoss
 from ..models import check_real, whiten
 from ._forward import Model
 from ._recipe import AnyOptimiser, make_recipe
@@ -79,6 +80,7 @@ def initialise(
     num_train: int,
     *,
     images: UInt8[np.ndarray, "n height width 3"] | None = None,
+    loss: AnyLoss | None = None,
     optimiser: AnyOptimiser | None = None,
     schedule: Schedule | None = None,
 ) -> TrainState:
@@ -91,15 +93,17 @@ def initialise(
     - `num_train`: training examples, which decide the schedule's length.
     - `images`: of these examples; only needed with `config.whiten`, which starts the
         first convolution from them.
-    - `optimiser`, `schedule`: as in `fit`, which sees to it where they are given to it
-        alone.
+    - `loss`, `optimiser`, `schedule`: as in `fit`. Where they are given to it alone, it
+        starts their state.
 
     **Raises:**
 
     `UsageError` when `config.whiten` or the optimiser cannot be done, and for
     complex parameters.
     """
-    recipe = make_recipe(config, num_train, optimiser=optimiser, schedule=schedule)
+    recipe = make_recipe(
+        config, num_train, loss=loss, optimiser=optimiser, schedule=schedule
+    )
     if recipe.whiten:
         if images is None:
             raise UsageError(

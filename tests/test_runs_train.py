@@ -704,7 +704,7 @@ def test_a_loss_of_ones_own_is_written_down(tmp_path):
     # Ours by its name, which alone does not find one of another's.
     assert train_with(squared_error, tmp_path / "ours").config()["loss"] == "mse"
     config = dataclasses.replace(config, loss="a.b")
-    with pytest.raises(UsageError, match="no loss 'a.b' here"):
+    with pytest.raises(UsageError, match="loss = 'a.b': only Python has it"):
         train_with(None, tmp_path / "none")
     assert not (tmp_path / "none").exists()
 

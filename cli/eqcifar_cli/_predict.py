@@ -35,6 +35,7 @@ def predict(
 
     from eqcifar import data, exchange, runs
     from eqcifar.errors import UsageError
+    from eqcifar.losses import LOSSES
 
     from ._jax import keep_compilations
 
@@ -87,10 +88,7 @@ def predict(
                 for rank, guess in enumerate(best)
             ],
         )
-        if config.loss == "mse":
-            typer.echo(
-                "Trained with mse: probabilities are the outputs cut to [0, 1], and "
-                "need not sum to 1."
-            )
+        about = LOSSES.get(config.loss, LOSSES["ce"]).probabilities_are
+        typer.echo(f"Trained with {config.loss}: probabilities are {about}.")
     if errors:
         raise typer.Exit(1)

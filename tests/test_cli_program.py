@@ -1,14 +1,18 @@
 import errno
 import os
+import re
+import signal
 import subprocess
 import sys
 
 import pytest
 
 import eqcifar
+from eqcifar.config import TrainConfig
 from eqcifar_cli import _program
 
 from .cli_tools import run_cli, run_python, start_cli
+from .results_tools import write_run
 
 
 def test_help_names_every_command():
@@ -17,6 +21,23 @@ def test_help_names_every_command():
     for command in ("train", "eval", "archs", "data", "doctor", "--version"):
         assert command in result.stdout
     assert "install-completion" in result.stdout
+
+
+@pytest.mark.parametrize("command", ["", "train", "sharpness", "data", "data export"])
+def test_help_in_a_narrow_terminal_breaks_no_word(command):
+    wide, narrow = (
+        run_cli(*command.split(), "--help", COLUMNS=columns).stdout
+        for columns in ("1000", "40")
+    )
+    lines = narrow.splitlines()
+    # All but what has no blank to break it at.
+    assert not [x for x in lines if len(x) > 40 and " " in x.strip()]
+    words = set(narrow.split())
+    for line in wide.splitlines():
+        if not line.startswith("│"):
+            continue
+        for word in re.findall(r"(?<= )[a-z][a-z-]+[.,:;]?(?= )", line):
+            assert word in words
 
 
 def test_no_arguments_is_a_usage_error_with_help():
@@ -60,7 +81,7 @@ def test_completion_script_and_values():
     named = {"_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION": "1"}
     script = start_cli("--show-completion", "bash", **named)
     assert "_EQCIFAR" in script.communicate()[0].upper()
-    env = {
+    env = os.environ | {
         "_EQCIFAR_COMPLETE": "complete_bash",
         "COMP_WORDS": "eqcifar train --dataset syn",
         "COMP_CWORD": "3",
@@ -103,6 +124,31 @@ def test_failures_exit_1():
     assert result.exit_code == 1
     assert result.stderr.count("\n") == 1
     assert "HF_HUB_OFFLINE" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("at", "arguments"),
+    [
+        ("eqcifar.runs.evaluate_run", "eval results"),
+        ("eqcifar.exchange.classify", "predict results image.png"),
+        ("eqcifar.results.read_records", "tabulate results"),
+        ("eqcifar.results.pivot", "tabulate results"),
+    ],
+)
+def test_ctrl_c_is_exit_code_130_and_prints_nothing(
+    monkeypatch, tmp_path, at, arguments
+):
+    write_run(tmp_path / "results", TrainConfig(epochs=1))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("eqcifar.runs.load_model", lambda path: None)
+    monkeypatch.setattr("eqcifar.exchange.read_images", lambda paths: ReadNothing())
+    monkeypatch.setattr(at, lambda *_, **__: signal.raise_signal(signal.SIGINT))
+    result = run_cli(*arguments.split())
+    assert (result.exit_code, result.stdout, result.stderr) == (130, "", "")
+
+
+class ReadNothing:
+    errors, assumed, paths, pixels = {}, {}, (), None
 
 
 def test_debug_shows_the_traceback():
@@ -206,7 +252,7 @@ def run_in_terminal(code, columns, key):
         start_new_session=True,
     )
     printed = b""
-    while b"last" not in printed:
+    while b"last\r\n" not in printed:
         received = os.read(terminal, 4096)
         if b"ready" in received:
             os.write(terminal, key)

@@ -5,9 +5,12 @@ from typing import Annotated, Literal
 import typer
 
 from ._output import print_json, print_table, say
+from ._program import Program
 
 app = typer.Typer(
-    no_args_is_help=True, help="Look at a dataset, or write it to a folder."
+    cls=Program,
+    no_args_is_help=True,
+    help="Look at a dataset, or write it to a folder.",
 )
 
 _Name = Annotated[

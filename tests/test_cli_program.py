@@ -234,7 +234,7 @@ def test_names_cannot_command_a_terminal(encoding):
         assert not {"\x1b", "\x07", "\u202e"} & set(printed)
 
 
-def run_in_terminal(code, columns, key):
+def run_in_terminal(code, columns, key, term="xterm"):
     """What a program prints in a terminal, where a key is pressed after `ready`."""
     import fcntl
     import pty
@@ -250,6 +250,8 @@ def run_in_terminal(code, columns, key):
         stdout=end,
         stderr=end,
         start_new_session=True,
+        # Not C's, in which readline may have set COLUMNS for the terminal of the tests.
+        env={**os.environ, "TERM": term},
     )
     printed = b""
     while b"last\r\n" not in printed:
@@ -278,6 +280,21 @@ with StopRequest(reporter.bar) as stop, reporter:
 say("last")
 sys.exit(exit_code(stop.number))
 """
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="has no such terminals")
+def test_a_terminal_without_commands_gets_lines_and_no_bar():
+    code, printed, _ = run_in_terminal(
+        IN_TERMINAL.replace("print(", "on_compile(); reporter.print("),
+        40,
+        b"\x03",
+        "dumb",
+    )
+    assert code == 130
+    assert "\x1b" not in printed
+    lines = ["Compiling", "ready: many words that do not fit into so narrow a line"]
+    assert printed.splitlines()[:2] == lines
+    assert printed.endswith("Stopping to save; once more to quit at once.\r\nlast\r\n")
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="has no such terminals")

@@ -27,8 +27,8 @@ class Display:
     def __init__(self, sweep: Sweep, out: Path):
         self._sweep, self._out, self._console = sweep, out, console()
         self.live = Live(console=self._console, auto_refresh=False, transient=True)
-        terminal = self._console.is_terminal
-        self._every = _REFRESH_SECONDS if terminal else _SECONDS_BETWEEN_LINES
+        live = self._console.is_interactive
+        self._every = _REFRESH_SECONDS if live else _SECONDS_BETWEEN_LINES
         self._next = time.monotonic() + self._every
 
     def __enter__(self) -> "Display":
@@ -38,7 +38,7 @@ class Display:
             f"{jobs} runs in {self._out}: {done} finished before, {jobs - done} to do, "
             f"{slots} at a time"
         )
-        if self._console.is_terminal:
+        if self._console.is_interactive:
             self.live.start()
         return self
 
@@ -63,7 +63,7 @@ class Display:
         if now < self._next:
             return
         self._next = now + self._every
-        if self._console.is_terminal:
+        if self._console.is_interactive:
             self.live.update(self._table(), refresh=True)
             return
         for job in self._sweep.select("running"):

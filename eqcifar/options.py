@@ -17,7 +17,6 @@ parameter, see `eqcifar_cli._options`:
 """
 
 import dataclasses
-import difflib
 import inspect
 import math
 import numbers
@@ -26,7 +25,7 @@ import types
 from collections.abc import Mapping
 from typing import Any, ClassVar, Literal, TypeVar, Union, get_args, get_origin
 
-from .errors import UsageError
+from .errors import UsageError, unknown
 
 _Own = TypeVar("_Own", bound="Options")
 
@@ -78,10 +77,10 @@ class Options:
     def __post_init__(self):
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
-            typed = _typed(field.name, field.type, value)
-            if typed is not value:
+            own = typed(field.name, field.type, value)
+            if own is not value:
                 # A whole number is a number: 1 and 1.0 are one learning rate.
-                object.__setattr__(self, field.name, typed)
+                object.__setattr__(self, field.name, own)
         for field in dataclasses.fields(self):
             self._check(field.name, getattr(self, field.name), field.metadata)
 
@@ -118,10 +117,8 @@ class Options:
         kinds = {field.name: field.type for field in dataclasses.fields(cls)}
         for key in values:
             if key not in kinds:
-                near = difflib.get_close_matches(key, kinds, n=1)
-                hint = f"; did you mean {near[0]!r}?" if near else ""
-                raise UsageError(f"unknown configuration key {key!r}{hint}")
-        return cls(**{key: _typed(key, kinds[key], x) for key, x in values.items()})
+                raise unknown("configuration key", key, kinds)
+        return cls(**{key: typed(key, kinds[key], x) for key, x in values.items()})
 
     def to_dict(self) -> dict[str, Any]:
         """The fields as JSON-ready values, the inverse of `from_dict`."""
@@ -171,8 +168,24 @@ def without_none(kind: Any) -> Any:
     return kind
 
 
-def _typed(name: str, kind: Any, value: Any) -> Any:
-    """The value in the type of its field, or a refusal."""
+def typed(name: str, kind: Any, value: Any) -> Any:
+    """A value, as Python or a file has it, in the type of its field.
+
+    **Arguments:**
+
+    - `name`: of the field, for the error.
+    - `kind`: `int`, `float`, `bool`, `str`, a tuple of them, a `Literal`, or one of
+        these or `None`.
+    - `value`: a list may stand for a tuple, and a whole number for a number.
+
+    **Returns:**
+
+    The value, of the type itself.
+
+    **Raises:**
+
+    `UsageError` naming the field, the value and what is allowed.
+    """
     if type(value) is kind:
         return value
     inner = without_none(kind)
@@ -187,7 +200,7 @@ def _typed(name: str, kind: Any, value: Any) -> Any:
         if kinds[-1] is ...:
             kinds = kinds[:1] * len(values)
         _require(len(values) == len(kinds), name, value, f"{len(kinds)} numbers")
-        return tuple(_typed(name, k, x) for k, x in zip(kinds, values, strict=True))
+        return tuple(typed(name, k, x) for k, x in zip(kinds, values, strict=True))
     word, wanted = _KINDS[inner]
     # Python takes true for 1.
     fits = isinstance(value, wanted) and (inner is bool or not isinstance(value, bool))

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from .errors import UsageError
+from .errors import unknown
 
 # docs/training.md names where each option is from.
 _AIRBENCH94 = {
@@ -76,5 +76,5 @@ def recipe_options(name: str) -> dict[str, Any]:
     `UsageError` when there is no such recipe.
     """
     if name not in RECIPES:
-        raise UsageError(f"no recipe {name!r}: there are {', '.join(RECIPES)}")
+        raise unknown("recipe", name, RECIPES)
     return dict(RECIPES[name])

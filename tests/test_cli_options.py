@@ -93,7 +93,7 @@ def test_a_value_of_the_wrong_kind_is_refused_by_name(values, line):
 
 def test_a_reader_makes_what_the_fields_alone_do_not():
     def read(given: dict, *, times: int = 1) -> list[Probing]:
-        values = parse_values("count", given.pop("count", "1"), 1)
+        values = parse_values("count", given.pop("count", "1"), int)
         return [Probing(count=value * times) for value in values]
 
     many = Annotated[list[Probing], Reader(Probing, read, many=True)]

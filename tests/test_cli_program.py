@@ -102,7 +102,7 @@ def test_completion_script_and_values():
         ("train --loss l1", "'--loss'"),
         ("train --lr 0", "lr = 0.0: must be above 0"),
         ("train --bn-group 3", "bn_group = 3: must be 0 or a divisor"),
-        ("archs resnet19", "unknown architecture 'resnet19'; nearest: resnet18"),
+        ("archs resnet19", "unknown architecture 'resnet19'; did you mean 'resnet18'?"),
         ("train --arch resnet99", "unknown architecture 'resnet99'"),
         ("train --dataset /nonexistent", "'/nonexistent': there is no such folder"),
         ("data info nowhere", "Unknown dataset 'nowhere'"),

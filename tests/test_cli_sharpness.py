@@ -78,7 +78,7 @@ def test_what_cannot_be_measured_is_one_line(trained, tmp_path):
     unfinished.mkdir()
     shutil.copy(trained / "config.json", unfinished)
     for arguments, code, message in (
-        (("--measures", "trase"), 2, "Unknown measure 'trase': did you mean trace"),
+        (("--measures", "trase"), 2, "unknown measure 'trase'; did you mean 'trace'?"),
         (("--samples", 1), 2, "one image tells nothing about the error"),
         (("--samples", 41, "--devices", 1), 2, "41 samples asked for, but the train"),
         (("--split", "val", *QUICK), 2, "no val split: there are train, test"),

@@ -77,7 +77,7 @@ def test_a_failure_shows_the_end_of_its_log_and_exits_1(tmp_path):
     measures = "--sharpness-every", 1, "--sharpness-measures", "foo"
     result = run_cli(*SWEEP, *measures, "--out", tmp_path)
     assert result.exit_code == 1
-    message = "Error: Unknown measure 'foo'."
+    message = "Error: unknown measure 'foo'; there are trace"
     assert message in result.stdout.splitlines()[2]
     assert f"\n    {message}" in result.stdout
     assert "run.log)" in result.stdout
@@ -222,8 +222,8 @@ def test_a_run_stops_when_its_sweep_is_gone_and_ends_when_it_was_stopping():
         ("--slurm", "there is no sbatch here"),
         ("vgg", "unexpected extra argument(s) (vgg)"),
         ("--loss my.loss", "must be mse or ce in a sweep"),
-        ("--track foo", "unknown tracker 'foo': choose from tensorboard"),
-        ("--sharpness-every=-1", "Invalid value for '--sharpness-every'"),
+        ("--track foo", "unknown tracker 'foo'; there are tensorboard"),
+        ("--sharpness-every=-1", "sharpness_every = -1: must be at least 0"),
         ("--file nowhere.toml", "cannot read nowhere.toml: No such file"),
     ],
 )

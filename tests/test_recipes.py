@@ -48,9 +48,9 @@ def test_a_sweep_varies_what_a_recipe_leaves_open(tmp_path):
 def test_an_unknown_recipe_is_refused():
     _, result = parse(Config, "--recipe", "quick")
     assert result.exit_code == 2
-    message = "no recipe 'quick': there are default, original, airbench94, airbench96"
+    message = "unknown recipe 'quick'; there are default, original, airbench94"
     assert message in result.stderr
-    with pytest.raises(UsageError, match="no recipe"):
+    with pytest.raises(UsageError, match="unknown recipe"):
         recipe_options("quick")
 
 

@@ -26,6 +26,7 @@ BESIDE = {
     ("extras", "errors"),
     ("recipes", "errors"),
     ("fields", "config"),
+    ("fields", "options"),
     ("fields", "errors"),
     ("models", "parallel"),
     ("data", "parallel"),

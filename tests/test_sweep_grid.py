@@ -30,7 +30,7 @@ def test_a_grid_is_every_combination_once():
         ("batch_size", "100,200", [100, 200]),
         ("lr", "0.1,1,5e-4", [0.1, 1.0, 5e-4]),
         ("augment", "true,False", [True, False]),
-        ("mean", "0.1 0.2 0.3,-1 0 1", [[0.1, 0.2, 0.3], [-1.0, 0.0, 1.0]]),
+        ("mean", "0.1 0.2 0.3,-1 0 1", [(0.1, 0.2, 0.3), (-1.0, 0.0, 1.0)]),
     ],
 )
 def test_values_between_commas(name, text, values):
@@ -45,7 +45,7 @@ def test_values_between_commas(name, text, values):
         ("epochs", "1,,2", "epochs = '': must be a whole number"),
         ("lr", "0.1;0.2", "lr = '0.1;0.2': must be a number"),
         ("augment", "no", "augment = 'no': must be true or false"),
-        ("arch", "vgg,", "arch = '': must be a value"),
+        ("arch", "vgg,", "arch = '': must be a text"),
     ],
 )
 def test_bad_values_are_refused(name, text, message):

@@ -96,6 +96,14 @@ def find_images(paths: Iterable[str | os.PathLike[str]]) -> list[Path]:
 
     In a folder, a name tells what an image is; hidden files and folders are left out.
 
+    **Arguments:**
+
+    - `paths`: of image files and folders.
+
+    **Returns:**
+
+    Paths of files, without repetition.
+
     **Raises:**
 
     `UsageError` for a path that is not there, and for a folder without images.

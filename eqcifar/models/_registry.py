@@ -1,4 +1,3 @@
-import difflib
 import re
 from collections.abc import Callable
 from functools import partial
@@ -8,7 +7,7 @@ import equinox as eqx
 from equinox.nn import State
 from jaxtyping import PRNGKeyArray
 
-from eqcifar.errors import UsageError
+from eqcifar.errors import UsageError, unknown
 
 from ._airbench import Airbench
 from ._initial_weights import lecun_normal
@@ -144,6 +143,4 @@ def _find(name: str) -> Callable[..., Architecture]:
         if depth > _DEEPEST:
             raise UsageError(f"{name} is too deep to be made: at most {_DEEPEST}")
         return partial(WideResNet, depth=depth, widen=widen)
-    near = difflib.get_close_matches(name.lower(), _ARCHITECTURES, cutoff=0.5)
-    hint = f"nearest: {', '.join(near)}; " if near else ""
-    raise UsageError(f"unknown architecture {name!r}; {hint}`eqcifar archs` lists all")
+    raise unknown("architecture", name, [*_ARCHITECTURES, "wrn<depth>-<k>"])

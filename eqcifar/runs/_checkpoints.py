@@ -154,6 +154,12 @@ def save_model(
 
     Its tensors have the names of `named_arrays`.
 
+    **Arguments:**
+
+    - `path`: replaced if it exists.
+    - `train_state`: whose network is saved.
+    - `config`, `dataset`, `environment`, `about`: as for `save_checkpoint`.
+
     **Raises:**
 
     `RunError` with the path and the reason, such as a full disk.

@@ -147,7 +147,11 @@ class FolderCheck:
         return ""
 
     def check(self, run: Run, config: TrainConfig):
-        """Refuse a run whose folder of images has changed; arguments as of a call.
+        """Refuse a run whose folder of images has changed.
+
+        **Arguments:**
+
+        - `run`, `config`: as of a call.
 
         **Raises:**
 
@@ -165,6 +169,14 @@ class FolderCheck:
 def load_data(config: TrainConfig) -> Dataset:
     """The data that a configuration names.
 
+    **Arguments:**
+
+    - `config`: of a run.
+
+    **Returns:**
+
+    The splits that the configuration asks for.
+
     **Raises:**
 
     `UsageError` and `RunError` as `eqcifar.data.load`.
@@ -179,6 +191,15 @@ def load_data(config: TrainConfig) -> Dataset:
 
 def data_of(path: Path, config: TrainConfig) -> Dataset:
     """The data that a network was trained on, or what has its name now.
+
+    **Arguments:**
+
+    - `path`: of the network, for the error.
+    - `config`: of its run.
+
+    **Returns:**
+
+    The splits that the configuration asks for.
 
     **Raises:**
 
@@ -202,6 +223,12 @@ def named_config(
     loss: Loss | None = None,
 ) -> TrainConfig:
     """The recipe under the names of what is trained by it.
+
+    **Arguments:**
+
+    - `config`: the recipe.
+    - `dataset`, `model`, `state`: what is trained by it.
+    - `loss`: its loss, if `config` does not name it.
 
     **Returns:**
 

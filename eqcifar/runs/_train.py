@@ -159,6 +159,10 @@ def train_run_with(
     The others, the result and the errors are those of `train_run`. A run that is done,
     or goes on, is compared with all of these: recipe, names, `about`, the data by its
     SHA-256, the network by its class and the names, shapes and dtypes of its arrays.
+
+    **Returns:**
+
+    The run, as from `train_run`.
     """
     config = named_config(config, dataset, model, state, loss)
     run = Run(Path(path))

@@ -1,13 +1,11 @@
 """Every measure by name: what `eqcifar sharpness` and a log of training compute."""
 
-import difflib
 from collections.abc import Callable, Iterable, MutableMapping
 from functools import partial
 
 from jaxtyping import PRNGKeyArray
 
-from eqcifar.errors import UsageError
-
+from ..errors import unknown
 from ._estimate import Target
 from ._examples import Examples, Rows
 from ._losses import Loss
@@ -50,12 +48,7 @@ def check_measures(names: Iterable[str]) -> tuple[str, ...]:
         elif name in MEASURES:
             chosen[name] = None
         else:
-            near = difflib.get_close_matches(name, MEASURES, n=2)
-            hint = f": did you mean {' or '.join(near)}?" if near else ""
-            raise UsageError(
-                f"Unknown measure {name!r}{hint or '.'} There are "
-                f"{', '.join(MEASURES)}, and all."
-            )
+            raise unknown("measure", name, [*MEASURES, "all"])
     return tuple(chosen)
 
 

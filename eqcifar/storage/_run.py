@@ -35,6 +35,10 @@ class Run:
     def description(self) -> dict[str, Any]:
         """What `config.json` says, see `eqcifar.runs.describe`.
 
+        **Returns:**
+
+        The JSON object; `data`, `model` and `about` are there, if empty.
+
         **Raises:**
 
         `RunError` when it is missing, of another version or holds no configuration.
@@ -57,11 +61,21 @@ class Run:
         return description
 
     def config(self) -> dict[str, Any]:
-        """The fields of the run's `TrainConfig`; `TrainConfig.from_dict` takes them."""
+        """The fields of the run's `TrainConfig`; `TrainConfig.from_dict` takes them.
+
+        **Returns:**
+
+        Values by field, as JSON has them.
+        """
         return self.description()["config"]
 
     def environment(self) -> dict[str, Any]:
-        """Where the run was last started: versions, devices, flags, git commit."""
+        """Where the run was last started: versions, devices, flags, git commit.
+
+        **Returns:**
+
+        The JSON object of `env.json`.
+        """
         return read_json(self.path / "env.json")
 
     def status(self) -> dict[str, Any]:
@@ -70,6 +84,10 @@ class Run:
         `state` is "running", "done", "failed", "interrupted", or "unknown" without a
         `status.json`. A killed run stays "running", with the `pid` and `host` it had.
         When it is done, `seconds` is the sum of its log's.
+
+        **Returns:**
+
+        The JSON object of `status.json`.
         """
         path = self.path / "status.json"
         return read_json(path) if path.exists() else {"state": "unknown"}
@@ -79,19 +97,42 @@ class Run:
 
         A run that was killed had no time to say so: it is interrupted when its process
         ran on this host and is gone, and when it has no status yet.
+
+        **Returns:**
+
+        "done", "running", "interrupted", "failed" or "unreadable".
         """
         return current_state(self.status())
 
     def log(self) -> list[dict[str, int | float]]:
-        """The rows of `log.tsv`, one an epoch."""
+        """The rows of `log.tsv`, one an epoch.
+
+        **Returns:**
+
+        Numbers by column; none before the first epoch has ended.
+        """
         return read_log(self.path / "log.tsv")
 
     def is_done(self) -> bool:
-        """Whether the run is complete, its model included."""
+        """Whether the run is complete, its model included.
+
+        **Returns:**
+
+        False without `model.safetensors`, whatever the state.
+
+        **Raises:**
+
+        `RunError` when `status.json` cannot be read.
+        """
         return self.state() == "done" and (self.path / "model.safetensors").exists()
 
     def is_locked(self) -> bool:
-        """Whether a process is at work on the run at this moment."""
+        """Whether a process is at work on the run at this moment.
+
+        **Returns:**
+
+        False, too, where this process may not write.
+        """
         import filelock
 
         lock = self.path / ".lock"
@@ -119,6 +160,10 @@ def find_runs(
     - `root`: the folder.
     - `warn`: called with a line for each folder that cannot be looked into.
 
+    **Returns:**
+
+    The runs, whatever their state.
+
     **Raises:**
 
     `UsageError` when there is no such folder.
@@ -128,6 +173,14 @@ def find_runs(
 
 def latest_run(root: str | os.PathLike[str] = "results") -> Run:
     """The run that was finished last.
+
+    **Arguments:**
+
+    - `root`: the folder of all runs.
+
+    **Returns:**
+
+    A run that is done.
 
     **Raises:**
 
@@ -147,7 +200,16 @@ def latest_run(root: str | os.PathLike[str] = "results") -> Run:
 
 
 def explain_no_network(path: Path) -> str:
-    """Why a folder has no network to read, and what to name instead."""
+    """Why a folder has no network to read, and what to name instead.
+
+    **Arguments:**
+
+    - `path`: of a folder without a network in it, or of nothing.
+
+    **Returns:**
+
+    A line that says what to do.
+    """
     if (path / "config.json").exists():
         last = path / "last.safetensors"
         hint = f", or name {last} to take it as it is" if last.exists() else ""

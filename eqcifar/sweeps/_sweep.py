@@ -86,7 +86,16 @@ class Sweep:
         self._patience, self._interval = patience, interval
 
     def select(self, *states: State) -> list[Job]:
-        """The jobs in one of these states."""
+        """The jobs in one of these states.
+
+        **Arguments:**
+
+        - `states`: of which one is enough.
+
+        **Returns:**
+
+        The jobs in their order.
+        """
         return [job for job in self.jobs if job.state in states]
 
     def run(

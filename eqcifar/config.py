@@ -1,16 +1,34 @@
 """What a run is made of: four parts, and the whole that has the fields of all."""
 
+import ast
 import dataclasses
 import json
 import os
 import tomllib
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal
 
 from .errors import UsageError
 from .options import Options, option
 
-_LOSSES = "mse", "ce"
+
+def _keys(file: str, dictionary: str) -> tuple[str, ...]:
+    """The keys of a dictionary in a file of the package, without an import of JAX."""
+    tree = ast.parse((Path(__file__).parent / file).read_text(encoding="utf-8"))
+    for node in tree.body:
+        if isinstance(node, ast.AnnAssign) and ast.unparse(node.target) == dictionary:
+            return tuple(map(ast.literal_eval, getattr(node.value, "keys", ())))
+    raise KeyError(f"{file} has no {dictionary}")
+
+
+# What a name of these fields stands for is a line of one dictionary. A name with a dot
+# is `module.name` of a part that only Python can give.
+PARTS = {
+    "loss": _keys("losses.py", "LOSSES"),
+    "optimiser": _keys("training/_optimisers.py", "OPTIMISERS"),
+    "schedule": _keys("training/_schedules.py", "SCHEDULES"),
+}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -113,19 +131,37 @@ class OptimisationConfig(Options):
     warmup: float = option(
         0.1, "Fraction of the steps with linear warm-up.", at_least=0, at_most=1
     )
-    schedule: Literal["cosine", "linear"] = option(
-        "cosine", "How the learning rate falls to 0 after warm-up."
+    schedule: str = option(
+        "cosine",
+        "The learning rate after warm-up: it falls to 0 as a cosine or on a line, "
+        "stays, falls by 10 after half and three quarters of the steps, or stays and "
+        "then falls on a line over the last fifth.",
+        choices=PARTS["schedule"],
+    )
+    optimiser: str = option(
+        "sgd",
+        "SGD with momentum; Muon for filters, see `--muon-lr`; or AdamW.",
+        choices=PARTS["optimiser"],
     )
     bn_bias_lr: float = option(
         1.0,
         "Multiplies the learning rate of BatchNorm's biases, but not their L2.",
         above=0,
     )
-    momentum: float = option(0.9, "Nesterov momentum.", at_least=0, below=1)
+    momentum: float = option(
+        0.9, "Momentum of SGD, 0: none; AdamW's beta 1.", at_least=0, below=1
+    )
+    nesterov: bool = option(True, "Nesterov's momentum in SGD, or the heavy ball's.")
+    beta2: float = option(
+        0.999,
+        "AdamW's beta 2: what its mean of squared gradients keeps each step.",
+        at_least=0,
+        below=1,
+    )
     muon_lr: float = option(
         0.0,
-        "Peak learning rate of Muon, which then moves the filters of all convolutions "
-        "but those that take colours; 0: SGD for all.",
+        "Peak learning rate of `--optimiser muon` for the filters of all convolutions "
+        "but those that take colours; SGD moves the rest.",
         at_least=0,
     )
     muon_momentum: float = option(
@@ -133,17 +169,18 @@ class OptimisationConfig(Options):
     )
     weight_decay: float = option(
         5e-4,
-        "L2 coefficient on all parameters that SGD moves, before clipping.",
+        "SGD: L2 coefficient, before clipping; not of filters that Muon moves. AdamW: "
+        "decoupled, times the learning rate.",
         at_least=0,
     )
     decay_bias: bool = option(
-        True, "L2 on biases and BatchNorm's parameters too, not only on weights."
+        True, "Decay of biases and BatchNorm's parameters too, not only of weights."
     )
     clip_norm: float = option(
         5.0, "Global norm at which gradients are clipped; 0: never.", at_least=0
     )
     loss: str = option(
-        "mse", "0.5 ||f - onehot||^2, or softmax cross-entropy.", choices=_LOSSES
+        "mse", "0.5 ||f - onehot||^2, or softmax cross-entropy.", choices=PARTS["loss"]
     )
     label_smoothing: float = option(
         0.0, "Probability moved from the label to all classes.", at_least=0, below=1
@@ -172,10 +209,39 @@ class OptimisationConfig(Options):
         below=2**32,
     )
 
+    def __post_init__(self):
+        super().__post_init__()
+        if self.optimiser == "muon" and not self.muon_lr:
+            raise UsageError(
+                "muon_lr = 0: must be greater than 0 if the optimiser is muon, such as "
+                "0.08"
+            )
+        if self.optimiser != "muon" and self.muon_lr:
+            raise UsageError(
+                f"muon_lr = {self.muon_lr:g}: must be 0 unless the optimiser is muon; "
+                f"it is {self.optimiser}"
+            )
+
     @property
     def has_own_loss(self) -> bool:
         """Whether `loss` is `module.name` of a function that only Python can give."""
-        return self.loss not in _LOSSES
+        return self.loss not in PARTS["loss"]
+
+    def check_parts(self, given: Iterable[str] = ()):
+        """Refuse names of parts that only Python has, unless they are `given`.
+
+        **Raises:**
+
+        `UsageError` with the first of them.
+        """
+        given = set(given)
+        for name, known in PARTS.items():
+            value = getattr(self, name)
+            if value not in known and name not in given:
+                raise UsageError(
+                    f"{name} = {value!r}: only Python has it, for "
+                    "eqcifar.runs.train_run_with; choose one of " + ", ".join(known)
+                )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -240,7 +306,7 @@ class SharpnessOptions(Options):
         "Stop traces when half the 95 % interval is that part of the value.",
         above=0,
     )
-    loss: Literal["mse", "ce"] | None = option(None, "The run's own by default.")
+    loss: str | None = option(None, "The run's own by default.", choices=PARTS["loss"])
     one_hot: bool = option(
         False,
         "Take the loss against one-hot labels, even where training smoothed them.",

@@ -61,6 +61,7 @@ RECIPES: dict[str, dict[str, Any]] = {
         "epochs": 12,
         "lr": 0.2,
         "warmup": 0.0,
+        "optimiser": "muon",
         "muon_lr": 0.08,
         "clip_norm": 0.0,
         "eval_every": 12,

@@ -221,7 +221,7 @@ def test_a_run_stops_when_its_sweep_is_gone_and_ends_when_it_was_stopping():
         ("--per-device 2", "no NVIDIA GPU is visible here: use --jobs instead"),
         ("--slurm", "there is no sbatch here"),
         ("vgg", "unexpected extra argument(s) (vgg)"),
-        ("--loss my.loss", "must be mse or ce in a sweep"),
+        ("--loss my.loss", "loss = 'my.loss': only Python has it"),
         ("--track foo", "unknown tracker 'foo'; there are tensorboard"),
         ("--sharpness-every=-1", "sharpness_every = -1: must be at least 0"),
         ("--file nowhere.toml", "cannot read nowhere.toml: No such file"),

@@ -13,7 +13,7 @@ PACKAGE = Path(eqcifar.__file__).parent
 # Lower floors first; a room imports rooms of its own floor only where named.
 FLOORS = [
     {"errors", "extras", "options", "config", "recipes", "fields", "meanings"},
-    {"parallel", "models", "data", "storage", "figures"},
+    {"parallel", "models", "data", "storage", "figures", "losses"},
     {"training", "sharpness"},
     {"runs", "results", "sweeps"},
     {"measurements", "exchange"},

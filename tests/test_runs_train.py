@@ -26,12 +26,13 @@ from eqcifar import (
 )
 from eqcifar.config import TrainConfig
 from eqcifar.errors import RunError, UsageError
+from eqcifar.losses import squared_error
 from eqcifar.parallel import make_mesh
 from eqcifar.runs import Hooks, _train, train_run, train_run_with
 from eqcifar.runs._lock import RunLock
 from eqcifar.storage import Run
 from eqcifar.storage._growing_table import append_wide, read_wide
-from eqcifar.training import Diverged, evaluate, predict, squared_error
+from eqcifar.training import Diverged, evaluate, predict
 
 from .cli_tools import run_cli
 from .helpers import SmallNet, random_network, small_dataset, small_net

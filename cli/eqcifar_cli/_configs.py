@@ -83,11 +83,7 @@ def _read_grid(
     axes = {name: parse_values(name, text) for name, text in given.items()}
     configs = grid.replace(axes).configs()
     for config in configs:
-        if config.has_own_loss:
-            raise UsageError(
-                f"loss = {config.loss!r}: must be mse or ce in a sweep; a function of "
-                "your own is for `eqcifar.runs.train_run_with`"
-            )
+        config.check_parts()
     return [_located(config) for config in configs]
 
 

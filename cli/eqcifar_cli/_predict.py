@@ -30,6 +30,7 @@ def predict(
     Of each image, the central square is scaled to the size that CIFAR has.
     """
     from eqcifar import exchange, runs
+    from eqcifar.losses import LOSSES
 
     from ._jax import keep_compilations
 
@@ -73,10 +74,7 @@ def predict(
                 for rank, guess in enumerate(best)
             ],
         )
-        if config.loss == "mse":
-            say(
-                "Trained with mse: probabilities are the outputs cut to [0, 1], and "
-                "need not sum to 1."
-            )
+        about = LOSSES.get(config.loss, LOSSES["ce"]).probabilities_are
+        say(f"Trained with {config.loss}: probabilities are {about}.")
     if read.errors:
         raise typer.Exit(1)

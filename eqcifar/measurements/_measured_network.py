@@ -14,8 +14,9 @@ from .. import data
 from ..config import SharpnessOptions, TrainConfig
 from ..data import Dataset
 from ..errors import UsageError
+from ..losses import LOSSES, AnyLoss, Loss, get_loss
 from ..runs import data_of, load_model
-from ..sharpness import Examples, Loss, NamedLoss, Network
+from ..sharpness import Examples, Network
 from ..storage import explain_no_network
 from ..training import Model
 
@@ -30,6 +31,7 @@ class Subject:
         and beside any other file one that is named after it.
     - `digest`: of the network's file.
     - `same_data`: whether the images are those of its training.
+    - `own_loss`: the loss of training, where only Python has it.
     """
 
     path: Path
@@ -41,6 +43,7 @@ class Subject:
     step: int
     digest: str
     same_data: bool
+    own_loss: AnyLoss | None = None
 
     def loss_name(self, options: SharpnessOptions) -> str:
         """The name of the loss that is measured."""
@@ -50,15 +53,26 @@ class Subject:
         """The smoothing of the labels that the loss is measured against."""
         return 0.0 if options.one_hot else self.config.label_smoothing
 
-    def loss(self, options: SharpnessOptions) -> str | Loss:
+    def loss(self, options: SharpnessOptions) -> Loss:
         """The loss that is measured: that of training, unless options say otherwise.
 
-        Only a name for a function of one's own, which the file does not hold.
+        **Raises:**
+
+        `UsageError` when it is a function of one's own that was not given.
         """
-        name = self.loss_name(options)
+        if options.loss is None and self.own_loss is not None:
+            loss = get_loss(self.own_loss)
+            return dataclasses.replace(
+                loss, label_smoothing=self.label_smoothing(options)
+            )
         if options.loss is None and self.config.has_own_loss:
-            return name
-        return NamedLoss(name, self.label_smoothing(options))
+            known = " or ".join(LOSSES)
+            raise UsageError(
+                f"{self.path} was trained with the loss {self.config.loss}, which only "
+                f"Python has: measure by another, --loss {known}, or give the function "
+                "to eqcifar.measurements.open_subject(..., loss=...)"
+            )
+        return get_loss(self.loss_name(options), self.label_smoothing(options))
 
     def network(self, options: SharpnessOptions) -> Network:
         """The network as a function of its parameters."""
@@ -105,6 +119,7 @@ def open_subject(
     path: str | os.PathLike[str],
     like: tuple[Model, eqx.nn.State] | None = None,
     dataset: Dataset | None = None,
+    loss: AnyLoss | None = None,
 ) -> Subject:
     """Read a network to measure, and its data.
 
@@ -113,10 +128,12 @@ def open_subject(
     - `path`: the folder of a finished run, or a file that `load_model` reads.
     - `like`: as for `load_model`.
     - `dataset`: the data, if `eqcifar.data.load` does not know it.
+    - `loss`: that of its training, if it was a function of one's own.
 
     **Raises:**
 
-    `UsageError` when there is no trained network, `RunError` when it is damaged or has
+    `UsageError` when there is no trained network, and for a `loss` of another name than
+    that of its training; `RunError` when it is damaged or has
     diverged.
     """
     path = Path(path)
@@ -125,6 +142,12 @@ def open_subject(
         raise UsageError(explain_no_network(path))
     loaded = load_model(file, like)
     config = loaded.config
+    if loss is not None and get_loss(loss).name != config.loss:
+        raise UsageError(
+            f"{path} was trained with the loss {config.loss}, and not with "
+            f"{get_loss(loss).name}: give that function, or SharpnessOptions(loss=...) "
+            f"to measure by {' or '.join(LOSSES)}"
+        )
     dataset = data_of(path, config) if dataset is None else dataset
     of_run = file.stem == "model" and (file.parent / "config.json").exists()
     name = "sharpness.tsv" if of_run else f"{file.stem}.sharpness.tsv"
@@ -137,5 +160,6 @@ def open_subject(
         dataset=dataset,
         step=int(loaded.header.get("step", 0)),
         digest=hashlib.sha256(file.read_bytes()).hexdigest(),
+        own_loss=loss,
         same_data=loaded.header.get("data", {}).get("sha256") == dataset.fingerprint,
     )

@@ -20,6 +20,7 @@ from ._named_arrays import (
     named_arrays as named_arrays,
     replace_arrays as replace_arrays,
 )
+from ._part_name import part_name as part_name
 from ._trackers import TRACKERS as TRACKERS, Tracker as Tracker, Tracking as Tracking
 from ._train import (
     Hooks as Hooks,

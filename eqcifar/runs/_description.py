@@ -9,16 +9,19 @@ from typing import Any
 
 import equinox as eqx
 import jax
+import optax
 
 from .. import __version__, data, models
 from ..config import TrainConfig
 from ..data import Dataset
 from ..errors import EqcifarError, UsageError
 from ..fields import DEFAULTS
+from ..losses import AnyLoss, get_loss
 from ..storage import COLUMNS, FORMAT, Run
-from ..training import Loss, Model, loss_name
+from ..training import AnyOptimiser, Model, Schedule
 from ._array_file import difference, table
 from ._named_arrays import named_arrays
+from ._part_name import part_name
 
 
 def describe(
@@ -220,7 +223,9 @@ def named_config(
     dataset: Dataset,
     model: Model,
     state: eqx.nn.State,
-    loss: Loss | None = None,
+    loss: AnyLoss | None = None,
+    optimiser: AnyOptimiser | None = None,
+    schedule: Schedule | None = None,
 ) -> TrainConfig:
     """The recipe under the names of what is trained by it.
 
@@ -234,15 +239,28 @@ def named_config(
 
     A configuration whose `dataset` is the data's name, whose `arch` is the model's
     class unless `eqcifar.models.create` makes such a model of the configuration, and
-    whose `loss` is the function's name.
+    whose `loss`, `optimiser` and `schedule` are the names of what is given.
     """
     named = _is_created(config, len(dataset.classes), model, state)
     return dataclasses.replace(
         config,
         arch=config.arch if named else class_name(model),
         dataset=dataset.name,
-        loss=config.loss if loss is None else loss_name(loss),
+        loss=config.loss if loss is None else get_loss(loss).name,
+        optimiser=config.optimiser if optimiser is None else part_name(optimiser),
+        schedule=_schedule_name(config, optimiser, schedule),
     )
+
+
+def _schedule_name(
+    config: TrainConfig, optimiser: AnyOptimiser | None, schedule: Schedule | None
+) -> str:
+    if schedule is not None:
+        return part_name(schedule)
+    # Its learning rate is its own.
+    if isinstance(optimiser, optax.GradientTransformation):
+        return part_name(optimiser)
+    return config.schedule
 
 
 def class_name(model: Model) -> str:

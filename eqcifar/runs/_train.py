@@ -17,21 +17,23 @@ from .. import models
 from ..config import TrainConfig
 from ..data import Dataset
 from ..errors import RunError, UsageError, is_out_of_memory
+from ..losses import AnyLoss
 from ..parallel import everywhere, make_mesh, memory_limit, peak_memory
 from ..storage import Run, append_row, cut_log, keep_rows, run_path, total_seconds
 from ..training import (
+    AnyOptimiser,
     Diverged,
     Interrupted,
-    Loss,
     Model,
     Progress,
     Row,
+    Schedule,
     TrainState,
     check_recipe,
     copied,
-    find_loss,
     fit,
     initialise,
+    make_recipe,
     random_stream,
     steps_per_epoch,
 )
@@ -109,6 +111,7 @@ def train_run(
         everywhere(lambda: FolderCheck().check(run, config))
         return run
     models.check_name(config.arch)
+    config.check_parts()
     mesh = make_mesh(devices)
     dataset = everywhere(lambda: load_data(config))
     create = partial(
@@ -123,8 +126,7 @@ def train_run(
     everywhere(partial(_check_size, create, config, mesh))
     start = _initialise(*create(), config, dataset)
     what = describe(config, dataset, start.model, start.state)
-    loss = find_loss(config.loss)
-    _train(run, dataset, start, config, what, loss, mesh, grad_accum, remat, hooks)
+    _train(run, dataset, start, config, what, {}, mesh, grad_accum, remat, hooks)
     return run
 
 
@@ -135,7 +137,9 @@ def train_run_with(
     state: eqx.nn.State,
     config: TrainConfig,
     *,
-    loss: Loss | None = None,
+    loss: AnyLoss | None = None,
+    optimiser: AnyOptimiser | None = None,
+    schedule: Schedule | None = None,
     about: Mapping[str, Any] | None = None,
     mesh: Mesh | None = None,
     grad_accum: int = 1,
@@ -149,11 +153,12 @@ def train_run_with(
     - `path`: the folder of this run.
     - `dataset`: the data.
     - `model`, `state`: as `eqx.nn.make_with_state` made them.
-    - `config`: the recipe. Written down is `named_config` of it: data, network and
-        loss go by their own names.
-    - `loss`: as in `eqcifar.training.fit`.
-    - `about`: what else tells the run from others, such as `{"noise": 0.2}`: numbers
-        and texts by name. They become columns of tables, and can be filtered by.
+    - `config`: the recipe. Written down is `named_config` of it: data, network, loss,
+        optimiser and schedule go by their own names.
+    - `loss`, `optimiser`, `schedule`: as in `eqcifar.training.fit`.
+    - `about`: what else tells the run from others, such as `{"noise": 0.2}`, or the
+        numbers of one's own optimiser, which its name does not tell: numbers and texts
+        by name. They become columns of tables, and can be filtered by.
     - `mesh`, `grad_accum`, `remat`: as in `eqcifar.training.fit`.
 
     The others, the result and the errors are those of `train_run`. A run that is done,
@@ -164,16 +169,16 @@ def train_run_with(
 
     The run, as from `train_run`.
     """
-    config = named_config(config, dataset, model, state, loss)
+    parts = {"loss": loss, "optimiser": optimiser, "schedule": schedule}
+    config = named_config(config, dataset, model, state, **parts)
     run = Run(Path(path))
     what = describe(config, dataset, model, state, about=about, in_python=True)
     if run.is_done():
         check_same(run.path, run.description(), what)
         return run
     mesh = make_mesh() if mesh is None else mesh
-    start = _initialise(model, state, config, dataset)
-    loss = find_loss(config.loss if loss is None else loss)
-    _train(run, dataset, start, config, what, loss, mesh, grad_accum, remat, hooks)
+    start = _initialise(model, state, config, dataset, **parts)
+    _train(run, dataset, start, config, what, parts, mesh, grad_accum, remat, hooks)
     return run
 
 
@@ -194,10 +199,14 @@ def _check_size(
 
 
 def _initialise(
-    model: Model, state: eqx.nn.State, config: TrainConfig, dataset: Dataset
+    model: Model,
+    state: eqx.nn.State,
+    config: TrainConfig,
+    dataset: Dataset,
+    **parts: Any,
 ) -> TrainState:
     images = dataset.train.images
-    return initialise(model, state, config, len(images), images=images)
+    return initialise(model, state, config, len(images), images=images, **parts)
 
 
 def _train(
@@ -206,14 +215,15 @@ def _train(
     train_state: TrainState,
     config: TrainConfig,
     what: dict[str, Any],
-    loss: Loss,
+    parts: Mapping[str, Any],
     mesh: Mesh,
     grad_accum: int,
     remat: bool,
     hooks: Hooks,
 ):
     # What cannot be trained is to leave no folder.
-    check_recipe(train_state, dataset, config, mesh, grad_accum)
+    recipe = make_recipe(config, len(dataset.train), **parts)
+    check_recipe(train_state, dataset, recipe, mesh, grad_accum)
     path = run.path
 
     def check():
@@ -298,7 +308,7 @@ def _train(
                 train_state,
                 dataset,
                 config,
-                loss=loss,
+                **parts,
                 mesh=mesh,
                 grad_accum=grad_accum,
                 remat=remat,

@@ -6,9 +6,9 @@ from functools import partial
 from jaxtyping import PRNGKeyArray
 
 from ..errors import unknown
+from ..losses import AnyLoss
 from ._estimate import Target
 from ._examples import Examples, Rows
-from ._losses import Loss
 from ._measure_rises import line, radius
 from ._measure_spectra import eigenvalues, gram, lmax, spectrum
 from ._measure_traces import ESTIMATORS, by_products, ntk, trace, unit
@@ -56,7 +56,7 @@ def measure(
     network: Network,
     examples: Examples,
     name: str,
-    loss: str | Loss,
+    loss: AnyLoss,
     *,
     probes: int,
     top: int = 5,
@@ -72,8 +72,7 @@ def measure(
     **Arguments:**
 
     - `network`, `examples`: in random order where `rtol` is given.
-    - `loss`: `mse`, `ce`, a `NamedLoss` with smoothed labels, or a function of the
-        logits and the label of one example.
+    - `loss`: as for `eqcifar.losses.get_loss`.
     - `probes`: random vectors an example (traces) or in all (others, which take a few
         at least); 0: the traces of GGN and NTK without any.
     - `top`: how many eigenvalues.

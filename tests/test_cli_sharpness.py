@@ -132,7 +132,7 @@ def test_what_cannot_be_measured_is_one_line(trained, tmp_path):
     [
         (("--probes", 2), "greater than or equal to 3"),
         (("--eigenvectors", -1), "greater than or equal to 0"),
-        (("--eigenvectors", 10**6), "Cannot compare 1000000 eigenvectors of "),
+        (("--eigenvectors", 10**6), "cannot compare 1000000 eigenvectors of "),
         (("--memory", 1e-9), "more than the 4e-09 GB allowed: ask for fewer"),
         (("--seed", 10**20), "below 2**32"),
     ],

@@ -154,7 +154,7 @@ def test_train_refuses_before_it_makes_a_folder(tmp_path):
     for option, message in (
         (("--arch", "resnet19"), "unknown architecture"),
         (("--devices", 99), "99 devices asked for"),
-        (("--dataset", "nowhere"), "Unknown dataset"),
+        (("--dataset", "nowhere"), "unknown dataset"),
         (("--batch-size", 41), "larger than the training set of 40"),
         (("--crop-pad", 32), "give a --crop-pad below 32"),
         (("--cutout", 33), "give a --cutout of 32 at most"),

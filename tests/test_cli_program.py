@@ -1,14 +1,18 @@
 import errno
 import os
+import re
+import signal
 import subprocess
 import sys
 
 import pytest
 
 import eqcifar
+from eqcifar.config import TrainConfig
 from eqcifar_cli import _program
 
 from .cli_tools import run_cli, run_python, start_cli
+from .results_tools import write_run
 
 
 def test_help_names_every_command():
@@ -17,6 +21,23 @@ def test_help_names_every_command():
     for command in ("train", "eval", "archs", "data", "doctor", "--version"):
         assert command in result.stdout
     assert "install-completion" in result.stdout
+
+
+@pytest.mark.parametrize("command", ["", "train", "sharpness", "data", "data export"])
+def test_help_in_a_narrow_terminal_breaks_no_word(command):
+    wide, narrow = (
+        run_cli(*command.split(), "--help", COLUMNS=columns).stdout
+        for columns in ("1000", "40")
+    )
+    lines = narrow.splitlines()
+    # All but what has no blank to break it at.
+    assert not [x for x in lines if len(x) > 40 and " " in x.strip()]
+    words = set(narrow.split())
+    for line in wide.splitlines():
+        if not line.startswith("│"):
+            continue
+        for word in re.findall(r"(?<= )[a-z][a-z-]+[.,:;]?(?= )", line):
+            assert word in words
 
 
 def test_no_arguments_is_a_usage_error_with_help():
@@ -60,7 +81,7 @@ def test_completion_script_and_values():
     named = {"_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION": "1"}
     script = start_cli("--show-completion", "bash", **named)
     assert "_EQCIFAR" in script.communicate()[0].upper()
-    env = {
+    env = os.environ | {
         "_EQCIFAR_COMPLETE": "complete_bash",
         "COMP_WORDS": "eqcifar train --dataset syn",
         "COMP_CWORD": "3",
@@ -84,7 +105,7 @@ def test_completion_script_and_values():
         ("archs resnet19", "unknown architecture 'resnet19'; did you mean 'resnet18'?"),
         ("train --arch resnet99", "unknown architecture 'resnet99'"),
         ("train --dataset /nonexistent", "'/nonexistent': there is no such folder"),
-        ("data info nowhere", "Unknown dataset 'nowhere'"),
+        ("data info nowhere", "unknown dataset 'nowhere'"),
         ("eval --out nowhere", "no folder nowhere"),
         ("eval nowhere", "no file nowhere"),
     ],
@@ -103,6 +124,31 @@ def test_failures_exit_1():
     assert result.exit_code == 1
     assert result.stderr.count("\n") == 1
     assert "HF_HUB_OFFLINE" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("at", "arguments"),
+    [
+        ("eqcifar.runs.evaluate_run", "eval results"),
+        ("eqcifar.exchange.classify", "predict results image.png"),
+        ("eqcifar.results.read_records", "tabulate results"),
+        ("eqcifar.results.pivot", "tabulate results"),
+    ],
+)
+def test_ctrl_c_is_exit_code_130_and_prints_nothing(
+    monkeypatch, tmp_path, at, arguments
+):
+    write_run(tmp_path / "results", TrainConfig(epochs=1))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("eqcifar.runs.load_model", lambda path: None)
+    monkeypatch.setattr("eqcifar.exchange.read_images", lambda paths: ReadNothing())
+    monkeypatch.setattr(at, lambda *_, **__: signal.raise_signal(signal.SIGINT))
+    result = run_cli(*arguments.split())
+    assert (result.exit_code, result.stdout, result.stderr) == (130, "", "")
+
+
+class ReadNothing:
+    errors, assumed, paths, pixels = {}, {}, (), None
 
 
 def test_debug_shows_the_traceback():
@@ -188,7 +234,7 @@ def test_names_cannot_command_a_terminal(encoding):
         assert not {"\x1b", "\x07", "\u202e"} & set(printed)
 
 
-def run_in_terminal(code, columns, key):
+def run_in_terminal(code, columns, key, term="xterm"):
     """What a program prints in a terminal, where a key is pressed after `ready`."""
     import fcntl
     import pty
@@ -204,9 +250,11 @@ def run_in_terminal(code, columns, key):
         stdout=end,
         stderr=end,
         start_new_session=True,
+        # Not C's, in which readline may have set COLUMNS for the terminal of the tests.
+        env={**os.environ, "TERM": term},
     )
     printed = b""
-    while b"last" not in printed:
+    while b"last\r\n" not in printed:
         received = os.read(terminal, 4096)
         if b"ready" in received:
             os.write(terminal, key)
@@ -232,6 +280,21 @@ with StopRequest(reporter.bar) as stop, reporter:
 say("last")
 sys.exit(exit_code(stop.number))
 """
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="has no such terminals")
+def test_a_terminal_without_commands_gets_lines_and_no_bar():
+    code, printed, _ = run_in_terminal(
+        IN_TERMINAL.replace("print(", "on_compile(); reporter.print("),
+        40,
+        b"\x03",
+        "dumb",
+    )
+    assert code == 130
+    assert "\x1b" not in printed
+    lines = ["Compiling", "ready: many words that do not fit into so narrow a line"]
+    assert printed.splitlines()[:2] == lines
+    assert printed.endswith("Stopping to save; once more to quit at once.\r\nlast\r\n")
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="has no such terminals")

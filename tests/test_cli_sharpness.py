@@ -129,9 +129,9 @@ def test_a_run_without_a_model_is_refused(trained, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("--probes", 2), "must be 3 or more"),
-        (("--eigenvectors", -1), "must be 0 or more"),
-        (("--eigenvectors", 10**6), "Cannot compare 1000000 eigenvectors of "),
+        (("--probes", 2), "greater than or equal to 3"),
+        (("--eigenvectors", -1), "greater than or equal to 0"),
+        (("--eigenvectors", 10**6), "cannot compare 1000000 eigenvectors of "),
         (("--memory", 1e-9), "more than the 4e-09 GB allowed: ask for fewer"),
         (("--seed", 10**20), "below 2**32"),
     ],

@@ -130,7 +130,7 @@ def test_eval_wants_a_loss_where_it_has_none_of_that_name(trained, monkeypatch):
     loaded = runs.load_model(storage.latest_run(out))
     config = dataclasses.replace(loaded.config, loss="mine.loss")
     other = dataclasses.replace(loaded, config=config)
-    monkeypatch.setattr(runs, "load_model", lambda path: other, raising=False)
+    monkeypatch.setattr("eqcifar.runs._evaluate.load_model", lambda path: other)
     result = run_cli("eval", "--out", out)
     assert result.exit_code == 2
     assert "no loss 'mine.loss' here: choose mse or ce" in result.stderr
@@ -154,7 +154,7 @@ def test_train_refuses_before_it_makes_a_folder(tmp_path):
     for option, message in (
         (("--arch", "resnet19"), "unknown architecture"),
         (("--devices", 99), "99 devices asked for"),
-        (("--dataset", "nowhere"), "Unknown dataset"),
+        (("--dataset", "nowhere"), "unknown dataset"),
         (("--batch-size", 41), "larger than the training set of 40"),
         (("--crop-pad", 32), "give a --crop-pad below 32"),
         (("--cutout", 33), "give a --cutout of 32 at most"),

@@ -421,7 +421,7 @@ def test_train_run_makes_everything_from_its_configuration(tmp_path, monkeypatch
     ("fields", "devices", "message"),
     [
         ({"arch": "resnet"}, 1, "unknown architecture 'resnet'"),
-        ({"dataset": "./none"}, 1, "Unknown dataset './none'"),
+        ({"dataset": "./none"}, 1, "unknown dataset './none'"),
         ({"batch_size": 1000}, 1, "larger than the training set of 40"),
         ({"batch_size": 30}, 4, "a batch of 30 does not divide over 4 devices"),
         ({"val_size": 10**6}, 1, "val_size"),
@@ -621,7 +621,7 @@ def test_a_network_made_in_python_says_how_to_read_it(tmp_path):
         assert (result.exit_code, result.stdout) == (2, "")
         assert re.search(said, result.stderr)
         assert result.stderr.count("\n") == 1
-    with pytest.raises(UsageError, match="cannot be had: Unknown dataset 'small'"):
+    with pytest.raises(UsageError, match="cannot be had: unknown dataset 'small'"):
         measurements.open_subject(run.path, like=small_net())
     subject = measurements.open_subject(run.path, small_net(), small_dataset())
     assert subject.same_data

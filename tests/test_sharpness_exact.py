@@ -231,7 +231,7 @@ def test_batch_statistics_take_the_general_path(x64):
     assert result.method == "general"
     assert abs(result.hess.value - truth) < 4 * result.hess.standard_error
     assert result.curved
-    with pytest.raises(UsageError, match="Batch statistics"):
+    with pytest.raises(UsageError, match="batch statistics"):
         sharpness.output_traces(net, examples, "mse")
 
 

@@ -10,6 +10,7 @@ from eqcifar.errors import UsageError
 
 from ._configs import Configs
 from ._options import with_options
+from ._output import say
 from ._run_options import RunOptions
 
 _PANEL = "Sweep"
@@ -148,10 +149,10 @@ def _run(sweep, out: Path):
 
 def _print_submitted(total: int, ids: list[str], out: Path):
     if not ids:
-        typer.echo(f"All {total} runs were finished before, nothing to do")
+        say(f"All {total} runs were finished before, nothing to do")
         return
     arrays = ",".join(sorted({job.partition("_")[0] for job in ids}))
-    typer.echo(
+    say(
         f"Submitted {len(ids)} of {total} runs, the others were finished before\n"
         f"Follow them: squeue --jobs {arrays}\n"
         f"Logs: run.log in each run's folder, and {out / '.slurm'}\n"

@@ -15,6 +15,7 @@ from ._description import (
     named_config as named_config,
 )
 from ._environment import environment as environment
+from ._evaluate import RunEvaluation as RunEvaluation, evaluate_run as evaluate_run
 from ._named_arrays import (
     named_arrays as named_arrays,
     replace_arrays as replace_arrays,

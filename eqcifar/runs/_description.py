@@ -213,7 +213,7 @@ def data_of(path: Path, config: TrainConfig) -> Dataset:
         return load_data(config)
     except UsageError as error:
         raise UsageError(
-            f"the data of {path} cannot be had: {error} Data of one's own is given in "
+            f"the data of {path} cannot be had: {error}; data of one's own is given in "
             "Python, to eqcifar.measurements.open_subject or eqcifar.training.predict"
         ) from error
 

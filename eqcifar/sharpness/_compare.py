@@ -170,11 +170,11 @@ def check_comparison(
     or than fit.
     """
     if probes < 3:
-        raise UsageError("A jackknife over probes needs at least 3 of them.")
+        raise UsageError("a jackknife over probes needs at least 3 of them")
     if not 0 <= eigenvectors <= network.size:
         raise UsageError(
-            f"Cannot compare {eigenvectors} eigenvectors of {network.size} parameters: "
-            "ask for fewer."
+            f"cannot compare {eigenvectors} eigenvectors of {network.size} parameters: "
+            "ask for fewer"
         )
     if eigenvectors:
         check_memory(
@@ -201,7 +201,7 @@ def _cosine(gram: Float[np.ndarray, "6 6"], pairs: list[tuple[int, int]]) -> flo
 def _quotient(forms: Float[np.ndarray, " splits"]) -> float:
     if forms[0] == 0:
         raise UsageError(
-            "The first split's trace is zero (a constant network?): no ratio exists."
+            "the first split's trace is zero (a constant network?): no ratio exists"
         )
     return float(forms[1] / forms[0])
 
@@ -231,7 +231,7 @@ def ratio(numerator: Estimate, denominator: Estimate) -> Estimate:
     `target="population"`.
     """
     if denominator.value == 0:
-        raise UsageError("The denominator of the ratio is zero.")
+        raise UsageError("the denominator of the ratio is zero")
     value = numerator.value / denominator.value
 
     def join(top: float, bottom: float) -> float:

@@ -5,8 +5,8 @@ from functools import partial
 
 from jaxtyping import PRNGKeyArray
 
-from eqcifar.errors import unknown
-from eqcifar.losses import AnyLoss
+from ..errors import unknown
+from ..losses import AnyLoss
 from ._estimate import Target
 from ._examples import Examples, Rows
 from ._measure_rises import line, radius

@@ -120,7 +120,7 @@ class OutputTraces:
     def per_output(self, scaled: str = "plain") -> Float[np.ndarray, " outputs"]:
         """Return the mean of each output direction (classes, for the NTK)."""
         if not self.exact:
-            raise UsageError("Only the exact path (probes=0) tells outputs apart.")
+            raise UsageError("only the exact path (probes=0) tells outputs apart")
         return self.by_probe[scaled].mean(axis=0)
 
     def sharpest(
@@ -178,7 +178,7 @@ def output_traces(
     `OutputTraces`.
     """
     if probes < 0:
-        raise UsageError(f"{probes} probes: 0 (exact) or more are needed.")
+        raise UsageError(f"{probes} probes: 0 (exact) or more are needed")
     loss = get_loss(loss)
     examples = examples.within(memory, 4.0 * network.size)
     first = examples.batch(0)
@@ -188,7 +188,7 @@ def output_traces(
     key = jax.random.key(0) if key is None else key
     counts = np.bincount(np.asarray(examples.labels), minlength=classes)
     if len(counts) > classes:
-        raise UsageError(f"Label {len(counts) - 1} but only {classes} logits.")
+        raise UsageError(f"label {len(counts) - 1} but only {classes} logits")
 
     def kernel(batch: Batch) -> dict[str, Array]:
         runs = []

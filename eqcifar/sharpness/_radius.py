@@ -90,9 +90,9 @@ def sam_sharpness(
     """
     loss, done = get_loss(loss), {} if done is None else done
     if not radius > 0:
-        raise UsageError(f"The radius must be positive, not {radius:g}.")
+        raise UsageError(f"the radius must be positive, not {radius:g}")
     if steps < 1:
-        raise UsageError("The worst direction takes at least one step.")
+        raise UsageError("the worst direction takes at least one step")
     begin = time.perf_counter()
 
     def climb(some: Examples) -> np.ndarray:
@@ -190,9 +190,9 @@ def average_sharpness(
     """
     loss = get_loss(loss)
     if probes < 2:
-        raise UsageError("An error needs at least 2 directions.")
+        raise UsageError("an error needs at least 2 directions")
     if not radius > 0:
-        raise UsageError(f"The radius must be positive, not {radius:g}.")
+        raise UsageError(f"the radius must be positive, not {radius:g}")
     begin = time.perf_counter()
     square = scaling(network.params, "asam" if adaptive else "plain")
 

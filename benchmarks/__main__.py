@@ -10,16 +10,14 @@ import importlib
 import sys
 from pathlib import Path
 
-NOT_COMMANDS = "__init__", "__main__", "shared"
-
 
 def commands() -> dict[str, str]:
     """What each benchmark measures, in its own first line."""
     found = {}
-    for path in sorted(Path(__file__).parent.glob("*.py")):
-        if path.stem not in NOT_COMMANDS and not path.stem.startswith("_"):
-            doc = ast.get_docstring(ast.parse(path.read_text())) or ""
-            found[path.stem] = doc.partition("\n")[0]
+    for path in sorted(Path(__file__).parent.glob("[!_]*.py")):
+        tree = ast.parse(path.read_text())
+        if any(getattr(node, "name", "") == "main" for node in tree.body):
+            found[path.stem] = (ast.get_docstring(tree) or "").partition("\n")[0]
     return found
 
 
@@ -30,7 +28,7 @@ def main():
     if name in ("list", "--help", "-h"):
         print(__doc__)
         for each, what in known.items():
-            print(f"{each:18} {what}")
+            print(f"{each:20} {what}")
     elif name in known:
         importlib.import_module(f"benchmarks.{name}").main(sys.argv[2:])
     else:

@@ -1,9 +1,9 @@
 """Kill runs and sweeps at random moments, start them again, and look for differences.
 
 A run that was killed must end with the same bytes in its checkpoints, and the same log
-but for its columns of times, as one that was left alone. A sweep that was killed halfway
-must have computed each run once: every epoch in its log once, started anew never; and
-its table must be what pandas makes of the logs.
+but for its columns of times, as one that was left alone. A sweep that was killed
+halfway must have computed each run once: every epoch in its log once, started anew
+never; and its table must be what pandas makes of the logs.
 
     python -m benchmarks faults --kills 20
     python -m benchmarks faults --only run --kills 4 --epochs 40 --unkept    # a minute
@@ -23,7 +23,7 @@ from pathlib import Path
 
 from eqcifar.storage import Run, find_runs
 
-from .shared import Row, parser, row, share, store
+from .shared import Row, parser, row, store
 
 TIMES = "seconds", "images_per_s"
 EPOCHS, RUNS = 2, 12
@@ -49,7 +49,8 @@ def main(argv: list[str]):
     options.add_argument("--save-all", action="store_true", help="after every epoch")
     args = options.parse_args(argv)
     if args.worker:
-        return work(args.worker, args.epochs, args.save_all)
+        work(args.worker, args.epochs, args.save_all)
+        return
     rows: list[Row] = []
     with tempfile.TemporaryDirectory() as folder:
         if args.only != "sweep":
@@ -95,7 +96,7 @@ def of_a_run(folder: Path, kills: int, epochs: int, seed: int) -> list[Row]:
     return [
         row(what, "kills", met),
         row(what, "while a file was written", within),
-        share(what, "files identical to the unkilled run's", sum(same), len(same)),
+        row(what, f"files identical, of {len(same)}", sum(same)),
     ]
 
 
@@ -229,7 +230,7 @@ def of_a_sweep(out: Path, jobs: int) -> list[Row]:
     assert worst < 1e-12, worst
     return [
         row(what, "kills", 1),
-        share(what, "runs computed once", sum(once), RUNS),
+        row(what, f"runs computed once, of {RUNS}", sum(once)),
         row(what, "table against pandas, relative", worst),
     ]
 

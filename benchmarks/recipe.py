@@ -4,7 +4,7 @@ Killed, it goes on from the last checkpoint when called again.
 
     python -m benchmarks recipe --dataset FOLDER --recipe fast
     python -m benchmarks recipe --dataset FOLDER --recipe airbench96 --seeds 2
-    python -m benchmarks recipe --dataset FOLDER --recipe "" --set precision='"bf16"'
+    python -m benchmarks recipe --dataset FOLDER --set precision='"bf16"'
 """
 
 import json
@@ -25,18 +25,22 @@ def main(argv: list[str]):
     """Train with each seed, then keep accuracy and time."""
     options = parser(__doc__)
     options.add_argument("--dataset", required=True, help="folder of images")
-    options.add_argument("--recipe", default="fast", choices=["", *RECIPES])
+    options.add_argument("--recipe", default="fast", choices=[*RECIPES])
     options.add_argument("--set", action="append", default=[], metavar="NAME=JSON")
     options.add_argument("--seeds", type=int, default=1)
     options.add_argument("--out", type=Path, help="folder for the runs")
     args = options.parse_args(argv)
     words = (word.partition("=") for word in args.set)
     given = {name: json.loads(value) for name, _, value in words}
-    recipe = recipe_options(args.recipe) if args.recipe else {}
     out = args.out or Path(tempfile.gettempdir()) / "eqcifar-recipe"
     accuracies, seconds = [], []
     for seed in range(args.seeds):
-        fields = {**recipe, **given, "dataset": args.dataset, "seed": seed}
+        fields = {
+            **recipe_options(args.recipe),
+            **given,
+            "dataset": args.dataset,
+            "seed": seed,
+        }
         config = TrainConfig.from_dict(fields)
         run = runs.train_run(config, out)
         loaded, images = runs.load_model(run), data.load(config.dataset)
@@ -49,7 +53,7 @@ def main(argv: list[str]):
         # By each epoch's speed, for `seconds` misses what came before a resumption.
         seen = len(images.train) // config.batch_size * config.batch_size
         seconds.append(sum(seen / each["images_per_s"] for each in run.log()))
-    what = " ".join([args.recipe or "defaults", *args.set])
+    what = " ".join([args.recipe, *args.set])
     n = len(accuracies)
     mean = statistics.fmean(a.value for a in accuracies)
     one = accuracies[0]

@@ -4,6 +4,7 @@ python -m benchmarks tables
 """
 
 import dataclasses
+from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +45,12 @@ TRAINING = [
         "interval is Wilson's for the test images where one seed was trained, and the "
         "range over seeds where there are more.",
         ("recipe_cpu", "recipe_gpu"),
+    ),
+    Section(
+        "Memory of a step",
+        "What `eqcifar train` prints and keeps: the peak as XLA plans it, and the most "
+        "that was in use on the card, of which JAX was given 7.2 GB.",
+        ("memory_gpu",),
     ),
 ]
 SPEED = [
@@ -210,22 +217,37 @@ def shown(section: Section) -> list[str]:
     """The lines of a section; none without results."""
     lines = []
     for name in section.results:
-        for record in records(name):
-            rows = [
-                row
-                for row in record["rows"]
-                if any(words in row["what"] for words in section.having)
-                and section.unit in ("", row["unit"])
-            ]
-            if rows:
-                counts = {row.get("n") for row in rows} - {None}
-                many = len(counts) > 1
-                lines += ["", *table(rows, section, many), "", machine(record, counts)]
+        for where, (rows, commands) in alike(records(name), section).items():
+            counts = {row.get("n") for row in rows} - {None}
+            many = len(counts) > 1
+            n = "" if many or not counts else f", n = {counts.pop():,}"
+            said = [f"`{command}`" for command in commands]
+            lines += ["", *table(rows, section, many), "", f"{where}{n}:", ""]
+            lines += [f"- {each}" for each in said]
     return ["", f"## {section.title}", "", section.says, *lines] if lines else []
 
 
+def alike(
+    found: list[dict[str, Any]], section: Section
+) -> dict[str, tuple[list[Row], list[str]]]:
+    """The rows that a section shows, and their commands, by where they are from."""
+    groups: dict[str, tuple[list[Row], list[str]]] = {}
+    for record in found:
+        rows = [
+            row
+            for row in record["rows"]
+            if any(words in row["what"] for words in section.having)
+            and section.unit in ("", row["unit"])
+        ]
+        if rows:
+            group = groups.setdefault(machine(record), ([], []))
+            group[0].extend(rows)
+            group[1].append(record["command"])
+    return groups
+
+
 def table(rows: list[Row], section: Section, many: bool) -> list[str]:
-    """A line for each name and a column for each unit; or for each part of the names."""
+    """A line for each name, a column for each unit or for each part of the names."""
 
     def place(row: Row) -> tuple[str, str]:
         if section.across == ": ":
@@ -236,16 +258,14 @@ def table(rows: list[Row], section: Section, many: bool) -> list[str]:
             line, column = row["what"], row["unit"]
         return line, column
 
-    cells = {place(row): cell(row, many) for row in rows}
+    cells = defaultdict(str, {place(row): cell(row, many) for row in rows})
     names = list(dict.fromkeys(line for line, _ in cells))
     columns = list(dict.fromkeys(column for _, column in cells))
     return [
         "| " + " | ".join([section.unit, *columns]) + " |",
         "|" + "---|" * (1 + len(columns)),
         *(
-            "| "
-            + " | ".join([name, *(cells.get((name, c), "") for c in columns)])
-            + " |"
+            "| " + " | ".join([name, *(cells[name, c] for c in columns)]) + " |"
             for name in names
         ),
     ]
@@ -270,12 +290,11 @@ def plain(value: float) -> str:
     return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
 
 
-def machine(record: dict[str, Any], counts: set[int]) -> str:
-    """Where, with what and how rows were measured."""
+def machine(record: dict[str, Any]) -> str:
+    """Where and with what rows were measured."""
     env = record["environment"]
     words = [env.get("accelerator"), env.get("processor"), f"{env['cores']} cores"]
     words += [f"{name} {number}" for name, number in env["versions"].items()]
     words += [f"commit {env['commit']}"] if "commit" in env else []
     words += [f"{name} {value}" for name, value in record["about"].items()]
-    words += [f"n = {n:,}" for n in counts if len(counts) == 1]
-    return f"{', '.join(w for w in words if w)}: `{record['command']}`."
+    return ", ".join(word for word in words if word)

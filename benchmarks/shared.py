@@ -12,6 +12,7 @@ import contextlib
 import json
 import os
 import platform
+import shlex
 import statistics
 import subprocess
 import sys
@@ -123,7 +124,7 @@ def parser(doc: str | None) -> argparse.ArgumentParser:
 def command() -> str:
     """The command that runs, with the reader's place for folders."""
     words = ("FOLDER" if os.path.exists(word) else word for word in sys.argv[1:])
-    return " ".join(["python -m benchmarks", *words])
+    return f"python -m benchmarks {shlex.join(words)}"
 
 
 def records(name: str) -> list[dict[str, Any]]:

@@ -70,7 +70,7 @@ def _option(field: dataclasses.Field) -> tuple[Any, Any, Any]:
 def _complete_arch(incomplete: str) -> list[str]:
     from eqcifar import models
 
-    return [name for name in models.names() if name.startswith(incomplete)]
+    return [name for name in models.ARCHITECTURES if name.startswith(incomplete)]
 
 
 def _complete_dataset(incomplete: str) -> list[str]:

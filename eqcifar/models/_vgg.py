@@ -9,6 +9,7 @@ from ._batch_norm import BatchNorm, batch_norm
 from ._conv2d import Conv2d, conv2d
 from ._layers import (
     channels_last,
+    check_image,
     classifier,
     hidden_linear,
     max_pool,
@@ -92,9 +93,11 @@ class VGG(eqx.Module):
 
         **Raises:**
 
-        A `UsageError` when the image is smaller than 32x32.
+        A `UsageError` when nothing of the image is left to pool: with five stages, when
+        it is smaller than 32x32.
         """
         del key
+        check_image(x, 2 ** len(self.stages))
         x = channels_last(x)
         for stage in self.stages:
             for layer, norm in stage:

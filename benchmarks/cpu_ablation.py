@@ -3,7 +3,8 @@ r"""What each thing that makes networks quick on CPUs is worth, beside PyTorch.
 The library as it is beside itself with one thing taken away, and beside PyTorch where a
 Python that has it is named. Each is a process of its own; they take turns, and before
 the clock every one takes two steps that move the parameters alike. Ratios are of times
-to those of the library as it is: above 1, what was taken away is worth having.
+to those of the library as it is: above 1, what was taken away is worth having. Beside
+other work the seconds that processors spend are steadier than those that pass.
 
     python -m benchmarks.cpu_ablation
     python -m benchmarks.cpu_ablation --torch ENVIRONMENT/bin/python
@@ -13,7 +14,6 @@ to those of the library as it is: above 1, what was taken away is worth having.
 import argparse
 import os
 import pickle
-import statistics
 import subprocess
 import sys
 import time
@@ -90,14 +90,16 @@ _convolve_3x3._FEWEST_CHANNELS = 16
 TOLERANCE = 2e-2
 
 _SERVE = """
-import pickle, sys
+import pickle, sys, time
 case = pickle.load(sys.stdin.buffer)
 from benchmarks.speed import Case
 from {module} import {name} as Side
 side = Side(Case(**case){form})
 while call := pickle.load(sys.stdin.buffer):
     method, *arguments = call
-    pickle.dump(getattr(side, method)(*arguments), sys.stdout.buffer)
+    spent = time.process_time()
+    result = getattr(side, method)(*arguments)
+    pickle.dump((result, time.process_time() - spent), sys.stdout.buffer)
     sys.stdout.buffer.flush()
 """
 _OURS = _SERVE.format(module="benchmarks.subject", name="Subject", form="")
@@ -116,7 +118,8 @@ class Side:
         self._process = subprocess.Popen(
             [python, "-c", program],
             cwd=root,
-            env={**os.environ, "PYTHONPATH": str(root)},
+            # PyTorch's threads spin while they wait, which would count as work.
+            env={**os.environ, "PYTHONPATH": str(root), "GOMP_SPINCOUNT": "0"},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
         )
@@ -131,7 +134,14 @@ class Side:
 
     def call(self, method: str, *arguments: Any) -> Any:
         """What the side's method returns."""
-        self._send((method, *arguments))
+        return self._ask(method, *arguments)[0]
+
+    def spend(self, method: str) -> tuple[float, float]:
+        """The seconds of a call, and those of all processors in it."""
+        return self._ask(method, 1)
+
+    def _ask(self, *call: Any) -> Any:
+        self._send(call)
         assert self._process.stdout is not None
         return pickle.load(self._process.stdout)
 
@@ -160,7 +170,8 @@ def measure(case: Case, names: list[str], torch: str, rounds: int) -> dict[str, 
     """Seconds of all sides, and their ratios to the library's as it is."""
     sides: dict[str, Side] = {}
     differences: dict[str, float] = {}
-    seconds: dict[str, dict[str, list[float]]] = {"train": {}, "predict": {}}
+    spent: dict[str, dict[str, list[tuple[float, float]]]]
+    spent = {"train": {}, "predict": {}}
     try:
         expected = np.zeros(0)
         for name in names:
@@ -173,15 +184,15 @@ def measure(case: Case, names: list[str], torch: str, rounds: int) -> dict[str, 
         if torch:
             sides[TORCH] = Side(case, torch, _THEIRS)
             sides[TORCH].call("set_weights", sides[AS_IS].call("weights"))
-        for method, times in seconds.items():
+        for method, found in spent.items():
             for name, side in sides.items():
-                side.call(method, 1)
-                times[name] = []
+                side.spend(method)
+                found[name] = []
             for _ in range(rounds):
                 for name, side in sides.items():
                     # Another's threads may still be waiting for work.
                     time.sleep(0.2)
-                    times[name].append(side.call(method, 1))
+                    found[name].append(side.spend(method))
     finally:
         for side in sides.values():
             side.stop()
@@ -191,16 +202,25 @@ def measure(case: Case, names: list[str], torch: str, rounds: int) -> dict[str, 
         "evaluated": case.evaluated,
         "differences": differences,
         "seconds": {
-            method: {name: spread(values) for name, values in times.items()}
-            for method, times in seconds.items()
+            method: {
+                name: {"passed": spread(passed), "processors": spread(processors)}
+                for name, values in found.items()
+                for passed, processors in [zip(*values, strict=True)]
+            }
+            for method, found in spent.items()
         },
         "ratio": {
             method: {
-                name: spread([a / b for a, b in zip(values, times[AS_IS], strict=True)])
-                for name, values in times.items()
+                name: {
+                    what: spread(
+                        [a[i] / b[i] for a, b in zip(values, found[AS_IS], strict=True)]
+                    )
+                    for i, what in enumerate(("passed", "processors"))
+                }
+                for name, values in found.items()
                 if name != AS_IS
             }
-            for method, times in seconds.items()
+            for method, found in spent.items()
         },
     }
 
@@ -223,14 +243,15 @@ def main():
         row = measure(case, names, args.torch, args.rounds)
         rows.append(row)
         for method, ratios in row["ratio"].items():
-            base = row["seconds"][method][AS_IS]["median"]
+            base = row["seconds"][method][AS_IS]["passed"]["median"]
             print(f"{name} {method}: {1e3 * base:.0f} ms as it is")
             for variant, found in ratios.items():
-                print(
-                    f"    {variant:34} {statistics.median(found['values']):5.2f} "
-                    f"({found['low']:.2f} to {found['high']:.2f})",
-                    flush=True,
+                shown = "  ".join(
+                    f"{what} {value['median']:5.2f} ({value['low']:.2f} to "
+                    f"{value['high']:.2f})"
+                    for what, value in found.items()
                 )
+                print(f"    {variant:34} {shown}", flush=True)
     if args.tiny:
         return
     from .records import store

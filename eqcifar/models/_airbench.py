@@ -103,6 +103,7 @@ class Airbench(eqx.Module):
         - `channels`: The channels of each group.
         - `depth`: The convolutions of each group.
         - `width`: Multiplies the groups' channels, not the 24 of the first convolution.
+        - `key`: For the initial weights.
         """
         keys = jax.random.split(key, len(channels) + 2)
         size = _FIRST_CHANNELS

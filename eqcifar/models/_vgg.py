@@ -52,6 +52,7 @@ class VGG(eqx.Module):
         - `hidden`: The sizes of the linear layers, each followed by a ReLU, before
             the classifier.
         - `width`: Multiplies all channels and hidden sizes.
+        - `key`: For the initial weights.
         """
         keys = iter(jax.random.split(key, sum(depths) + len(hidden) + 1))
         size = 3

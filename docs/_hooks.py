@@ -101,8 +101,8 @@ def numbers() -> Iterator[str]:
     """Every number of sharpness with its unit and meaning."""
     yield "| column | unit | meaning |\n|---|---|---|"
     for name in meanings.MEANINGS:
-        unit = meanings.unit(name, "loss")
-        yield f"| `{name}` | {unit} | {_cell(meanings.meaning(name, "").replace(" ()", ""))} |"
+        text = _cell(meanings.meaning(name, "").replace(" ()", ""))
+        yield f"| `{name}` | {meanings.unit(name, 'loss')} | {text} |"
 
 
 def recipe_table() -> Iterator[str]:
@@ -130,7 +130,7 @@ def api(room: str) -> Iterator[str]:
     module = importlib.import_module(room)
     for name, value in vars(module).items():
         home = getattr(value, "__module__", "") or ""
-        named = inspect.isclass(value) or callable(value)
+        named = inspect.isclass(value) or inspect.isroutine(inspect.unwrap(value))
         if named and not name.startswith("_") and home.startswith(room):
             yield f"\n::: {room}.{name}\n"
 

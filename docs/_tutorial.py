@@ -1,6 +1,6 @@
 """Run the tutorial: every command and program of the page, in order.
 
-    python docs/_tutorial.py            # say where the output is another than the page's
+    python docs/_tutorial.py            # say where the output is not the page's
     python docs/_tutorial.py --write    # write outputs and pictures into the page
 
 Numbers may differ from machine to machine; words and the form of tables may not. A line

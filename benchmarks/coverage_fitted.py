@@ -39,7 +39,7 @@ def derivatives(network, images, labels):
     @jax.jit
     def one(theta, image, label):
         logits = lambda t: network(unravel(t), image[None])[0]  # noqa: E731
-        loss = lambda t: sharpness.ce(logits(t), label)  # noqa: E731
+        loss = lambda t: sharpness.get_loss("ce")(logits(t), label)  # noqa: E731
         jacobian, p = jax.jacrev(logits)(theta), jax.nn.softmax(logits(theta))
         ggn = jacobian.T @ (jnp.diag(p) - jnp.outer(p, p)) @ jacobian
         found = jax.hessian(loss)(theta), ggn, jax.grad(loss)(theta), jacobian
@@ -112,7 +112,9 @@ def on_rises(network, gradients, images, labels, repeats, rng):
 
     @jax.jit
     def losses(theta):
-        return jax.vmap(sharpness.ce)(network(unravel(theta), images), labels)
+        return jax.vmap(sharpness.get_loss("ce"))(
+            network(unravel(theta), images), labels
+        )
 
     start = np.asarray(losses(flat))
 

@@ -1,8 +1,8 @@
 """Kill a training run at random moments, resume it, and compare it with another.
 
 The other run, of the same configuration, is left alone. Both must end with the same
-bytes in `model.eqx` and `last.eqx`, and with the same `log.tsv` but for its columns of
-times. The script fails where they do not.
+bytes in `model.safetensors` and `last.safetensors`, and with the same `log.tsv` but for
+its columns of times. The script fails where they do not.
 
     python benchmarks/kill_resume.py --kills 20
 """
@@ -68,7 +68,7 @@ def measure(folder: Path, options: argparse.Namespace) -> dict:
             moments.append({"rows": rows(killed), "left": left})
     finish(start(killed, options.epochs))
 
-    names = "model.eqx", "last.eqx"
+    names = "model.safetensors", "last.safetensors"
     return {
         "what": "SIGKILL at random moments of a training run, then resumed",
         "kills": len(moments),

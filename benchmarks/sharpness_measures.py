@@ -209,7 +209,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
-    parser.add_argument("run", help="the folder of a run, or its model.eqx")
+    parser.add_argument("run", help="the folder of a run, or its model.safetensors")
     parser.add_argument("dataset", help="a folder or name, as for --dataset")
     parser.add_argument("--data-name", default="CIFAR-10 (JPEG copy)")
     parser.add_argument("--only", default="", help="how the names of parts begin")
@@ -228,7 +228,7 @@ def main() -> None:
     network, splits, loaded = load(args.run, args.dataset)
     sizes = {name: examples.population for name, examples in splits.items()}
     weights = Path(args.run)
-    weights = weights / "model.eqx" if weights.is_dir() else weights
+    weights = weights / "model.safetensors" if weights.is_dir() else weights
     options = {
         k: v for k, v in vars(args).items() if k not in ("run", "dataset", "only")
     }

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from eqcifar import models, sharpness
-from eqcifar.sharpness._losses import get_loss
+from eqcifar.losses import get_loss
 from eqcifar.sharpness._operator import fitting
 from eqcifar.sharpness._output_traces import _norms
 from eqcifar.sharpness._probe_traces import _forms_of_key

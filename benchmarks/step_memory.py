@@ -22,6 +22,7 @@ from eqcifar import models, training
 from eqcifar.parallel import make_mesh, replicate
 from eqcifar.training._batch import Epoch
 from eqcifar.training._memory import planned_memory
+from eqcifar.training._recipe import make_recipe
 from eqcifar.training._step import make_steps
 
 from .records import read, store
@@ -41,16 +42,9 @@ def prepare(arch, width, batch_size, bn_group, grad_accum, remat):
     pixels = jax.random.randint(key, (NUM_TRAIN, 32, 32, 3), 0, 256, jnp.uint8)
     labels = jnp.arange(NUM_TRAIN, dtype=jnp.int32) % 10
     order = jnp.arange(NUM_TRAIN, dtype=jnp.int32)
-    arguments = replicate((Epoch(pixels, labels, order, key), start), mesh)
-    steps = make_steps(
-        config,
-        training.LOSSES[config.loss],
-        10,
-        NUM_TRAIN,
-        mesh,
-        grad_accum=grad_accum,
-        remat=remat,
-    )
+    arguments = replicate((Epoch(pixels, labels, order, key, 10), start), mesh)
+    recipe = make_recipe(config, NUM_TRAIN)
+    steps = make_steps(recipe, mesh, grad_accum=grad_accum, remat=remat)
     began = time.perf_counter()
     memory = planned_memory(steps, *arguments, 1)
     return steps, arguments, memory, time.perf_counter() - began

@@ -68,7 +68,9 @@ def measure(out: Path, jobs: int) -> dict:
         "done" if status["state"] == "done" else "running"
         for status in at_kill.values()
     )
-    models = {path: path.stat().st_mtime_ns for path in out.glob("*/*/*/model.eqx")}
+    models = {
+        path: path.stat().st_mtime_ns for path in out.glob("*/*/*/model.safetensors")
+    }
 
     again = time.perf_counter()
     second = subprocess.run(command, stdout=subprocess.PIPE, text=True)

@@ -15,6 +15,7 @@ import torch
 
 from eqcifar import data, models, training
 from eqcifar.parallel import make_mesh
+from eqcifar.training._recipe import make_recipe
 from eqcifar.training._step import Epoch, epoch_order, make_steps
 
 from .peers import torch_recipe
@@ -22,17 +23,11 @@ from .records import store
 
 
 def losses_here(config, dataset, model, state, order, steps):
-    take = make_steps(
-        config,
-        training.LOSSES[config.loss],
-        len(dataset.classes),
-        len(dataset.train),
-        make_mesh(1),
-    )
+    take = make_steps(make_recipe(config, len(dataset.train)), make_mesh(1))
     start = training.initialise(model, state, config, len(dataset.train))
     images, labels = jnp.asarray(dataset.train.images), dataset.train.labels
     key = jax.random.key(config.seed)
-    epoch = Epoch(images, jnp.asarray(labels), order, key)
+    epoch = Epoch(images, jnp.asarray(labels), order, key, len(dataset.classes))
     totals = [0.0]
     for _ in range(steps):
         start = take(epoch, start, 1)

@@ -78,7 +78,7 @@ def test_what_cannot_be_measured_is_one_line(trained, tmp_path):
     unfinished.mkdir()
     shutil.copy(trained / "config.json", unfinished)
     for arguments, code, message in (
-        (("--measures", "trase"), 2, "Unknown measure 'trase': did you mean trace"),
+        (("--measures", "trase"), 2, "unknown measure 'trase'; did you mean 'trace'?"),
         (("--samples", 1), 2, "one image tells nothing about the error"),
         (("--samples", 41, "--devices", 1), 2, "41 samples asked for, but the train"),
         (("--split", "val", *QUICK), 2, "no val split: there are train, test"),
@@ -124,7 +124,7 @@ def test_what_cannot_be_measured_is_one_line(trained, tmp_path):
         assert result.stderr.count("\n") == 1
     result = run_cli("sharpness", unfinished)
     assert result.exit_code == 2
-    assert "has no model.eqx: finish its training" in result.stderr
+    assert "has no model.safetensors: finish its training" in result.stderr
 
 
 @pytest.mark.parametrize(
@@ -149,13 +149,13 @@ def test_a_diverged_network_is_one_line(trained, tmp_path):
     model = eqx.tree_at(lambda m: m.stem.weight, loaded.model, weight)
     state = TrainState(model, loaded.state, (), jnp.asarray(2), Totals.zero())
     dataset = measurements.open_subject(trained).dataset
-    runs.save_model(tmp_path / "model.eqx", state, loaded.config, dataset)
+    runs.save_model(tmp_path / "model.safetensors", state, loaded.config, dataset)
     for command in ("sharpness", "compare"):
         result = run_cli(command, tmp_path)
         assert result.exit_code == 1
         assert "has diverged: stem.weight is not finite" in result.stderr
         assert result.stderr.count("\n") == 1
-    assert [path.name for path in tmp_path.iterdir()] == ["model.eqx"]
+    assert [path.name for path in tmp_path.iterdir()] == ["model.safetensors"]
 
 
 def test_data_that_changed_since_training_is_said(trained, monkeypatch):
@@ -246,7 +246,7 @@ def test_dropout_is_off_when_measured(tmp_path):
     without = models.create(
         "wrn10-1", 10, width=loaded.config.width, key=jax.random.key(0)
     )
-    model, state = runs.with_arrays(
+    model, state = runs.replace_arrays(
         *without, runs.named_arrays(loaded.model, loaded.state)
     )
     order = np.random.default_rng(0).permutation(40)[:8]
@@ -281,8 +281,8 @@ def test_a_killed_command_goes_on_with_the_same_bits(trained, tmp_path):
 
 
 def test_a_lone_file_has_a_table_of_its_own(trained, tmp_path):
-    file = tmp_path / "best.eqx"
-    shutil.copy(trained / "model.eqx", file)
+    file = tmp_path / "best.safetensors"
+    shutil.copy(trained / "model.safetensors", file)
     result = run_cli("sharpness", file, "--measures", "ntk", *QUICK)
     assert result.exit_code == 0, result.stderr
     (row,) = read_wide(tmp_path / "best.sharpness.tsv")

@@ -291,7 +291,7 @@ def test_damaged_cache_is_built_again(parquet, damage, caplog):
     caplog.clear()
     _assert_is(data.load(parquet))
     assert not caplog.text
-    assert not list(data.cache_folder().glob("*.tmp"))
+    assert not list(data.cache_folder().glob(".tmp-*"))
 
 
 def test_cache_that_cannot_be_written_is_done_without(parquet, tmp_path, caplog):

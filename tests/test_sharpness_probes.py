@@ -93,7 +93,7 @@ def test_each_example_has_its_own_direction(x64, smooth):
     signs = rng.choice([-1.0, 1.0], (8, sign_count(net)))
     forms = sharpness.quadratic_forms(
         net,
-        sharpness.ce,
+        sharpness.get_loss("ce"),
         jnp.asarray(examples.images),
         jnp.asarray(examples.labels),
         v,

@@ -1,4 +1,7 @@
-from ._conditions import keep as keep, parse_baseline as parse_baseline
+from ._conditions import (
+    filter_records as filter_records,
+    parse_baseline as parse_baseline,
+)
 from ._formats import (
     ASCII as ASCII,
     long_rows as long_rows,
@@ -15,19 +18,19 @@ from ._plot import (
     plot_curves as plot_curves,
 )
 from ._provenance import hardware as hardware, software as software
-from ._records import read_records as read_records, Record as Record
+from ._records import Record as Record, read_records as read_records
 from ._report import write_report as write_report
 from ._statistics import (
     Comparison as Comparison,
-    summarise as summarise,
     Summary as Summary,
+    summarise as summarise,
     welch as welch,
 )
 from ._table import (
-    check_baseline as check_baseline,
     Group as Group,
-    measured as measured,
-    sharpness_measured as sharpness_measured,
     Table as Table,
+    check_baseline as check_baseline,
+    measured_columns as measured_columns,
+    sharpness_columns as sharpness_columns,
     tabulate as tabulate,
 )

@@ -13,11 +13,11 @@ import numpy as np
 from jaxtyping import Float, PRNGKeyArray
 
 from eqcifar.errors import UsageError
+from eqcifar.losses import AnyLoss
 
 from ._estimate import Estimate
 from ._examples import Examples, Rows, piece
 from ._lanczos import eigenpairs, overlap
-from ._losses import Loss
 from ._memory import MEMORY, check_memory
 from ._network import Network
 from ._operator import operator
@@ -47,7 +47,7 @@ def compare(
     network: Network,
     first: Examples,
     second: Examples,
-    loss: str | Loss,
+    loss: AnyLoss,
     *,
     probes: int,
     eigenvectors: int = 0,

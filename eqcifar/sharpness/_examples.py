@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from eqcifar.errors import RunError, UsageError
+from eqcifar.storage import replacing
 
 # The pieces of an unfinished measurement by number, each worth keeping by itself: of a
 # pass over examples the rows of a batch, of Lanczos a step, of a mean a random vector.
@@ -234,18 +235,19 @@ def save_rows(path: str | os.PathLike[str], rows: Rows, fingerprint: str) -> Non
     **Arguments:**
 
     - `path`: an `.npz` file.
+    - `rows`: the pieces, by the number of their batch.
     - `fingerprint`: says what is being measured; `load_rows` insists on the same.
+
+    **Raises:**
+
+    `RunError` with the path and the reason, such as a full disk.
     """
     arrays: dict[str, Any] = {
         f"{i}:{k}": v for i, row in rows.items() for k, v in row.items()
     }
     arrays["fingerprint"] = np.array(fingerprint)
-    partial = Path(f"{os.fspath(path)}.partial")
-    with open(partial, "wb") as file:
+    with replacing(Path(path)) as file:
         np.savez(file, **arrays)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(partial, path)
 
 
 def load_rows(path: str | os.PathLike[str], fingerprint: str) -> Rows:

@@ -10,10 +10,10 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
 from eqcifar.errors import UsageError
+from eqcifar.losses import AnyLoss
 
 from ._estimate import Target, estimate_mean
 from ._examples import Examples, Rows, piece
-from ._losses import Loss
 from ._network import Network
 from ._probe_traces import random_direction
 from ._radius import _move, loss_at
@@ -62,7 +62,7 @@ def landscape(
     network: Network,
     examples: Examples,
     directions: Sequence[PyTree],
-    loss: str | Loss,
+    loss: AnyLoss,
     *,
     reach: float = 1.0,
     points: int = 21,

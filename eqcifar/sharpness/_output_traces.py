@@ -11,11 +11,11 @@ import numpy as np
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from eqcifar.errors import UsageError
+from eqcifar.losses import AnyLoss, Loss, get_loss
 from eqcifar.parallel import jit
 
 from ._estimate import Estimate, Target, estimate_mean
 from ._examples import Batch, Examples, Rows, stream
-from ._losses import Loss, get_loss, root_product
 from ._memory import MEMORY
 from ._network import Network, check_independent, scaling
 from ._stopping import Stop
@@ -140,7 +140,7 @@ class OutputTraces:
 def output_traces(
     network: Network,
     examples: Examples,
-    loss: str | Loss,
+    loss: AnyLoss,
     *,
     probes: int = 0,
     scaled: tuple[str, ...] = ("plain", "theta", "filter"),
@@ -257,7 +257,7 @@ def _norms(
         else:
             seed = jax.random.fold_in(key, at)
             signs = jax.random.rademacher(seed, (classes,), outputs.dtype)
-        (gradient,) = pull(root_product(loss, outputs, label, signs))
+        (gradient,) = pull(loss.root_product(outputs, label, signs))
         return {
             name: jnp.stack(
                 jax.tree.leaves(

@@ -3,6 +3,7 @@
 import html
 import importlib
 import inspect
+import pathlib
 import re
 import typing
 from collections.abc import Iterator
@@ -55,28 +56,31 @@ def _command(name: str, command: Any) -> Iterator[str]:
     panels: dict[str, list[str]] = {}
     for param in params:
         panel = getattr(param, "rich_help_panel", None) or "Options"
-        names = "<br>".join(
-            [f"`{option}`" for option in [*param.opts, *param.secondary_opts]]
-            if param.param_type_name == "option"
-            else [f"`{_argument(param)}`"]
-        )
-        kind = "" if getattr(param, "is_flag", False) else _kind(param)
         panels.setdefault(panel, []).append(
-            f"| {names} | {kind} | {_default(param)} | {_cell(param.help or '')} |"
+            f"| {_names(param)}{_default(param)} | {_cell(param.help or '')} |"
         )
     for panel, rows in panels.items():
         yield f"\n**{panel}**\n"
-        yield "| | value | default | |\n|---|---|---|---|"
+        yield "| option | |\n|---|---|"
         yield from rows
     for part, inner in getattr(command, "commands", {}).items():
         yield from _command(f"{name} {part}", inner)
 
 
+def _names(param: Any) -> str:
+    if param.param_type_name == "argument":
+        return f"`{_argument(param)}`"
+    kind = "" if param.is_flag else f" {_kind(param)}"
+    first, *others = [*param.opts, *param.secondary_opts]
+    return "<br>".join([f"`{first}{kind}`", *(f"`{other}`" for other in others)])
+
+
 def _kind(param: Any) -> str:
     kind = param.type_descriptor.annotation
     choices = typing.get_args(kind) if typing.get_origin(kind) is Literal else ()
-    text = param.metavar or "|".join(choices) or getattr(kind, "__name__", str(kind))
-    return f"`{_cell(text)}`"
+    names = {str: "TEXT", int: "INTEGER", float: "NUMBER", pathlib.Path: "PATH"}
+    text = param.metavar or "|".join(choices) or names.get(kind) or param.name.upper()
+    return _cell(text)
 
 
 def _argument(param: Any) -> str:
@@ -85,12 +89,12 @@ def _argument(param: Any) -> str:
 
 def _default(param: Any) -> str:
     value = param.default
-    if callable(value) or value in (None, (), []) or str(value) == "Sentinel.UNSET":
+    if callable(value) or value is False or value in (None, (), [], ""):
         return ""
-    if isinstance(value, bool):
-        return "yes" if value else ""
+    if value is True:
+        return "<br>default: on"
     text = " ".join(map(str, value)) if isinstance(value, tuple | list) else str(value)
-    return f"`{_cell(text)}`" if text else ""
+    return f"<br>default: `{_cell(text)}`"
 
 
 def _cell(text: str) -> str:

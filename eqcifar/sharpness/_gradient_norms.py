@@ -108,9 +108,39 @@ def tappable(network: Network, images: Float[Array, "batch ..."]) -> Tapped:
     )
 
 
+def footprint(
+    network: Network, images: Float[Array, "batch ..."], tapped: Tapped, outputs: int
+) -> float:
+    """About how many bytes an example takes in `gradient_norms`.
+
+    For each pass, forward or back, those of all that a forward pass computes: more
+    than is kept, and less than is kept with the patches of the largest layer.
+    """
+    one = jax.eval_shape(lambda: images[:1])
+    program = jax.make_jaxpr(lambda params, x: network(params, x))(network.params, one)
+    leaves = jax.tree.leaves(network.params)
+    formed = sum(x.nbytes for x, tap in zip(leaves, tapped, strict=True) if not tap)
+    return (1 + outputs) / 3 * _bytes_computed(program.jaxpr) + outputs * formed
+
+
+def _bytes_computed(program: Jaxpr) -> int:
+    total = 0
+    for equation in program.eqns:
+        inner = [
+            each.jaxpr if isinstance(each, ClosedJaxpr) else each
+            for each in equation.params.values()
+            if isinstance(each, ClosedJaxpr | Jaxpr)
+        ]
+        if inner:
+            total += sum(map(_bytes_computed, inner))
+        else:
+            total += sum(x.aval.size * x.aval.dtype.itemsize for x in equation.outvars)
+    return total
+
+
 def _uses(jaxpr: Jaxpr, variable: Var) -> float:
     """How often a program uses a variable; any number of times in a loop."""
-    count = sum(variable is out for out in jaxpr.outvars)
+    count = float(sum(variable is out for out in jaxpr.outvars))
     for equation in jaxpr.eqns:
         at = [i for i, x in enumerate(equation.invars) if x is variable]
         name, inner = equation.primitive.name, equation.params.get("jaxpr")

@@ -77,7 +77,7 @@ def test_a_table_a_row_and_the_same_numbers_as_json(trained):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("--measures", "trase"), "Unknown measure 'trase': did you mean trace"),
+        (("--measures", "trase"), "unknown measure 'trase'; did you mean 'trace'?"),
         (("--samples", 1), "one image tells nothing about the error"),
         (("--samples", 41, "--devices", 1), "41 samples asked for, but the train"),
         (("--split", "val", *QUICK), "no val split: there are train, test"),
@@ -85,9 +85,12 @@ def test_a_table_a_row_and_the_same_numbers_as_json(trained):
         (("--top", 0), "top must be 1 or more"),
         (("--probes", 10**9, *QUICK), "more than the 1 GB allowed"),
         (("--original-devices", 4), "needs --convention original"),
-        (("--convention", "original", "--original-devices", 0), "must be 1 or more"),
+        (
+            ("--convention", "original", "--original-devices", 0),
+            "greater than or equal to 1",
+        ),
         (("--seed", 10**20), "seed must be 0 or more, and below 2**32"),
-        (("--sharpest", -1), "must be 0 or more"),
+        (("--sharpest", -1), "greater than or equal to 0"),
         (("--how-many", 2, *QUICK), "must be between 0 and 1"),
         (
             ("--top", 5000, "--measures", "eigenvalues", "--memory", 0.02, *QUICK),
@@ -120,15 +123,15 @@ def test_a_run_without_a_model_is_refused(trained, tmp_path):
     shutil.copy(trained / "config.json", tmp_path)
     result = run_cli("sharpness", tmp_path)
     assert result.exit_code == 2
-    assert "has no model.eqx: finish its training" in result.stderr
+    assert "has no model.safetensors: finish its training" in result.stderr
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("--probes", 2), "must be 3 or more"),
-        (("--eigenvectors", -1), "must be 0 or more"),
-        (("--eigenvectors", 10**6), "Cannot compare 1000000 eigenvectors of "),
+        (("--probes", 2), "greater than or equal to 3"),
+        (("--eigenvectors", -1), "greater than or equal to 0"),
+        (("--eigenvectors", 10**6), "cannot compare 1000000 eigenvectors of "),
         (("--memory", 1e-9), "more than the 4e-09 GB allowed: ask for fewer"),
         (("--seed", 10**20), "below 2**32"),
     ],
@@ -145,13 +148,13 @@ def test_a_diverged_network_is_one_line(trained, tmp_path):
     model = eqx.tree_at(lambda m: m.stem.weight, loaded.model, weight)
     state = TrainState(model, loaded.state, (), jnp.asarray(2), Totals.zero())
     dataset = measurements.open_subject(trained).dataset
-    runs.save_model(tmp_path / "model.eqx", state, loaded.config, dataset)
+    runs.save_model(tmp_path / "model.safetensors", state, loaded.config, dataset)
     for command in ("sharpness", "compare"):
         result = run_cli(command, tmp_path)
         assert result.exit_code == 1
         assert "has diverged: stem.weight is not finite" in result.stderr
         assert result.stderr.count("\n") == 1
-    assert [path.name for path in tmp_path.iterdir()] == ["model.eqx"]
+    assert [path.name for path in tmp_path.iterdir()] == ["model.safetensors"]
 
 
 def test_data_that_changed_since_training_is_said(trained, monkeypatch):
@@ -235,7 +238,7 @@ def test_dropout_is_off_when_measured(trained, tmp_path):
             models.create, "wrn10-1", 10, width=1 / 16, dropout=dropout
         )
         options = {"arch": "wrn10-1", "width": 1 / 16, "dropout": dropout}
-        file = tmp_path / f"{dropout}.eqx"
+        file = tmp_path / f"{dropout}.safetensors"
         runs.save_model(file, made, dataclasses.replace(config, **options), dataset)
         result = run_cli("sharpness", file, "--measures", "ntk", "--json", *QUICK)
         assert result.exit_code == 0, result.stderr
@@ -271,8 +274,8 @@ def test_a_killed_command_goes_on_with_the_same_bits(trained, tmp_path):
 
 
 def test_a_lone_file_has_a_table_of_its_own(trained, tmp_path):
-    file = tmp_path / "best.eqx"
-    shutil.copy(trained / "model.eqx", file)
+    file = tmp_path / "best.safetensors"
+    shutil.copy(trained / "model.safetensors", file)
     result = run_cli("sharpness", file, "--measures", "ntk", *QUICK)
     assert result.exit_code == 0, result.stderr
     (row,) = read_wide(tmp_path / "best.sharpness.tsv")

@@ -96,7 +96,7 @@ def test_as_many_as_asked(values, which, count, expected, precise):
 
 
 def test_more_than_there_are_is_refused():
-    with pytest.raises(UsageError, match="Cannot find 4 eigenpairs of a matrix of ord"):
+    with pytest.raises(UsageError, match="cannot find 4 eigenpairs of a matrix of ord"):
         sharpness.eigenpairs(diagonal(np.ones(3)), 4, key=KEY)
     net = of(np.ones(3), lambda w, x: w)
     for name in ("eigenvalues", "lmax"):

@@ -58,7 +58,7 @@ def test_one_clear_line_for_each_bad_run_and_the_rest_tabulated(tmp_path):
         "config.json: it is not JSON",
         "config.json is of version 2; this eqcifar reads version 1",
         "unknown configuration key 'depth'",
-        "seed = '1': must be of type int",
+        "seed = '1': must be a whole number",
         "log.tsv ends after epoch 1 of 2",
         "log.tsv: it has no whole row",
         "status.json: it is not JSON",

@@ -166,7 +166,7 @@ def test_an_unknown_tracker_is_refused(tmp_path):
     result = run_cli(*TINY, "--out", tmp_path, "--track", "mlflow")
     assert result.exit_code == 2
     assert "mlflow" in result.stderr
-    with pytest.raises(UsageError, match="choose from tensorboard, wandb, trackio"):
+    with pytest.raises(UsageError, match="there are tensorboard, wandb, trackio"):
         Tracking(["mlflow"])
 
 

@@ -1,4 +1,7 @@
-from ._conditions import keep as keep, parse_baseline as parse_baseline
+from ._conditions import (
+    filter_records as filter_records,
+    parse_baseline as parse_baseline,
+)
 from ._formats import (
     ASCII as ASCII,
     long_rows as long_rows,
@@ -27,7 +30,7 @@ from ._table import (
     Group as Group,
     Table as Table,
     check_baseline as check_baseline,
-    measured as measured,
-    sharpness_measured as sharpness_measured,
+    measured_columns as measured_columns,
+    sharpness_columns as sharpness_columns,
     tabulate as tabulate,
 )

@@ -5,12 +5,13 @@ import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 
+from ..config import PARTS
 from ._records import Record
 
 SPLITS = {"": "train", "_te": "test", "_va": "val"}
 
 
-_HOW = r"(_(?P<loss>mse|ce))?(_onehot)?(_trainmode)?"
+_HOW = rf"(_(?P<loss>{'|'.join(PARTS['loss'])}))?(_onehot)?(_trainmode)?"
 
 
 _COLUMN = re.compile(rf"(?P<name>.+?{_HOW})(?P<end>_te|_va)?")

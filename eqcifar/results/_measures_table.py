@@ -23,7 +23,7 @@ def measures_table(table: Table, measures: Sequence[str]) -> TextTable:
     **Arguments:**
 
     - `table`: from `tabulate`.
-    - `measures`: columns of its records, from `sharpness_measured`.
+    - `measures`: columns of its records, from `sharpness_columns`.
 
     **Returns:**
 

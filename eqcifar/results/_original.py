@@ -9,14 +9,14 @@ import math
 import os
 import re
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 from ..config import TrainConfig
 from ..errors import RunError, UsageError
 from ..recipes import recipe_options
-from ..storage import last_values, read_measures
+from ..storage import find_folders, last_values, read_measures
 from ._records import SELECTIONS, Record, check_selection, drop_copies
 
 _ARCHITECTURES = {
@@ -67,10 +67,8 @@ def read_original(
 
     `UsageError` when there is no such folder.
     """
-    if not os.path.isdir(root):
-        raise UsageError(f"no folder {os.fspath(root)}: nothing was trained there")
     found = []
-    for path in sorted(_walk(root, warn)):
+    for path in find_folders(root, _FILES, warn):
         try:
             found.append(_read(path, SELECTIONS[select], warn))
         except RunError as error:
@@ -86,15 +84,6 @@ def read_original(
             record = replace(record, state="interrupted", values={})
         records.append(replace(record, recipe=replace(record.recipe, epochs=epochs)))
     return check_selection(drop_copies(records, warn), select, warn)
-
-
-def _walk(root: str | os.PathLike[str], warn: Callable[[str], None]) -> Iterator[Path]:
-    def complain(error: OSError):
-        warn(f"left out {error.filename}: {error.strerror}")
-
-    for folder, _, files in os.walk(root, onerror=complain):
-        if _FILES & set(files):
-            yield Path(folder)
 
 
 def _read(

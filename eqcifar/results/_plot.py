@@ -24,7 +24,7 @@ from ._cells import show_seeds
 from ._columns import error_of, group_equal, images_of, parse_column, show_images
 from ._records import Record
 from ._statistics import Summary, summarise
-from ._table import Group, Table, sharpness_measured
+from ._table import Group, Table, sharpness_columns
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -96,7 +96,7 @@ def plot_all(
 def distinct_measures(table: Table) -> dict[str, list[str]]:
     """The measures of a table, and for each those with the same numbers."""
     try:
-        measures = sharpness_measured([table])
+        measures = sharpness_columns([table])
     except UsageError:
         return {}
     values = [record.values for group in table.groups for record in group.done]

@@ -139,7 +139,7 @@ class _Recipes:
     def __call__(self, fields: dict[str, Any]) -> tuple[TrainConfig, int]:
         seed = fields.pop("seed", None)
         if type(seed) is not int:
-            raise UsageError(f"seed = {seed!r}: must be of type int")
+            raise UsageError(f"seed = {seed!r}: must be a whole number")
         key = repr(fields)
         if key not in self._made:
             self._made[key] = TrainConfig.from_dict(fields)

@@ -22,7 +22,7 @@ from ._pivot import TextTable, pivot
 from ._plot import distinct_measures, plot_all, plot_curves
 from ._provenance import hardware, software
 from ._records import Record
-from ._table import Group, Table, measured, tabulate
+from ._table import Group, Table, measured_columns, tabulate
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -114,7 +114,7 @@ def _section(
     known = distinct_measures(table)
     figures = plot_all(table, [metric], warn=warn)
     for other in ("loss", "acc_tr", *known):
-        if other != metric and other in measured([table]):
+        if other != metric and other in measured_columns([table]):
             same = known.get(other, ())
             figures |= plot_curves(table, other, same=same, warn=warn)
     measures = [name for first, others in known.items() for name in (first, *others)]

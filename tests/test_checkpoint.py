@@ -357,7 +357,7 @@ HEADERS = [
     ({"environment": None}, "environment = None is no dict"),
     ({"environment": {"versions": 3}}, "environment: versions = 3 is no dict"),
     ({"holds": "all"}, "holds = 'all' is neither"),
-    ({"config": {"lr": "x"}}, "lr = 'x': must be of type float"),
+    ({"config": {"lr": "x"}}, "lr = 'x': must be a number"),
     ({"config": {"arch": "wrn40000-1"}}, "wrn40000-1"),
     ({"config": {"arch": "nonsense"}}, "unknown architecture 'nonsense'"),
     ({"config": {"width": 1e300}}, "lacks model.stem.weight, in the model float32"),

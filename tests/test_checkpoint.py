@@ -407,6 +407,11 @@ def test_a_pipe_is_no_file(tmp_path):
         load_small_model(tmp_path / "x.safetensors", start())
 
 
+def test_a_folder_that_is_gone_is_not_called_intact(tmp_path):
+    with pytest.raises(RunError, match=r"x.safetensors: there is no folder .*gone$"):
+        save(tmp_path / "gone" / "x.safetensors", start())
+
+
 @pytest.mark.parametrize("limit", [0, 1, 2000])
 def test_a_file_that_may_not_grow_is_one_line(tmp_path, limit):
     path = save(tmp_path / "last.safetensors")

@@ -274,6 +274,7 @@ parallel.initialise = lambda: alone("localhost:{port}", 2, {process})
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="has no such signals")
+@pytest.mark.slow
 def test_a_signal_to_one_process_stops_all_alike(tmp_path):
     with socket.socket() as free:
         free.bind(("localhost", 0))

@@ -36,7 +36,12 @@ def test_softmax_regression(x64):
 
 
 @pytest.mark.parametrize(
-    ("kind", "names"), [("resnet", ("mse", "ce")), ("vgg", ("ce",)), ("wrn", ("mse",))]
+    ("kind", "names"),
+    [
+        ("resnet", ("mse", "ce")),
+        pytest.param("vgg", ("ce",), marks=pytest.mark.slow),
+        pytest.param("wrn", ("mse",), marks=pytest.mark.slow),
+    ],
 )
 def test_exact_path_is_the_dense_trace(x64, kind, names):
     examples, net = data(4), network(kind)

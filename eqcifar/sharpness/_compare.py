@@ -64,7 +64,9 @@ def compare(
     one Hessian and one GGN product over every example; the halves are those of
     `Examples.halves(seed)`, and the splits the weighted means of their halves, so the
     control costs nothing. Errors are by jackknife over probes and cover the probes
-    alone: the control shows what the draw of examples does.
+    alone: the control shows what the draw of examples does. Near 1 a cosine's error is
+    skewed: 95 % intervals hold it in 87 to 95 % of draws of 5 to 20 probes, in 91 to 97
+    of 50, those of trace ratios in 91 to 95 % (`benchmarks/coverage.py`).
 
     **Arguments:**
 

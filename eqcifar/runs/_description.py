@@ -12,7 +12,7 @@ import jax
 import optax
 
 from .. import __version__, data, models
-from ..config import TrainConfig
+from ..config import DataConfig, TrainConfig
 from ..data import Dataset
 from ..errors import EqcifarError, UsageError
 from ..fields import DEFAULTS
@@ -169,7 +169,7 @@ class FolderCheck:
         check_data(run.path, run.description(), self._sha256[key], config.dataset)
 
 
-def load_data(config: TrainConfig) -> Dataset:
+def load_data(config: DataConfig) -> Dataset:
     """The data that a configuration names.
 
     **Arguments:**
@@ -192,7 +192,7 @@ def load_data(config: TrainConfig) -> Dataset:
     )
 
 
-def data_of(path: Path, config: TrainConfig) -> Dataset:
+def data_of(path: Path, config: DataConfig) -> Dataset:
     """The data that a network was trained on, or what has its name now.
 
     **Arguments:**

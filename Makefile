@@ -6,13 +6,14 @@ BIN := .venv/bin
 INSTALLED := .venv/installed
 DEMO := results/demo
 
-.PHONY: help install format check test demo clean
+.PHONY: help install format check test test-slow demo clean
 
 help:
-	@echo "make test    install into .venv, check formatting, style and types, run the tests"
-	@echo "make demo    install into .venv, train, evaluate and measure a small network on the CPU"
-	@echo "make format  format and fix what can be fixed"
-	@echo "make clean   remove .venv and the demo's results"
+	@echo "make test       install into .venv, check formatting, style and types, run the tests"
+	@echo "make test-slow  run the proofs that take long, with all of the compiler's optimisation"
+	@echo "make demo       install into .venv, train, evaluate and measure a small network on the CPU"
+	@echo "make format     format and fix what can be fixed"
+	@echo "make clean      remove .venv and the demo's results"
 
 install: $(INSTALLED)
 
@@ -34,7 +35,11 @@ check: $(INSTALLED)
 	$(BIN)/pyright
 
 test: check
-	$(BIN)/pytest --quiet --numprocesses 2 --durations=10
+	$(BIN)/pytest --quiet --numprocesses 2 --durations=10 -m 'not slow'
+
+test-slow: export JAX_DISABLE_MOST_OPTIMIZATIONS = 0
+test-slow: $(INSTALLED)
+	$(BIN)/pytest --quiet --durations=10 -m slow
 
 # Procedural images, computed on the spot: the demo downloads nothing.
 demo: export HF_HUB_OFFLINE = 1

@@ -36,7 +36,7 @@ def derivatives(network, images, labels):
     @jax.jit
     def one(theta, image, label):
         logits = lambda t: network(unravel(t), image[None])[0]  # noqa: E731
-        loss = lambda t: sharpness.ce(logits(t), label)  # noqa: E731
+        loss = lambda t: sharpness.get_loss("ce")(logits(t), label)  # noqa: E731
         jacobian, p = jax.jacrev(logits)(theta), jax.nn.softmax(logits(theta))
         ggn = jacobian.T @ (jnp.diag(p) - jnp.outer(p, p)) @ jacobian
         found = jax.hessian(loss)(theta), ggn, jax.grad(loss)(theta), jacobian
@@ -128,7 +128,8 @@ def on_rises(
 
     @jax.jit
     def losses(theta, images, labels):
-        return jax.vmap(sharpness.ce)(network(unravel(theta), images), labels)
+        ce = get_loss("ce")
+        return jax.vmap(ce)(network(unravel(theta), images), labels)
 
     everyone = np.arange(SPLIT)
     start = np.asarray(losses(flat, images, labels))

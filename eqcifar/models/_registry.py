@@ -1,4 +1,3 @@
-import difflib
 import re
 from collections.abc import Callable
 from functools import partial
@@ -8,7 +7,7 @@ import equinox as eqx
 from equinox.nn import State
 from jaxtyping import PRNGKeyArray
 
-from eqcifar.errors import UsageError
+from eqcifar.errors import UsageError, unknown
 
 from ._airbench import Airbench
 from ._initial_weights import lecun_normal
@@ -57,6 +56,10 @@ _ARCHITECTURES: dict[str, Callable[..., Architecture]] = {
     ),
 }
 # Any other wide ResNet goes by the same pattern.
+# A name costs nothing to write, and a layer some milliseconds to make.
+_DEEPEST = 1000
+
+
 _WIDE_RESNET = re.compile(r"wrn(\d+)-(\d+)")
 
 
@@ -137,7 +140,7 @@ def _find(name: str) -> Callable[..., Architecture]:
         return _ARCHITECTURES[name]
     if match := _WIDE_RESNET.fullmatch(name):
         depth, widen = map(int, match.groups())
+        if depth > _DEEPEST:
+            raise UsageError(f"{name} is too deep to be made: at most {_DEEPEST}")
         return partial(WideResNet, depth=depth, widen=widen)
-    near = difflib.get_close_matches(name.lower(), _ARCHITECTURES, cutoff=0.5)
-    hint = f"nearest: {', '.join(near)}; " if near else ""
-    raise UsageError(f"unknown architecture {name!r}; {hint}`eqcifar archs` lists all")
+    raise unknown("architecture", name, [*_ARCHITECTURES, "wrn<depth>-<k>"])

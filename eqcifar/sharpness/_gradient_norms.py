@@ -79,7 +79,7 @@ def gradient_norms(
 
 
 def _sum_of_squares(gradients: Array, square: Array) -> Array:
-    return jnp.sum(square * gradients**2, range(1, gradients.ndim))
+    return jnp.sum(square[None] * gradients**2, range(1, gradients.ndim))
 
 
 def tappable(network: Network, images: Float[Array, "batch ..."]) -> Tapped:
@@ -113,10 +113,11 @@ def _uses(jaxpr: Jaxpr, variable: Var) -> float:
     count = sum(variable is out for out in jaxpr.outvars)
     for equation in jaxpr.eqns:
         at = [i for i, x in enumerate(equation.invars) if x is variable]
-        name, inner = equation.primitive.name, equation.params.get("jaxpr")
+        name = equation.primitive.name
         if not at:
             continue
         if name in ("jit", "pjit", "closed_call", "remat", "remat2", "checkpoint"):
+            inner: Any = equation.params["jaxpr"]
             inner = inner.jaxpr if isinstance(inner, ClosedJaxpr) else inner
             count += sum(_uses(inner, inner.invars[i]) for i in at)
         elif name in ("scan", "while", "cond"):
@@ -156,12 +157,12 @@ def _tap(
 
     def replace(node: Any) -> Any:
         count = len(jax.tree.leaves(eqx.filter(node, eqx.is_inexact_array)))
-        slot, tap = (
-            list(itertools.islice(of_leaves, count))[0] if count else (None, False)
-        )
-        if not (_is_layer(node) and tap):
+        mine = list(itertools.islice(of_leaves, count))
+        if not _is_layer(node):
             return node
-        return _with_slot(node, slot, scaled)
+        # A layer's weight is the first of its arrays.
+        slot, tap = mine[0]
+        return _with_slot(node, slot, scaled) if tap else node
 
     return jax.tree.map(replace, model, is_leaf=_is_layer)
 
@@ -264,15 +265,16 @@ def _weight_norms(
     if "theta" in scaled or math.prod((*inputs.shape, outputs.shape[1])) <= gram:
         product = inputs.matrix().T @ outputs
         by_filter = jnp.sum(product**2, 0)
+        by_weight = jnp.sum((product * weight) ** 2) if "theta" in scaled else None
     else:
-        product = None
         by_filter = jnp.sum(outputs * (inputs.gram() @ outputs), 0)
+        by_weight = None
     found = {
-        "plain": lambda: jnp.sum(by_filter),
-        "filter": lambda: jnp.sum(by_filter * jnp.mean(weight**2, 0)),
-        "theta": lambda: jnp.sum((product * weight) ** 2),
+        "plain": jnp.sum(by_filter),
+        "filter": jnp.sum(by_filter * jnp.mean(weight**2, 0)),
+        "theta": by_weight,
     }
-    return jnp.stack([found[name]() for name in scaled])
+    return jnp.stack([found[name] for name in scaled])
 
 
 def _as_product(

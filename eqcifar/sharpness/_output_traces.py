@@ -11,11 +11,11 @@ import numpy as np
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from eqcifar.errors import UsageError
+from eqcifar.losses import AnyLoss, Loss, get_loss
 from eqcifar.parallel import jit
 
 from ._estimate import Estimate, Target, estimate_mean
 from ._examples import Batch, Examples, Rows, stream
-from ._losses import Loss, get_loss, root_product
 from ._memory import MEMORY
 from ._network import Network, check_independent, scaling
 from ._stopping import Stop
@@ -120,7 +120,7 @@ class OutputTraces:
     def per_output(self, scaled: str = "plain") -> Float[np.ndarray, " outputs"]:
         """Return the mean of each output direction (classes, for the NTK)."""
         if not self.exact:
-            raise UsageError("Only the exact path (probes=0) tells outputs apart.")
+            raise UsageError("only the exact path (probes=0) tells outputs apart")
         return self.by_probe[scaled].mean(axis=0)
 
     def sharpest(
@@ -140,7 +140,7 @@ class OutputTraces:
 def output_traces(
     network: Network,
     examples: Examples,
-    loss: str | Loss,
+    loss: AnyLoss,
     *,
     probes: int = 0,
     scaled: tuple[str, ...] = ("plain", "theta", "filter"),
@@ -178,7 +178,7 @@ def output_traces(
     `OutputTraces`.
     """
     if probes < 0:
-        raise UsageError(f"{probes} probes: 0 (exact) or more are needed.")
+        raise UsageError(f"{probes} probes: 0 (exact) or more are needed")
     loss = get_loss(loss)
     examples = examples.within(memory, 4.0 * network.size)
     first = examples.batch(0)
@@ -188,7 +188,7 @@ def output_traces(
     key = jax.random.key(0) if key is None else key
     counts = np.bincount(np.asarray(examples.labels), minlength=classes)
     if len(counts) > classes:
-        raise UsageError(f"Label {len(counts) - 1} but only {classes} logits.")
+        raise UsageError(f"label {len(counts) - 1} but only {classes} logits")
 
     def kernel(batch: Batch) -> dict[str, Array]:
         runs = []
@@ -257,7 +257,7 @@ def _norms(
         else:
             seed = jax.random.fold_in(key, at)
             signs = jax.random.rademacher(seed, (classes,), outputs.dtype)
-        (gradient,) = pull(root_product(loss, outputs, label, signs))
+        (gradient,) = pull(loss.root_product(outputs, label, signs))
         return {
             name: jnp.stack(
                 jax.tree.leaves(

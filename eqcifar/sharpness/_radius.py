@@ -12,12 +12,12 @@ import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
 from eqcifar.errors import UsageError
+from eqcifar.losses import AnyLoss, Loss, get_loss
 from eqcifar.parallel import jit
 
 from ._draw import estimate_fitted, is_sample, over_halves
 from ._estimate import Estimate, Target, estimate_mean
 from ._examples import Batch, Examples, Rows, piece, stream
-from ._losses import Loss, get_loss
 from ._network import Network, scaling
 from ._probe_traces import random_direction
 
@@ -50,7 +50,7 @@ def _move(params: PyTree, direction: PyTree, amount: Array) -> PyTree:
 
 
 def loss_at(
-    network: Network, examples: Examples, loss: str | Loss, params: PyTree
+    network: Network, examples: Examples, loss: AnyLoss, params: PyTree
 ) -> dict[str, Float[np.ndarray, " examples"]]:
     """Return each example's `loss`, and `right` (1 or 0), at other parameters.
 
@@ -67,7 +67,7 @@ def _norm(tree: PyTree) -> float:
 def sam_sharpness(
     network: Network,
     examples: Examples,
-    loss: str | Loss,
+    loss: AnyLoss,
     *,
     radius: float = 0.05,
     adaptive: bool = False,
@@ -93,9 +93,9 @@ def sam_sharpness(
     """
     loss, done = get_loss(loss), {} if done is None else done
     if not radius > 0:
-        raise UsageError(f"The radius must be positive, not {radius:g}.")
+        raise UsageError(f"the radius must be positive, not {radius:g}")
     if steps < 1:
-        raise UsageError("The worst direction takes at least one step.")
+        raise UsageError("the worst direction takes at least one step")
     begin = time.perf_counter()
 
     def climb(some: Examples) -> np.ndarray:
@@ -154,7 +154,7 @@ def _climb(
 def rises_at(
     network: Network,
     examples: Examples,
-    loss: str | Loss,
+    loss: AnyLoss,
     directions: Sequence[PyTree],
     reach: float,
 ) -> Float[np.ndarray, " examples"]:
@@ -173,7 +173,7 @@ def rises_at(
 def average_sharpness(
     network: Network,
     examples: Examples,
-    loss: str | Loss,
+    loss: AnyLoss,
     *,
     radius: float = 0.05,
     adaptive: bool = False,
@@ -194,9 +194,9 @@ def average_sharpness(
     """
     loss = get_loss(loss)
     if probes < 2:
-        raise UsageError("An error needs at least 2 directions.")
+        raise UsageError("an error needs at least 2 directions")
     if not radius > 0:
-        raise UsageError(f"The radius must be positive, not {radius:g}.")
+        raise UsageError(f"the radius must be positive, not {radius:g}")
     begin = time.perf_counter()
     square = scaling(network.params, "asam" if adaptive else "plain")
 

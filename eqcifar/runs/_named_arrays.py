@@ -15,20 +15,39 @@ Leaf = jax.Array | jax.ShapeDtypeStruct
 
 
 def named_arrays(model: Model, state: eqx.nn.State) -> dict[str, Leaf]:
-    """All numbers of a model by readable names, such as "stem.conv.weight".
+    """All arrays of a network by readable names, such as "stem.conv.weight".
 
     Names are key paths in the model. A value in the state goes by the path of its
     `StateIndex`, such as "norm.running_mean". What is not an array, such as the flag
     that `eqx.nn.inference_mode` sets, has no name.
+
+    **Arguments:**
+
+    - `model`, `state`: as `eqx.nn.make_with_state` makes them, of arrays or of
+        `jax.ShapeDtypeStruct`.
+
+    **Returns:**
+
+    The arrays in the order of the model's leaves.
     """
     return named_leaves(_filled(model, state))
 
 
-def with_arrays(
+def replace_arrays(
     model: Model, state: eqx.nn.State, arrays: Mapping[str, Leaf]
 ) -> tuple[Model, eqx.nn.State]:
-    """Put other arrays into a model and its state, the inverse of `named_arrays`."""
-    filled = with_leaves(_filled(model, state), arrays)
+    """Put other arrays into a network, the inverse of `named_arrays`.
+
+    **Arguments:**
+
+    - `model`, `state`: the network, whose own arrays do not matter.
+    - `arrays`: by the names that `named_arrays` gives it.
+
+    **Returns:**
+
+    A model and a state that differ from the given ones by their arrays only.
+    """
+    filled = replace_leaves(_filled(model, state), arrays)
     values, structure = jax.tree.flatten(state)
     # Tells for each index where its values are among the leaves.
     places = jax.tree.unflatten(structure, range(len(values)))
@@ -51,7 +70,7 @@ def named_leaves(tree: PyTree) -> dict[str, Leaf]:
     return {_name(path): leaf for path, leaf in leaves if _is_array(leaf)}
 
 
-def with_leaves(tree: _Tree, arrays: Mapping[str, Leaf]) -> _Tree:
+def replace_leaves(tree: _Tree, arrays: Mapping[str, Leaf]) -> _Tree:
     """Put other arrays into a tree, the inverse of `named_leaves`."""
     return jax.tree.map_with_path(
         lambda path, leaf: arrays[_name(path)] if _is_array(leaf) else leaf, tree

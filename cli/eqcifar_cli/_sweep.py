@@ -90,7 +90,7 @@ def sweep(
     Options take values between commas: --arch vgg,resnet18 --seeds 0-3 is 8 runs.
     The same command again skips runs that are done, and goes on with the others.
     """
-    from eqcifar import fields, sweeps
+    from eqcifar import fields, runs, sweeps
 
     # Now, and not in each of the processes.
     runs.Tracking(options.track)

@@ -8,6 +8,10 @@ from ..errors import UsageError
 def check_real(parameters: PyTree) -> None:
     """Refuse complex parameters: gradients, traces and optimisers here are real.
 
+    **Arguments:**
+
+    - `parameters`: Any tree; what is no array is passed over.
+
     **Raises:**
 
     `UsageError` that names the first complex array.

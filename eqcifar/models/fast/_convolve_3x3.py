@@ -25,8 +25,20 @@ def convolve_3x3(
     There it is a primitive, so that each gradient is computed by an algorithm of its
     own: that of `x` by a convolution again, that of `weight` by the primitive's
     companion. Under `vmap` over kernels, or gradients of them, Winograd's algorithm is
-    not used; on other devices all is as with `lax.conv_general_dilated`. Figures are in
-    docs/measurements/speed.md.
+    not used; on other devices all is as with `lax.conv_general_dilated`.
+
+    **Arguments:**
+
+    - `x`: Images with the channels last, of any batch axes or none.
+    - `weight`: PyTorch's way, in the dtype of `x`.
+
+    **Returns:**
+
+    The images of the new channels, of the size that they had.
+
+    **Raises:**
+
+    A `TypeError` when the kernel does not fit the images.
     """
     if x.shape[-1] != weight.shape[1] or x.dtype != weight.dtype:
         raise TypeError(

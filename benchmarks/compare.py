@@ -112,7 +112,7 @@ def main(argv: list[str]):
         args.archs, args.batch, args.seconds = "resnet8", 16, 0.1
         images, evaluated, steps = 64, 64, 4
     default = "channels_last,compile" if on_gpu else "channels_last"
-    peers: list[str] = (args.peers or default).split(",")
+    peers = str(args.peers or default).split(",")
     about = {"batch": args.batch, "precision": args.precision}
     about |= {"PyTorch": torch_version(args.torch)}
     for arch in args.archs.split(","):

@@ -129,7 +129,7 @@ def on_rises(
 
     @jax.jit
     def losses(theta, images, labels):
-        ce = get_loss("ce")
+        ce = sharpness.get_loss("ce")
         return jax.vmap(ce)(network(unravel(theta), images), labels)
 
     everyone = np.arange(SPLIT)

@@ -1,10 +1,14 @@
 import json
+import math
 import re
+from pathlib import Path
 
 import pytest
 
 from benchmarks import shared, tables
 from benchmarks.__main__ import commands
+from eqcifar.sharpness import Estimate, Measured
+from eqcifar_cli import _compare, _sharpness_tables
 
 
 def test_the_pages_are_what_the_results_say():
@@ -59,3 +63,24 @@ def test_turns_alternate_and_the_first_round_is_not_counted():
     seconds = shared.alternate({k: lambda k=k: order.append(k) for k in "ab"}, 2)
     assert order == ["a", "b"] * 3
     assert [len(s) for s in seconds.values()] == [2, 2]
+
+
+def test_captions_say_what_was_measured():
+    def range_of(name, *having):
+        found = [
+            row["value"]
+            for record in shared.records(name)
+            for row in record["rows"]
+            if row["unit"] == "coverage" and any(w in row["what"] for w in having)
+        ]
+        low, high = (math.floor(100 * x + 0.5) for x in (min(found), max(found)))
+        return f"{low} to {high} %"
+
+    estimate = Estimate(1.0, data_error=0.1, bias=0.2, probes=5)
+    values = {"sam": estimate, "average": estimate}
+    found = {"test": {"radius": Measured(values)}}
+    sam, average = _sharpness_tables._rise_note(found)
+    assert range_of("coverage_fitted", "worst rise") in sam
+    assert range_of("coverage_fitted", "mean rise") in average
+    few = range_of("coverage", " 5 probes", " 10 probes", " 20 probes")
+    assert few in Path(_compare.__file__).read_text()

@@ -6,13 +6,15 @@ BIN := .venv/bin
 INSTALLED := .venv/installed
 DEMO := results/demo
 
-.PHONY: help install format check test demo clean
+.PHONY: help install format check test test-slow docs docs-serve demo clean
 
 help:
-	@echo "make test    install into .venv, check formatting, style and types, run the tests"
-	@echo "make demo    install into .venv, train, evaluate and measure a small network on the CPU"
-	@echo "make format  format and fix what can be fixed"
-	@echo "make clean   remove .venv and the demo's results"
+	@echo "make test       install into .venv, check style and types, build the manual, run the tests"
+	@echo "make test-slow  run the proofs that take long, with all of the compiler's optimisation"
+	@echo "make demo       install into .venv, train, evaluate and measure a small network on the CPU"
+	@echo "make docs       build the manual into site/; docs-serve shows it while you write"
+	@echo "make format     format and fix what can be fixed"
+	@echo "make clean      remove .venv and the demo's results"
 
 install: $(INSTALLED)
 
@@ -21,7 +23,7 @@ $(INSTALLED): pyproject.toml requirements.lock
 		echo "Python 3.11 or later with venv is needed: make PYTHON=path/to/python"; exit 1; }
 	test -x $(BIN)/pip || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check \
-		--constraint requirements.lock --editable '.[dev]'
+		--constraint requirements.lock --editable '.[dev,docs]'
 	touch $@
 
 format: $(INSTALLED)
@@ -33,8 +35,21 @@ check: $(INSTALLED)
 	$(BIN)/ruff check .
 	$(BIN)/pyright
 
-test: check
-	$(BIN)/pytest --quiet --numprocesses 2 --durations=10
+test: check docs
+	$(BIN)/pytest --quiet --numprocesses 2 --durations=10 -m 'not slow'
+
+test-slow: export JAX_DISABLE_MOST_OPTIMIZATIONS = 0
+test-slow: $(INSTALLED)
+	$(BIN)/pytest --quiet --durations=10 -m slow
+
+# Strict: a broken link or a missing reference fails. Nothing is fetched.
+docs: export JAX_PLATFORMS = cpu
+docs: export NO_MKDOCS_2_WARNING = 1
+docs: $(INSTALLED)
+	$(BIN)/mkdocs build --quiet
+
+docs-serve: $(INSTALLED)
+	$(BIN)/mkdocs serve
 
 # Procedural images, computed on the spot: the demo downloads nothing.
 demo: export HF_HUB_OFFLINE = 1
@@ -48,4 +63,4 @@ demo: $(INSTALLED)
 		--measures trace,ntk
 
 clean:
-	rm -rf .venv $(DEMO)
+	rm -rf .venv site $(DEMO)

@@ -111,7 +111,8 @@ def main(argv: list[str]):
     if args.tiny:
         args.archs, args.batch, args.seconds = "resnet8", 16, 0.1
         images, evaluated, steps = 64, 64, 4
-    peers = (args.peers or "channels_last" + ",compile" * on_gpu).split(",")
+    default = "channels_last,compile" if on_gpu else "channels_last"
+    peers: list[str] = (args.peers or default).split(",")
     about = {"batch": args.batch, "precision": args.precision}
     about |= {"PyTorch": torch_version(args.torch)}
     for arch in args.archs.split(","):

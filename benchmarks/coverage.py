@@ -73,7 +73,7 @@ def train(model, state, images, labels, steps=300):
         def loss(model, state):
             run = jax.vmap(model, (0, None), (0, None), axis_name="batch")
             logits, state = run(x, state)
-            return jax.vmap(sharpness.ce)(logits, y).mean(), state
+            return jax.vmap(sharpness.get_loss("ce"))(logits, y).mean(), state
 
         gradient, state = loss(model, state)
         updates, moments = optimiser.update(gradient, moments)
@@ -93,7 +93,9 @@ def matrices(network, images, labels):
     @jax.jit
     def one(theta, image, label):
         logits = lambda t: network(unravel(t), image[None])[0]  # noqa: E731
-        hessian = jax.hessian(lambda t: sharpness.ce(logits(t), label))(theta)
+        hessian = jax.hessian(lambda t: sharpness.get_loss("ce")(logits(t), label))(
+            theta
+        )
         jacobian = jax.jacrev(logits)(theta)
         p = jax.nn.softmax(logits(theta))
         root = jnp.diag(jnp.sqrt(p)) - jnp.outer(p, jnp.sqrt(p))

@@ -18,6 +18,7 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 
 from eqcifar import sharpness
+from eqcifar.losses import get_loss
 from eqcifar.sharpness._draw import CUTS, estimate_fitted
 from eqcifar.sharpness._gram import ntk_estimates
 from eqcifar.sharpness._radius import CLIMBS
@@ -36,7 +37,7 @@ def derivatives(network, images, labels):
     @jax.jit
     def one(theta, image, label):
         logits = lambda t: network(unravel(t), image[None])[0]  # noqa: E731
-        loss = lambda t: sharpness.ce(logits(t), label)  # noqa: E731
+        loss = lambda t: get_loss("ce")(logits(t), label)  # noqa: E731
         jacobian, p = jax.jacrev(logits)(theta), jax.nn.softmax(logits(theta))
         ggn = jacobian.T @ (jnp.diag(p) - jnp.outer(p, p)) @ jacobian
         found = jax.hessian(loss)(theta), ggn, jax.grad(loss)(theta), jacobian
@@ -128,7 +129,8 @@ def on_rises(
 
     @jax.jit
     def losses(theta, images, labels):
-        return jax.vmap(sharpness.ce)(network(unravel(theta), images), labels)
+        ce = get_loss("ce")
+        return jax.vmap(ce)(network(unravel(theta), images), labels)
 
     everyone = np.arange(SPLIT)
     start = np.asarray(losses(flat, images, labels))

@@ -12,6 +12,7 @@ import contextlib
 import json
 import os
 import platform
+import shlex
 import statistics
 import subprocess
 import sys
@@ -123,7 +124,7 @@ def parser(doc: str | None) -> argparse.ArgumentParser:
 def command() -> str:
     """The command that runs, with the reader's place for folders."""
     words = ("FOLDER" if os.path.exists(word) else word for word in sys.argv[1:])
-    return " ".join(["python -m benchmarks", *words])
+    return f"python -m benchmarks {shlex.join(words)}"
 
 
 def records(name: str) -> list[dict[str, Any]]:
@@ -148,8 +149,17 @@ def store(name: str, rows: Sequence[Row], **about: Any):
         kept.append({**here, "rows": list(rows)})
     RESULTS.mkdir(exist_ok=True)
     path = RESULTS / f"{name}.json"
-    text = json.dumps({"benchmark": name, "records": kept}, indent=1)
-    path.write_text(text + "\n")
+    path.write_text(_text(kept))
     for r in rows:
         between = f"  [{r['low']:.4g}, {r['high']:.4g}]" if "low" in r else ""
         print(f"{r['what']}: {r['value']:.4g}{between} {r['unit']}", flush=True)
+
+
+def _text(kept: list[dict[str, Any]]) -> str:
+    """JSON with a line for each row, so that a change of one is one line."""
+    parts = []
+    for record in kept:
+        head = json.dumps({k: v for k, v in record.items() if k != "rows"}, indent=1)
+        lines = ",\n".join(json.dumps(each) for each in record["rows"])
+        parts.append(f'{head[:-2]},\n "rows": [\n{lines}\n]}}')
+    return '{"records": [\n' + ",\n".join(parts) + "\n]}\n"

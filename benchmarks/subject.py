@@ -11,6 +11,7 @@ import numpy as np
 from eqcifar import models, training
 from eqcifar.config import TrainConfig
 from eqcifar.parallel import make_mesh
+from eqcifar.training._recipe import make_recipe
 from eqcifar.training._step import Epoch, epoch_order, make_steps
 
 from .sides import Case
@@ -69,13 +70,12 @@ class Subject:
         return training.initialise(self.model, self.state, config, self.case.images)
 
     def _steps(self, config: TrainConfig) -> Any:
-        loss = training.LOSSES[config.loss]
-        return make_steps(config, loss, CLASSES, self.case.images, self.mesh)
+        return make_steps(make_recipe(config, self.case.images), self.mesh)
 
     def _epoch(self, order: jax.Array) -> Epoch:
         count = self.case.images
         images, labels = self.images[:count], self.labels[:count]
-        return Epoch(images, labels, order, jax.random.key(0))
+        return Epoch(images, labels, order, jax.random.key(0), CLASSES)
 
     def _arguments(self) -> tuple[Epoch, training.TrainState, int]:
         order = epoch_order(jax.random.key(0), 0, self.case.images)

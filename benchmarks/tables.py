@@ -126,7 +126,8 @@ COVERAGE = [
     Section(
         "Cosines and trace ratios of two splits",
         "How often the jackknife's 95 % intervals over common probes hold the value "
-        "for the same images.",
+        "for the same images. Near 1 a cosine's error is skewed, and intervals are too "
+        "short.",
         ("coverage",),
         ("cosine", "trace ratio"),
         ": ",
@@ -152,7 +153,8 @@ COVERAGE = [
     Section(
         "Rises of the loss",
         "The same for rises of the loss: along the worst direction of the images at "
-        "hand (SAM), along random directions, along a fixed line.",
+        "hand (SAM), along random directions, along a fixed line. SAM's interval and "
+        "that of few directions do not hold nominally.",
         ("coverage_fitted",),
         ("rise",),
         ": ",
@@ -160,7 +162,8 @@ COVERAGE = [
     ),
     Section(
         "Bias of the worst rise",
-        "The mean of the corrected value over the value for all images, less 1.",
+        "The mean of the corrected value over the value for all images, less 1. Halves "
+        "show the bias in part alone where gradients are small.",
         ("coverage_fitted",),
         ("worst rise",),
         ": ",

@@ -1,307 +1,335 @@
+"""What a run is made of: four parts, and the whole that has the fields of all."""
+
+import ast
 import dataclasses
-import difflib
 import json
-import math
 import os
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin
+from typing import Any, Literal
 
 from .errors import UsageError
+from .options import Options, option
 
-_LOSSES = "mse", "ce"
+
+def _keys(file: str, dictionary: str) -> tuple[str, ...]:
+    """The keys of a dictionary in a file of the package, without an import of JAX."""
+    tree = ast.parse((Path(__file__).parent / file).read_text(encoding="utf-8"))
+    for node in tree.body:
+        if isinstance(node, ast.AnnAssign) and ast.unparse(node.target) == dictionary:
+            return tuple(map(ast.literal_eval, getattr(node.value, "keys", ())))
+    raise KeyError(f"{file} has no {dictionary}")
 
 
-def _option(
-    default: Any, panel: str, help: str, *, later: bool = False, **more: Any
-) -> Any:
-    # An option that came later leaves the hashes of earlier runs alone while it is off.
-    metadata = {"panel": panel, "help": help, "later": later, **more}
-    return dataclasses.field(default=default, metadata=metadata)
+# What a name of these fields stands for is a line of one dictionary. A name with a dot
+# is `module.name` of a part that only Python can give.
+PARTS = {
+    "loss": _keys("losses.py", "LOSSES"),
+    "optimiser": _keys("training/_optimisers.py", "OPTIMISERS"),
+    "schedule": _keys("training/_schedules.py", "SCHEDULES"),
+}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class TrainConfig:
-    """Everything that decides the numbers of a training run.
+class ModelConfig(Options):
+    """The network."""
 
-    The defaults are the default recipe; `recipes` has others by name. Each field is
-    also an option of `eqcifar train` and a key of a `--config` file; `metadata`
-    carries its help.
+    panel = "Model"
 
-    **Raises:**
-
-    `UsageError` naming the field, its value and what is allowed.
-    """
-
-    arch: str = _option("resnet18", "Model", "Architecture; `eqcifar archs` lists all.")
-    width: float = _option(1.0, "Model", "Multiplies the number of channels.")
-    dropout: float = _option(
-        0.0, "Model", "Dropout probability inside Wide ResNet blocks."
+    arch: str = option(
+        "resnet18", "Architecture; `eqcifar archs` lists all.", short="-a"
     )
-    init: Literal["he", "lecun"] = _option(
+    width: float = option(1.0, "Multiplies the number of channels.", above=0)
+    dropout: float = option(
+        0.0, "Dropout probability inside Wide ResNet blocks.", at_least=0, below=1
+    )
+    init: Literal["he", "lecun"] = option(
         "he",
-        "Model",
         "Initial weights: variance 2 / fan-in and 1 / fan-in of the classifier, or "
         "truncated normal of 1 / fan-in throughout.",
-        later=True,
     )
-    whiten: bool = _option(
+    whiten: bool = option(
         False,
-        "Model",
         "Start the first convolution from filters that whiten the training images' "
         "patches.",
-        later=True,
     )
-
-    dataset: str = _option(
-        "cifar10",
-        "Data",
-        "cifar10, cifar100, synthetic, synthetic100, a local folder, or org/name on "
-        "the Hugging Face hub.",
-    )
-    val_size: int = _option(
-        0, "Data", "Training images held out for validation, stratified by class."
-    )
-    limit_train: int = _option(0, "Data", "Use this many training images; 0: all.")
-    limit_test: int = _option(0, "Data", "Use this many test images; 0: all.")
-    augment: bool = _option(
-        True, "Data", "Random crops after reflect-padding, and flips."
-    )
-    crop_pad: int = _option(
-        4, "Data", "Pixels of padding beyond each edge before a crop.", later=True
-    )
-    flip: Literal["random", "alternating"] = _option(
-        "random",
-        "Data",
-        "Draw each epoch's flips, or only the first's and then alternate each image.",
-        later=True,
-    )
-    cutout: int = _option(
-        0,
-        "Data",
-        "Side of a square of each training image, anywhere, that takes the value of "
-        "`--mean`; 0: none.",
-        later=True,
-    )
-    mixup: float = _option(
-        0.0, "Data", "Beta(b, b) parameter of MixUp; 0: none, 0.4 in the table."
-    )
-    mixup_group: int = _option(
-        0,
-        "Data",
-        "Examples whose MixUp partners are they themselves in reverse order, with the "
-        "same weights in every group; 0: the whole batch.",
-        later=True,
-    )
-    mean: tuple[float, float, float] = _option(
-        (0.5, 0.5, 0.5), "Data", "Subtracted from each channel, pixels in [0, 1]."
-    )
-    std: tuple[float, float, float] = _option(
-        (0.25, 0.25, 0.25), "Data", "Divides each channel after the mean."
-    )
-
-    epochs: int = _option(200, "Optimisation", "Passes over the training set.")
-    batch_size: int = _option(
-        1000, "Optimisation", "Examples a step, over all devices together."
-    )
-    lr: float = _option(0.8, "Optimisation", "Peak learning rate.")
-    warmup: float = _option(
-        0.1, "Optimisation", "Fraction of the steps with linear warm-up."
-    )
-    schedule: Literal["cosine", "linear"] = _option(
-        "cosine",
-        "Optimisation",
-        "How the learning rate falls to 0 after warm-up.",
-        later=True,
-    )
-    bn_bias_lr: float = _option(
-        1.0,
-        "Optimisation",
-        "Multiplies the learning rate of BatchNorm's biases, but not their L2.",
-        later=True,
-    )
-    momentum: float = _option(0.9, "Optimisation", "Nesterov momentum.")
-    muon_lr: float = _option(
-        0.0,
-        "Optimisation",
-        "Peak learning rate of Muon, which then moves the filters of all convolutions "
-        "but those that take colours; 0: SGD for all.",
-        later=True,
-    )
-    muon_momentum: float = _option(
-        0.6, "Optimisation", "Nesterov momentum of Muon.", later=True
-    )
-    weight_decay: float = _option(
-        5e-4,
-        "Optimisation",
-        "L2 coefficient on all parameters that SGD moves, before clipping.",
-    )
-    decay_bias: bool = _option(
-        True,
-        "Optimisation",
-        "L2 on biases and BatchNorm's parameters too, not only on weights.",
-        later=True,
-    )
-    clip_norm: float = _option(
-        5.0, "Optimisation", "Global norm at which gradients are clipped; 0: never."
-    )
-    loss: str = _option(
-        "mse",
-        "Optimisation",
-        "0.5 ||f - onehot||^2, or softmax cross-entropy.",
-        choices=_LOSSES,
-    )
-    label_smoothing: float = _option(
-        0.0, "Optimisation", "Probability moved from the label to all classes."
-    )
-    ema: float = _option(
-        0.0,
-        "Optimisation",
-        "Share of itself that a moving average of the weights keeps each step; it is "
-        "what is evaluated and saved. 0: none.",
-        later=True,
-    )
-    bn_group: int = _option(
-        0,
-        "Optimisation",
-        "Examples that share batch statistics; 0: the whole batch.",
-    )
-    precision: Literal["f32", "bf16"] = _option(
-        "f32", "Optimisation", "Of the network; parameters and statistics stay float32."
-    )
-    eval_every: int = _option(
-        1, "Optimisation", "Epochs between evaluations; the last is always evaluated."
-    )
-    test_flip: bool = _option(
-        False,
-        "Optimisation",
-        "Test the mean of the logits of each image and its mirror image.",
-        later=True,
-    )
-    test_crop: bool = _option(
-        False,
-        "Optimisation",
-        "Test the mean of the logits of each image and two shifted by a pixel.",
-        later=True,
-    )
-    seed: int = _option(
-        0, "Optimisation", "Of initial weights, data order and augmentation."
-    )
-
-    def __post_init__(self):
-        positive = "width", "epochs", "batch_size", "lr", "bn_bias_lr", "eval_every"
-        natural = "val_size", "limit_train", "limit_test", "seed"
-        non_negative = (
-            *natural,
-            "crop_pad",
-            "cutout",
-            "mixup",
-            "mixup_group",
-            "bn_group",
-            "muon_lr",
-            "weight_decay",
-            "clip_norm",
-        )
-        for field in dataclasses.fields(self):
-            value = getattr(self, field.name)
-            numbers = value if isinstance(value, tuple) else (value,)
-            finite = all(math.isfinite(x) for x in numbers if isinstance(x, float))
-            _require(self, field.name, finite, "finite")
-            if get_origin(field.type) is Literal:
-                allowed = get_args(field.type)
-                _require(self, field.name, value in allowed, " or ".join(allowed))
-        for name in positive:
-            _require(self, name, getattr(self, name) > 0, "greater than 0")
-        for name in non_negative:
-            _require(self, name, getattr(self, name) >= 0, "0 or greater")
-        # Of a larger one JAX takes the lower 32 bits, where it computes in float32.
-        _require(self, "seed", self.seed < 2**32, "below 2**32")
-        for name in ("dropout", "momentum", "muon_momentum", "label_smoothing", "ema"):
-            _require(self, name, 0 <= getattr(self, name) < 1, "at least 0, below 1")
-        _require(self, "warmup", 0 <= self.warmup <= 1, "between 0 and 1")
-        _require(self, "std", min(self.std) > 0, "greater than 0 in each channel")
-        known = not self.has_own_loss or "." in self.loss
-        _require(self, "loss", known, " or ".join(_LOSSES))
-        for name in ("bn_group", "mixup_group"):
-            group = getattr(self, name)
-            divides = group == 0 or self.batch_size % group == 0
-            allowed = f"0 or a divisor of the batch size, {self.batch_size}"
-            _require(self, name, divides, allowed)
-
-    @property
-    def has_own_loss(self) -> bool:
-        """Whether `loss` is `module.name` of a function that only Python can give."""
-        return self.loss not in _LOSSES
 
     @property
     def has_own_arch(self) -> bool:
         """Whether `arch` is `module.name` of a class that only Python can make."""
         return "." in self.arch
 
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DataConfig(Options):
+    """The images, and how they are changed before the network sees them."""
+
+    panel = "Data"
+
+    dataset: str = option(
+        "cifar10",
+        "cifar10, cifar100, synthetic, synthetic100, a local folder, or org/name on "
+        "the Hugging Face hub.",
+        short="-d",
+    )
+    val_size: int = option(
+        0, "Training images held out for validation, stratified by class.", at_least=0
+    )
+    limit_train: int = option(0, "Use this many training images; 0: all.", at_least=0)
+    limit_test: int = option(0, "Use this many test images; 0: all.", at_least=0)
+    augment: bool = option(True, "Random crops after reflect-padding, and flips.")
+    crop_pad: int = option(
+        4, "Pixels of padding beyond each edge before a crop.", at_least=0
+    )
+    flip: Literal["random", "alternating"] = option(
+        "random",
+        "Draw each epoch's flips, or only the first's and then alternate each image.",
+    )
+    cutout: int = option(
+        0,
+        "Side of a square of each training image, anywhere, that takes the value of "
+        "`--mean`; 0: none.",
+        at_least=0,
+    )
+    mixup: float = option(
+        0.0,
+        "Beta(b, b) parameter of MixUp; 0: none, 0.4 in the table.",
+        at_least=0,
+    )
+    mixup_group: int = option(
+        0,
+        "Examples whose MixUp partners are they themselves in reverse order, with the "
+        "same weights in every group; 0: the whole batch.",
+        at_least=0,
+        divides="batch_size",
+    )
+    mean: tuple[float, float, float] = option(
+        (0.5, 0.5, 0.5),
+        "Subtracted from each channel, pixels in [0, 1].",
+        metavar="R G B",
+    )
+    std: tuple[float, float, float] = option(
+        (0.25, 0.25, 0.25),
+        "Divides each channel after the mean.",
+        above=0,
+        metavar="R G B",
+    )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class OptimisationConfig(Options):
+    """The loss, and how it is made small."""
+
+    panel = "Optimisation"
+
+    epochs: int = option(200, "Passes over the training set.", above=0)
+    batch_size: int = option(
+        1000, "Examples a step, over all devices together.", above=0, short="-b"
+    )
+    lr: float = option(0.8, "Peak learning rate.", above=0)
+    warmup: float = option(
+        0.1, "Fraction of the steps with linear warm-up.", at_least=0, at_most=1
+    )
+    schedule: str = option(
+        "cosine",
+        "The learning rate after warm-up: it falls to 0 as a cosine or on a line, "
+        "stays, falls by 10 after half and three quarters of the steps, or stays and "
+        "then falls on a line over the last fifth.",
+        choices=PARTS["schedule"],
+    )
+    optimiser: str = option(
+        "sgd",
+        "SGD with momentum; Muon for filters, see `--muon-lr`; or AdamW.",
+        choices=PARTS["optimiser"],
+    )
+    bn_bias_lr: float = option(
+        1.0,
+        "Multiplies the learning rate of BatchNorm's biases, but not their L2.",
+        above=0,
+    )
+    momentum: float = option(
+        0.9, "Momentum of SGD, 0: none; AdamW's beta 1.", at_least=0, below=1
+    )
+    nesterov: bool = option(True, "Nesterov's momentum in SGD, or the heavy ball's.")
+    beta2: float = option(
+        0.999,
+        "AdamW's beta 2: what its mean of squared gradients keeps each step.",
+        at_least=0,
+        below=1,
+    )
+    muon_lr: float = option(
+        0.0,
+        "Peak learning rate of `--optimiser muon` for the filters of all convolutions "
+        "but those that take colours; SGD moves the rest.",
+        at_least=0,
+    )
+    muon_momentum: float = option(
+        0.6, "Nesterov momentum of Muon.", at_least=0, below=1
+    )
+    weight_decay: float = option(
+        5e-4,
+        "SGD: L2 coefficient, before clipping; not of filters that Muon moves. AdamW: "
+        "decoupled, times the learning rate.",
+        at_least=0,
+    )
+    decay_bias: bool = option(
+        True, "Decay of biases and BatchNorm's parameters too, not only of weights."
+    )
+    clip_norm: float = option(
+        5.0, "Global norm at which gradients are clipped; 0: never.", at_least=0
+    )
+    loss: str = option(
+        "mse", "0.5 ||f - onehot||^2, or softmax cross-entropy.", choices=PARTS["loss"]
+    )
+    label_smoothing: float = option(
+        0.0, "Probability moved from the label to all classes.", at_least=0, below=1
+    )
+    ema: float = option(
+        0.0,
+        "Share of itself that a moving average of the weights keeps each step; it is "
+        "what is evaluated and saved. 0: none.",
+        at_least=0,
+        below=1,
+    )
+    bn_group: int = option(
+        0,
+        "Examples that share batch statistics; 0: the whole batch.",
+        at_least=0,
+        divides="batch_size",
+    )
+    precision: Literal["f32", "bf16"] = option(
+        "f32", "Of the network; parameters and statistics stay float32."
+    )
+    # Of a larger one JAX takes the lower 32 bits, where it computes in float32.
+    seed: int = option(
+        0,
+        "Of initial weights, data order and augmentation.",
+        at_least=0,
+        below=2**32,
+    )
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.optimiser == "muon" and not self.muon_lr:
+            raise UsageError(
+                "muon_lr = 0: must be greater than 0 if the optimiser is muon, such as "
+                "0.08"
+            )
+        if self.optimiser != "muon" and self.muon_lr:
+            raise UsageError(
+                f"muon_lr = {self.muon_lr:g}: must be 0 unless the optimiser is muon; "
+                f"it is {self.optimiser}"
+            )
+
+    @property
+    def has_own_loss(self) -> bool:
+        """Whether `loss` is `module.name` of a function that only Python can give."""
+        return self.loss not in PARTS["loss"]
+
+    def check_parts(self, given: Iterable[str] = ()):
+        """Refuse names of parts that only Python has, unless they are `given`.
+
+        **Raises:**
+
+        `UsageError` with the first of them.
+        """
+        given = set(given)
+        for name, known in PARTS.items():
+            value = getattr(self, name)
+            if value not in known and name not in given:
+                raise UsageError(
+                    f"{name} = {value!r}: only Python has it, for "
+                    "eqcifar.runs.train_run_with; choose one of " + ", ".join(known)
+                )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class EvaluationConfig(Options):
+    """When the network is evaluated, and how it looks at test images."""
+
+    panel = "Evaluation"
+
+    eval_every: int = option(
+        1, "Epochs between evaluations; the last is always evaluated.", above=0
+    )
+    test_flip: bool = option(
+        False, "Test the mean of the logits of each image and its mirror image."
+    )
+    test_crop: bool = option(
+        False, "Test the mean of the logits of each image and two shifted by a pixel."
+    )
+
+
+# The fields of the last come first.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TrainConfig(EvaluationConfig, OptimisationConfig, DataConfig, ModelConfig):
+    """Everything that decides the numbers of a training run.
+
+    The defaults are the default recipe; `recipes` has others by name. Each field is
+    also an option of `eqcifar train` and a key of a `--config` file.
+
+    **Raises:**
+
+    `UsageError` naming the field, its value and what is allowed.
+    """
+
     def one_view(self) -> "TrainConfig":
         """The same without test-time augmentation, which is not for training images."""
         return dataclasses.replace(self, test_flip=False, test_crop=False)
 
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> "TrainConfig":
-        """Build a configuration from a mapping, as read from TOML or JSON.
 
-        **Raises:**
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SharpnessOptions(Options):
+    """How to measure sharpness; each field is also an option of `eqcifar sharpness`.
 
-        `UsageError` for a key that is not a field, with the nearest field, and for a
-        value of another type.
-        """
-        fields = {field.name: field for field in dataclasses.fields(cls)}
-        for key in values:
-            if key not in fields:
-                near = difflib.get_close_matches(key, fields, n=1)
-                hint = f"; did you mean {near[0]!r}?" if near else ""
-                raise UsageError(f"unknown configuration key {key!r}{hint}")
-        return cls(
-            **{
-                key: _convert(key, value, fields[key].default)
-                for key, value in values.items()
-            }
-        )
+    Of `probes`, `top`, `rtol` and `target` see `eqcifar.sharpness.measure`. MixUp is
+    augmentation, and no part of a measured loss.
+    """
 
-    def to_dict(self) -> dict[str, Any]:
-        """The fields as JSON-ready values, the inverse of `from_dict`."""
-        return {
-            key: list(value) if isinstance(value, tuple) else value
-            for key, value in dataclasses.asdict(self).items()
-        }
+    panel = "Measurement"
 
-    def matches(self, values: Mapping[str, Any]) -> bool:
-        """Whether `values` are its fields, as `to_dict` gives or once gave them."""
-        return not self.differing(values)
+    samples: int | None = option(
+        None,
+        "Images drawn at random from each split; 0: all; by default 1000, or all where "
+        "there are fewer.",
+        at_least=0,
+    )
+    probes: int = option(
+        2, "Random vectors an image; 0: none, exact and dearer.", at_least=0
+    )
+    top: int = option(
+        5, "How many eigenvalues, of the measure eigenvalues.", at_least=1
+    )
+    rtol: float | None = option(
+        None,
+        "Stop traces when half the 95 % interval is that part of the value.",
+        above=0,
+    )
+    loss: str | None = option(None, "The run's own by default.", choices=PARTS["loss"])
+    one_hot: bool = option(
+        False,
+        "Take the loss against one-hot labels, even where training smoothed them.",
+    )
+    target: Literal["split", "population"] = option(
+        "split", "Whose mean is meant: the split's, or of where it is from."
+    )
+    batch_size: int = option(
+        128, "Images at a time; rounded up to a multiple of the devices.", at_least=1
+    )
+    batch_statistics: bool = option(
+        False, "Normalise by the batch, as in training; not for ntk, unit, gram."
+    )
+    memory: float = option(1.0, "GB for per-image gradients, on each device.", above=0)
+    seed: int = option(0, "Of images and random vectors.", at_least=0, below=2**32)
 
-    def differing(self, values: Mapping[str, Any]) -> list[str]:
-        """What keeps `values` from being its fields, a text each."""
-        there, here = {**_LATER, **values}, self.to_dict()
-        return [
-            f"{name} = {there.get(name)!r} there, {here.get(name)!r} here"
-            for name in {**here, **there}
-            if name not in there or name not in here or there[name] != here[name]
-        ]
-
-    def identity(self) -> dict[str, Any]:
-        """The fields that tell it from others, the same in every version.
-
-        Those of `to_dict` without later options that are off, by which a run is found
-        that an earlier version made.
-        """
-        # By way of `from_dict`, for which a learning rate of 1 is 1.0.
-        fields = TrainConfig.from_dict(self.to_dict()).to_dict()
-        off = {name for name, default in _LATER.items() if fields[name] == default}
-        return {name: value for name, value in fields.items() if name not in off}
-
-
-_LATER = {
-    field.name: field.default
-    for field in dataclasses.fields(TrainConfig)
-    if field.metadata["later"]
-}
+    def __post_init__(self):
+        super().__post_init__()
+        if self.samples == 1:
+            raise UsageError(
+                "samples = 1: must be 2 or more, for one image tells nothing about the "
+                "error; 0 takes all"
+            )
 
 
 def read_values(path: str | os.PathLike[str]) -> dict[str, Any]:
@@ -326,26 +354,6 @@ def read_values(path: str | os.PathLike[str]) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise UsageError(f"{path} does not hold names and values")
     return values
-
-
-def _require(config: TrainConfig, name: str, holds: bool, allowed: str):
-    if not holds:
-        raise UsageError(f"{name} = {getattr(config, name)!r}: must be {allowed}")
-
-
-def _convert(name: str, value: Any, default: Any) -> Any:
-    """Bring a value from a file to the type of the field's default, or refuse it."""
-    if isinstance(default, tuple):
-        if not isinstance(value, list) or len(value) != len(default):
-            raise UsageError(f"{name} = {value!r}: must be {len(default)} numbers")
-        return tuple(_convert(name, x, y) for x, y in zip(value, default, strict=True))
-    if isinstance(default, float) and type(value) is int:
-        return float(value)
-    if type(value) is not type(default):
-        raise UsageError(
-            f"{name} = {value!r}: must be of type {type(default).__name__}"
-        )
-    return value
 
 
 def loss_title(name: str, label_smoothing: float) -> str:

@@ -1,5 +1,11 @@
 """The failures a user can mend: each message says what is wrong and what to do."""
 
+import difflib
+from collections.abc import Iterable
+
+# So many names go into a line beside the nearest of them, and so many at all.
+_FEW, _MOST = 10, 30
+
 
 class EqcifarError(Exception):
     """A failure with a one-line message meant for the user."""
@@ -11,6 +17,31 @@ class UsageError(EqcifarError):
 
 class RunError(EqcifarError):
     """A well-formed request failed while it ran. The command line exits with 1."""
+
+
+def unknown(kind: str, name: str, known: Iterable[str]) -> UsageError:
+    """What to raise for a name that is none of those that there are.
+
+    **Arguments:**
+
+    - `kind`: of what it should be the name, such as "recipe".
+    - `name`: what was given.
+    - `known`: the names that there are.
+
+    **Returns:**
+
+    An error with the nearest name, and with all of them where there is none or they
+    are few.
+    """
+    names = {each.lower(): each for each in known}
+    near = difflib.get_close_matches(name.lower(), names, n=1)
+    text = f"unknown {kind} {name!r}"
+    if near:
+        text += f"; did you mean {names[near[0]]!r}?"
+    if not near or len(names) <= _FEW:
+        some = [*names.values()][:_MOST] + ["..."] * (len(names) > _MOST)
+        text += f"{' There' if near else '; there'} are {', '.join(some)}"
+    return UsageError(text)
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -1,12 +1,14 @@
+"""The fields of a run, and the one way from their values to text and back."""
+
 import dataclasses
-import difflib
 import re
 import shlex
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, get_origin
 
 from .config import TrainConfig
-from .errors import UsageError
+from .errors import UsageError, unknown
+from .options import typed, without_none
 
 DEFAULTS = {field.name: field.default for field in dataclasses.fields(TrainConfig)}
 
@@ -18,6 +20,9 @@ FIELDS = tuple(DEFAULTS)
 NOTHING = "–"
 
 
+_KINDS = {field.name: field.type for field in dataclasses.fields(TrainConfig)}
+
+
 def check_field(name: str, fields: Iterable[str] = FIELDS) -> str:
     """The name, if it is one of the fields.
 
@@ -27,9 +32,7 @@ def check_field(name: str, fields: Iterable[str] = FIELDS) -> str:
     """
     fields = list(fields)
     if name not in fields:
-        near = difflib.get_close_matches(name, fields, n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise UsageError(f"a run has no option {name!r}{hint}")
+        raise unknown("option", name, fields)
     return name
 
 
@@ -44,7 +47,7 @@ def natural(value: Any) -> Any:
 
 
 def show_field(value: Any) -> str:
-    """A field's value as conditions are written."""
+    """A field's value as text, of which `parse_field` makes the same value again."""
     if value is None:
         return NOTHING
     if isinstance(value, bool):
@@ -56,51 +59,71 @@ def show_field(value: Any) -> str:
     return str(value)
 
 
-_KINDS = {int: "a whole number", float: "a number", bool: "true or false"}
+def parse_field(name: str, text: str, kind: Any = None) -> Any:
+    """The value of a field in a text, the inverse of `show_field`.
+
+    **Arguments:**
+
+    - `name`: of the field.
+    - `text`: one value; numbers of a tuple have spaces between them.
+    - `kind`: its type, by default that of the field of `TrainConfig`.
+
+    **Returns:**
+
+    A value of the type.
+
+    **Raises:**
+
+    `UsageError` with the name, the text and what is allowed.
+    """
+    kind = without_none(kind or _KINDS.get(name, str))
+    if kind is str and not text:
+        raise UsageError(f"{name} = {text!r}: must be a text")
+    value = text.split() if get_origin(kind) is tuple else _read(text, kind)
+    if isinstance(value, list):
+        value = [_read(part, float) for part in value]
+    return typed(name, kind, value)
 
 
-def parse_values(name: str, text: str, example: Any = None) -> list[Any]:
+def _read(text: str, kind: Any) -> Any:
+    # What cannot be read is left as it is, for `typed` to refuse.
+    if kind is bool:
+        return {"true": True, "false": False}.get(text.lower(), text)
+    try:
+        return kind(text) if kind in (int, float) else text
+    except ValueError:
+        return text
+
+
+def parse_values(name: str, text: str, kind: Any = None) -> list[Any]:
     """The values in a text such as `vgg,resnet18`, `0,0.4`, `0-3,7` or `true,false`.
 
     **Arguments:**
 
-    - `name`: the `TrainConfig` field, which decides how each is read.
-    - `text`: values between commas; `0-3` is four whole numbers. The three numbers of
-        `mean` and `std` have spaces between them.
-    - `example`: a value of the kind that is read; by default the field's.
+    - `name`: of the field.
+    - `text`: values between commas, each as `parse_field` reads it; `0-3` is four
+        whole numbers.
+    - `kind`: the type of a value, by default that of the field of `TrainConfig`.
+
+    **Returns:**
+
+    The values in their order.
 
     **Raises:**
 
     `UsageError` with the name and the part that is no such value.
     """
-    default = DEFAULTS.get(name) if example is None else example
     values = []
     for part in map(str.strip, text.split(",")):
-        span = re.fullmatch(r"(\d+)-(\d+)", part) if type(default) is int else None
-        if span:
+        span = re.fullmatch(r"(\d+)-(\d+)", part)
+        if span and (kind or _KINDS.get(name)) is int:
             first, last = map(int, span.groups())
             if first > last:
                 raise UsageError(f"{name} = {part}: must rise")
             values += range(first, last + 1)
-        elif isinstance(default, tuple):
-            values.append([_parse(name, x, float) for x in part.split()])
         else:
-            values.append(_parse(name, part, type(default)))
+            values.append(parse_field(name, part, kind))
     return values
-
-
-def _parse(name: str, part: str, kind: type) -> Any:
-    try:
-        if kind is bool:
-            return {"true": True, "false": False}[part.lower()]
-        if part and kind in (int, float):
-            return kind(part)
-    except (ValueError, KeyError):
-        pass
-    if not part or kind in _KINDS:
-        kind_name = _KINDS.get(kind, "a value")
-        raise UsageError(f"{name} = {part!r}: must be {kind_name}")
-    return part
 
 
 def train_arguments(recipe: TrainConfig) -> list[str]:
@@ -119,12 +142,12 @@ def train_arguments(recipe: TrainConfig) -> list[str]:
 
 
 def option_words(name: str, value: Any) -> list[str]:
-    """A field of a configuration as `eqcifar train` takes it."""
+    """A field of a configuration as `eqcifar train` takes it, word by word."""
     option = name.replace("_", "-")
     if isinstance(value, bool):
         return [f"--{option}" if value else f"--no-{option}"]
     values = value if isinstance(value, tuple) else [value]
-    return [f"--{option}", *map(str, values)]
+    return [f"--{option}", *map(show_field, values)]
 
 
 def train_command(recipe: TrainConfig, seeds: Iterable[int]) -> str:

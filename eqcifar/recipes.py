@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from .errors import UsageError
+from .errors import unknown
 
 # docs/training.md names where each option is from.
 _AIRBENCH94 = {
@@ -61,6 +61,7 @@ RECIPES: dict[str, dict[str, Any]] = {
         "epochs": 12,
         "lr": 0.2,
         "warmup": 0.0,
+        "optimiser": "muon",
         "muon_lr": 0.08,
         "clip_norm": 0.0,
         "eval_every": 12,
@@ -76,5 +77,5 @@ def recipe_options(name: str) -> dict[str, Any]:
     `UsageError` when there is no such recipe.
     """
     if name not in RECIPES:
-        raise UsageError(f"no recipe {name!r}: there are {', '.join(RECIPES)}")
+        raise unknown("recipe", name, RECIPES)
     return dict(RECIPES[name])

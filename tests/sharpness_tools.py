@@ -145,7 +145,9 @@ def mean_loss(net, examples, theta):
     """The mean cross-entropy at other parameters."""
     unravel = ravel_pytree(net.params)[1]
     logits = net(unravel(jnp.asarray(theta)), jnp.asarray(examples.images))
-    return float(jax.vmap(sharpness.ce)(logits, jnp.asarray(examples.labels)).mean())
+    return float(
+        jax.vmap(sharpness.get_loss("ce"))(logits, jnp.asarray(examples.labels)).mean()
+    )
 
 
 def close(a, b, tolerance=1e-10):

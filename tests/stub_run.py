@@ -43,7 +43,7 @@ try:
     lock = filelock.FileLock(path / ".lock", timeout=0).acquire()
 except filelock.Timeout:
     sys.exit("Error: run directory in use")
-if (path / "model.eqx").exists():
+if (path / "model.safetensors").exists():
     sys.exit()
 signal.signal(signal.SIGTERM, stop)
 threading.Thread(target=stop_at_eof, daemon=True).start()
@@ -62,5 +62,5 @@ if behaviour == "crash":
 begin = time.time()
 time.sleep(0.5 if behaviour == "slow" else 0)
 note("computed", f"{begin} {time.time()}")
-(path / "model.eqx").touch()
+(path / "model.safetensors").touch()
 report("done")

@@ -1,14 +1,18 @@
 import errno
 import os
+import re
+import signal
 import subprocess
 import sys
 
 import pytest
 
 import eqcifar
+from eqcifar.config import TrainConfig
 from eqcifar_cli import _program
 
 from .cli_tools import run_cli, run_python, start_cli
+from .results_tools import write_run
 
 
 def test_help_names_every_command():
@@ -17,6 +21,23 @@ def test_help_names_every_command():
     for command in ("train", "eval", "archs", "data", "doctor", "--version"):
         assert command in result.stdout
     assert "install-completion" in result.stdout
+
+
+@pytest.mark.parametrize("command", ["", "train", "sharpness", "data", "data export"])
+def test_help_in_a_narrow_terminal_breaks_no_word(command):
+    wide, narrow = (
+        run_cli(*command.split(), "--help", COLUMNS=columns).stdout
+        for columns in ("1000", "40")
+    )
+    lines = narrow.splitlines()
+    # All but what has no blank to break it at.
+    assert not [x for x in lines if len(x) > 40 and " " in x.strip()]
+    words = set(narrow.split())
+    for line in wide.splitlines():
+        if not line.startswith("│"):
+            continue
+        for word in re.findall(r"(?<= )[a-z][a-z-]+[.,:;]?(?= )", line):
+            assert word in words
 
 
 def test_no_arguments_is_a_usage_error_with_help():
@@ -60,7 +81,7 @@ def test_completion_script_and_values():
     named = {"_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION": "1"}
     script = start_cli("--show-completion", "bash", **named)
     assert "_EQCIFAR" in script.communicate()[0].upper()
-    env = {
+    env = os.environ | {
         "_EQCIFAR_COMPLETE": "complete_bash",
         "COMP_WORDS": "eqcifar train --dataset syn",
         "COMP_CWORD": "3",
@@ -79,12 +100,12 @@ def test_completion_script_and_values():
         ("train --epoch 3", "No such option: --epoch"),
         ("train --epochs x", "Invalid value for '--epochs'"),
         ("train --loss l1", "'--loss'"),
-        ("train --lr 0", "lr = 0.0: must be greater than 0"),
+        ("train --lr 0", "lr = 0.0: must be above 0"),
         ("train --bn-group 3", "bn_group = 3: must be 0 or a divisor"),
-        ("archs resnet19", "unknown architecture 'resnet19'; nearest: resnet18"),
+        ("archs resnet19", "unknown architecture 'resnet19'; did you mean 'resnet18'?"),
         ("train --arch resnet99", "unknown architecture 'resnet99'"),
         ("train --dataset /nonexistent", "'/nonexistent': there is no such folder"),
-        ("data info nowhere", "Unknown dataset 'nowhere'"),
+        ("data info nowhere", "unknown dataset 'nowhere'"),
         ("eval --out nowhere", "no folder nowhere"),
         ("eval nowhere", "no file nowhere"),
     ],
@@ -105,14 +126,39 @@ def test_failures_exit_1():
     assert "HF_HUB_OFFLINE" in result.stderr
 
 
+@pytest.mark.parametrize(
+    ("at", "arguments"),
+    [
+        ("eqcifar.runs.evaluate_run", "eval results"),
+        ("eqcifar.exchange.classify", "predict results image.png"),
+        ("eqcifar.results.read_records", "tabulate results"),
+        ("eqcifar.results.pivot", "tabulate results"),
+    ],
+)
+def test_ctrl_c_is_exit_code_130_and_prints_nothing(
+    monkeypatch, tmp_path, at, arguments
+):
+    write_run(tmp_path / "results", TrainConfig(epochs=1))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("eqcifar.runs.load_model", lambda path: None)
+    monkeypatch.setattr("eqcifar.exchange.read_images", lambda paths: ReadNothing())
+    monkeypatch.setattr(at, lambda *_, **__: signal.raise_signal(signal.SIGINT))
+    result = run_cli(*arguments.split())
+    assert (result.exit_code, result.stdout, result.stderr) == (130, "", "")
+
+
+class ReadNothing:
+    errors, assumed, paths, pixels = {}, {}, (), None
+
+
 def test_debug_shows_the_traceback():
     result = run_cli("archs", "resnet19", EQCIFAR_DEBUG="1")
     assert type(result.exception).__name__ == "UsageError"
 
 
 def test_other_failures_have_a_remedy():
-    full = OSError(errno.ENOSPC, "No space left on device", "/data/last.eqx")
-    line = "No space left on device: /data/last.eqx; free some space and run the same"
+    full = OSError(errno.ENOSPC, "No space left on device", "/data/last.x")
+    line = "No space left on device: /data/last.x; free some space and run the same"
     assert (_program.describe(full) or "").startswith(line)
     assert "--batch-size" in (_program.describe(MemoryError()) or "")
     assert _program.describe(RuntimeError("a bug")) is None
@@ -134,7 +180,7 @@ def test_output_survives_an_ascii_terminal():
         ("train --epochs 1.5", "Invalid value for '--epochs': must be a whole number"),
         ("train --augment=3", "--augment takes no value: give it alone"),
         ("train --seed", "--seed needs a value"),
-        ("train --grad-accum 0", "'--grad-accum': must be 1 or more"),
+        ("train --grad-accum 0", "grad_accum = 0: must be at least 1"),
         ("train --flip x", "'--flip': 'x' is not one of 'random', 'alternating'"),
         (
             "sharpness --probes x",
@@ -188,7 +234,7 @@ def test_names_cannot_command_a_terminal(encoding):
         assert not {"\x1b", "\x07", "\u202e"} & set(printed)
 
 
-def run_in_terminal(code, columns, key):
+def run_in_terminal(code, columns, key, term="xterm"):
     """What a program prints in a terminal, where a key is pressed after `ready`."""
     import fcntl
     import pty
@@ -204,9 +250,11 @@ def run_in_terminal(code, columns, key):
         stdout=end,
         stderr=end,
         start_new_session=True,
+        # Not C's, in which readline may have set COLUMNS for the terminal of the tests.
+        env={**os.environ, "TERM": term},
     )
     printed = b""
-    while b"last" not in printed:
+    while b"last\r\n" not in printed:
         received = os.read(terminal, 4096)
         if b"ready" in received:
             os.write(terminal, key)
@@ -232,6 +280,21 @@ with StopRequest(reporter.bar) as stop, reporter:
 say("last")
 sys.exit(exit_code(stop.number))
 """
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="has no such terminals")
+def test_a_terminal_without_commands_gets_lines_and_no_bar():
+    code, printed, _ = run_in_terminal(
+        IN_TERMINAL.replace("print(", "on_compile(); reporter.print("),
+        40,
+        b"\x03",
+        "dumb",
+    )
+    assert code == 130
+    assert "\x1b" not in printed
+    lines = ["Compiling", "ready: many words that do not fit into so narrow a line"]
+    assert printed.splitlines()[:2] == lines
+    assert printed.endswith("Stopping to save; once more to quit at once.\r\nlast\r\n")
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="has no such terminals")

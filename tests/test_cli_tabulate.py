@@ -63,12 +63,13 @@ def test_sharpness_filters_and_baseline(results):
         ("--metric acc_va", "no run has measured 'acc_va'; measured: epoch, loss"),
         (
             "--filter arch=vgg16",
-            "arch=vgg16 (did you mean vgg11?); there are: resnet18",
+            "unknown arch of these runs 'vgg16'; did you mean 'vgg11'? There are "
+            "resnet18",
         ),
         ("--filter dataset=cifar10,arch=vgg", "'arch=vgg' is no value of dataset"),
         ("--select val", "no run has measured validation images, so no epoch"),
-        ("--filter archs=vgg", "no option 'archs'; did you mean 'arch'?"),
-        ("--by archs", "no option 'archs'"),
+        ("--filter archs=vgg", "unknown option 'archs'; did you mean 'arch'?"),
+        ("--by archs", "unknown option 'archs'"),
         ("--baseline lr=1", "no baseline lr"),
         ("--baseline mixup=0.3", "no row of the table has mixup=0.3"),
         ("--sort acc_tee", "cannot sort by acc_tee"),

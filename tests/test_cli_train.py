@@ -60,11 +60,13 @@ def test_lines_hold_the_numbers_of_the_log(trained):
 
 def test_a_finished_run_is_not_computed_again(trained):
     out, _ = trained
-    before = (storage.latest_run(out).path / "model.eqx").stat().st_mtime_ns
+    before = (storage.latest_run(out).path / "model.safetensors").stat().st_mtime_ns
     result = run_cli(*TINY, "--epochs", 2, "--val-size", 20, "--out", out)
     assert result.exit_code == 0
     assert result.stdout.startswith("Finished before, nothing to do: epoch 2/2")
-    assert (storage.latest_run(out).path / "model.eqx").stat().st_mtime_ns == before
+    assert (
+        storage.latest_run(out).path / "model.safetensors"
+    ).stat().st_mtime_ns == before
 
 
 def test_eval_measures_the_latest_run(trained):
@@ -107,7 +109,7 @@ def test_eval_json_has_full_precision(trained):
 def test_eval_takes_a_model_file_and_another_split(trained):
     out, _ = trained
     run = storage.latest_run(out)
-    result = run_cli("eval", run.path / "model.eqx", "--split", "val", "--json")
+    result = run_cli("eval", run.path / "model.safetensors", "--split", "val", "--json")
     values = json.loads(result.stdout)
     assert values["split"] == "val"
     assert values["accuracy"]["value"] == run.log()[-1]["acc_va"]
@@ -128,7 +130,7 @@ def test_eval_wants_a_loss_where_it_has_none_of_that_name(trained, monkeypatch):
     loaded = runs.load_model(storage.latest_run(out))
     config = dataclasses.replace(loaded.config, loss="mine.loss")
     other = dataclasses.replace(loaded, config=config)
-    monkeypatch.setattr(runs, "load_model", lambda path: other, raising=False)
+    monkeypatch.setattr("eqcifar.runs._evaluate.load_model", lambda path: other)
     result = run_cli("eval", "--out", out)
     assert result.exit_code == 2
     assert "no loss 'mine.loss' here: choose mse or ce" in result.stderr
@@ -138,8 +140,10 @@ def test_eval_wants_a_loss_where_it_has_none_of_that_name(trained, monkeypatch):
 
 def test_eval_refuses_damaged_files(trained, tmp_path):
     out, _ = trained
-    damaged = tmp_path / "model.eqx"
-    damaged.write_bytes((storage.latest_run(out).path / "model.eqx").read_bytes()[:-1])
+    damaged = tmp_path / "model.safetensors"
+    damaged.write_bytes(
+        (storage.latest_run(out).path / "model.safetensors").read_bytes()[:-1]
+    )
     result = run_cli("eval", damaged)
     assert result.exit_code == 1
     assert "damaged" in result.stderr
@@ -150,7 +154,7 @@ def test_train_refuses_before_it_makes_a_folder(tmp_path):
     for option, message in (
         (("--arch", "resnet19"), "unknown architecture"),
         (("--devices", 99), "99 devices asked for"),
-        (("--dataset", "nowhere"), "Unknown dataset"),
+        (("--dataset", "nowhere"), "unknown dataset"),
         (("--batch-size", 41), "larger than the training set of 40"),
         (("--crop-pad", 32), "give a --crop-pad below 32"),
         (("--cutout", 33), "give a --cutout of 32 at most"),
@@ -270,6 +274,7 @@ parallel.initialise = lambda: alone("localhost:{port}", 2, {process})
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="has no such signals")
+@pytest.mark.slow
 def test_a_signal_to_one_process_stops_all_alike(tmp_path):
     with socket.socket() as free:
         free.bind(("localhost", 0))

@@ -3,16 +3,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from eqcifar.losses import cross_entropy, squared_error
 from eqcifar.parallel import make_mesh
 from eqcifar.training import (
     TrainConfig,
     _evaluate,
-    cross_entropy,
     evaluate,
     fit,
     initialise,
     predict,
-    squared_error,
 )
 
 from .helpers import small_dataset, small_net

@@ -9,9 +9,10 @@ import pytest
 
 from eqcifar import training
 from eqcifar.errors import UsageError
+from eqcifar.losses import squared_error
 from eqcifar.parallel import make_mesh
 from eqcifar.training import Diverged, Interrupted, TrainConfig, fit, initialise
-from eqcifar.training._optimiser import learning_rate
+from eqcifar.training._schedules import learning_rate
 
 from .helpers import small_dataset, small_net
 
@@ -283,7 +284,7 @@ def test_batches_that_do_not_fit_are_refused():
 
 def test_a_custom_loss_is_used():
     def double(logits, target):
-        return 2 * training.squared_error(logits, target)
+        return 2 * squared_error(logits, target)
 
     config = TrainConfig(epochs=1, batch_size=64, warmup=0.0, weight_decay=0.0)
     _, (plain,) = run(config)

@@ -20,8 +20,10 @@ from eqcifar.training import (
     initialise,
     l2_coefficients,
 )
+from eqcifar.training._augmentations import Keys
 from eqcifar.training._batch import Epoch, alternating_flip, make_batch
-from eqcifar.training._optimiser import learning_rate
+from eqcifar.training._recipe import make_recipe
+from eqcifar.training._schedules import learning_rate
 
 from .helpers import random_network, small_dataset, small_net
 
@@ -110,12 +112,13 @@ def test_cutout_takes_squares_from_what_is_otherwise_the_same():
     split = small_dataset().train
     chosen = jnp.arange(len(split), dtype=jnp.int32)
     arrays = jnp.asarray(split.images), jnp.asarray(split.labels)
-    epoch = Epoch(*arrays, chosen, jax.random.key(0))
+    epoch = Epoch(*arrays, chosen, jax.random.key(0), 4)
 
     def batch(config):
-        keys = {"key_augment": jax.random.key(1), "key_mixup": jax.random.key(2)}
+        keys = Keys(jax.random.key(1), jax.random.key(2))
+        recipe = make_recipe(config, len(chosen))
         inputs, _ = make_batch(
-            epoch, chosen, config, 4, jnp.dtype("float32"), flip=None, **keys
+            epoch, chosen, recipe, jnp.dtype("float32"), flip=None, keys=keys
         )
         return np.asarray(inputs)
 
@@ -204,7 +207,7 @@ def test_an_averaged_run_goes_on_from_its_checkpoint_to_the_same_bits(tmp_path):
     asked = iter([False] * 6 + [True])
     with pytest.raises(Interrupted) as stopped:
         run(config, should_stop=asked.__next__)
-    path = tmp_path / "last.eqx"
+    path = tmp_path / "last.safetensors"
     runs.save_checkpoint(path, stopped.value.train_state, config, dataset)
     resumed, header = runs.load_checkpoint(path, start(config, seed=1))
     end, rest = fit(resumed, dataset, config, mesh=make_mesh(1))

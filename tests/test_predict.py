@@ -30,7 +30,10 @@ def save_network(path, loss, classes=10):
 @pytest.fixture(scope="module")
 def networks(tmp_path_factory):
     folder = tmp_path_factory.mktemp("networks")
-    return {loss: save_network(folder / f"{loss}.eqx", loss) for loss in ("mse", "ce")}
+    return {
+        loss: save_network(folder / f"{loss}.safetensors", loss)
+        for loss in ("mse", "ce")
+    }
 
 
 @pytest.fixture
@@ -106,7 +109,9 @@ def test_a_folder_is_searched_and_printed_as_a_table(networks, photos):
 
 
 def test_no_more_classes_than_there_are(tmp_path):
-    loaded = runs.load_model(save_network(tmp_path / "model.eqx", "ce", classes=3))
+    loaded = runs.load_model(
+        save_network(tmp_path / "model.safetensors", "ce", classes=3)
+    )
     (guesses,) = exchange.classify(loaded, PIXELS[None])
     assert len(guesses) == 3
     assert sum(guess.probability for guess in guesses) == pytest.approx(1)
@@ -142,7 +147,7 @@ def test_bad_input_is_one_line(networks, photos, tmp_path):
         assert message in result.stderr
         assert str(path) in result.stderr
         assert result.stderr.count("\n") == 1
-    result = run_cli("predict", tmp_path / "no.eqx", photos)
+    result = run_cli("predict", tmp_path / "no.safetensors", photos)
     assert result.exit_code == 2
 
 

@@ -12,8 +12,8 @@ import eqcifar
 PACKAGE = Path(eqcifar.__file__).parent
 # Lower floors first; a room imports rooms of its own floor only where named.
 FLOORS = [
-    {"errors", "extras", "config", "recipes", "fields", "meanings"},
-    {"parallel", "models", "data", "storage", "figures"},
+    {"errors", "extras", "options", "config", "recipes", "fields", "meanings"},
+    {"parallel", "models", "data", "storage", "figures", "losses"},
     {"training", "sharpness"},
     {"runs", "results", "sweeps"},
     {"measurements", "exchange"},
@@ -21,18 +21,22 @@ FLOORS = [
 BESIDE = {
     ("recipes", "config"),
     ("config", "errors"),
+    ("config", "options"),
+    ("options", "errors"),
     ("extras", "errors"),
     ("recipes", "errors"),
     ("fields", "config"),
+    ("fields", "options"),
     ("fields", "errors"),
     ("models", "parallel"),
     ("data", "parallel"),
     ("figures", "storage"),
     ("exchange", "measurements"),
-    ("sweeps", "runs"),
+    ("data", "storage"),
 }
 WITHOUT_JAX = (
     "errors",
+    "options",
     "config",
     "recipes",
     "fields",

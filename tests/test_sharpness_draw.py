@@ -94,7 +94,7 @@ def test_the_rise_along_a_fixed_line_errs_as_a_mean(x64, relu):
         moved = jax.tree.map(lambda p, d: p + step * d, net.params, direction)
         logits = net(moved, jax.numpy.asarray(sample.images[sample.order]))
         labels = jax.numpy.asarray(sample.chosen_labels)
-        return np.asarray(jax.vmap(sharpness.ce)(logits, labels))
+        return np.asarray(jax.vmap(sharpness.get_loss("ce"))(logits, labels))
 
     rises = (losses(0.5) + losses(-0.5)) / 2 - losses(0.0)
     got = measure(relu, "landscape")["line"]

@@ -93,7 +93,7 @@ def test_each_example_has_its_own_direction(x64, smooth):
     signs = rng.choice([-1.0, 1.0], (8, sign_count(net)))
     forms = sharpness.quadratic_forms(
         net,
-        sharpness.ce,
+        sharpness.get_loss("ce"),
         jnp.asarray(examples.images),
         jnp.asarray(examples.labels),
         v,
@@ -230,7 +230,7 @@ def test_examples_refuse_what_cannot_be_measured():
         examples.take(np.zeros(0, int))
     with pytest.raises(UsageError, match="labels"):
         dataclasses.replace(examples, labels=np.zeros(3, np.int32))
-    with pytest.raises(UsageError, match="Cannot draw 5"):
+    with pytest.raises(UsageError, match="cannot draw 5"):
         examples.sample(5)
     with pytest.raises(UsageError, match="halves"):
         examples.take(np.arange(1)).halves()
@@ -241,7 +241,7 @@ def test_examples_refuse_what_cannot_be_measured():
     with pytest.raises(UsageError, match="Unknown loss"):
         sharpness.get_loss("hinge")
     bad = dataclasses.replace(examples, labels=np.full(4, 9, np.int32))
-    with pytest.raises(UsageError, match="Label 9"):
+    with pytest.raises(UsageError, match="label 9"):
         sharpness.output_traces(network("relu"), bad, "mse")
 
 

@@ -12,8 +12,8 @@ import pytest
 from eqcifar import data
 from eqcifar.config import TrainConfig
 from eqcifar.errors import RunError, UsageError
-from eqcifar.storage import run_path
-from eqcifar.storage._files import write_json
+from eqcifar.runs import FolderCheck
+from eqcifar.storage import run_path, write_json
 from eqcifar.sweeps import Grid, Slot, Sweep, find_gpus, make_slots, submit
 
 from .helpers import small_dataset
@@ -65,20 +65,20 @@ def test_a_run_on_images_that_changed_since_is_not_done(tmp_path, monkeypatch):
     root = tmp_path / "results"
     for config in configs:
         run = write_run(root, config)
-        (run.path / "model.eqx").touch()
+        (run.path / "model.safetensors").touch()
         description = run.description()
         sha256 = "other" if config.seed == 1 else found.fingerprint
         write_json(
             run.path / "config.json", {**description, "data": {"sha256": sha256}}
         )
-    sweep = make_sweep(root, configs=configs)
+    sweep = make_sweep(root, configs=configs, check=FolderCheck())
     assert [job.state for job in sweep.jobs] == ["skipped", "failed", "skipped"]
     assert "is not what" in sweep.jobs[1].message
     assert len(loads) == 1
     with pytest.raises(UsageError, match="images' is not what .* was trained on"):
-        submit(configs, root, command(root))
+        submit(configs, root, command(root), check=FolderCheck())
     folder.rmdir()
-    sweep = make_sweep(root, configs=configs)
+    sweep = make_sweep(root, configs=configs, check=FolderCheck())
     assert {job.state for job in sweep.jobs} == {"skipped"}
 
 
@@ -174,10 +174,10 @@ def test_what_another_process_is_at_is_left_to_it(tmp_path):
     path.mkdir(parents=True)
     with filelock.FileLock(path / ".lock"):
         sweep = make_sweep(tmp_path)
-        assert sweep.jobs[0].run.is_claimed()
+        assert sweep.jobs[0].run.is_locked()
         sweep.run()
         assert [job.state for job in sweep.jobs] == ["elsewhere", *["done"] * 3]
-    assert not sweep.jobs[0].run.is_claimed()
+    assert not sweep.jobs[0].run.is_locked()
     assert computed(tmp_path) == [0, 1, 1, 1]
 
 

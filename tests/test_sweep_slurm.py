@@ -72,4 +72,4 @@ def test_a_job_that_is_told_to_end_saves(submit_here, runs):
     for job, run in zip(jobs, runs, strict=True):
         job._process.wait(timeout=60)
         assert run.status()["state"] == "interrupted"
-        assert not run.is_claimed()
+        assert not run.is_locked()

@@ -11,13 +11,13 @@ from eqcifar.config import TrainConfig
 from eqcifar.errors import UsageError
 from eqcifar.results import (
     check_baseline,
-    keep,
+    filter_records,
     long_rows,
-    measured,
+    measured_columns,
     parse_baseline,
     pivot,
     read_records,
-    sharpness_measured,
+    sharpness_columns,
     summarise,
     tabulate,
     to_delimited,
@@ -177,7 +177,7 @@ def test_selection_names_its_split(tmp_path):
         )
         (row,) = long_rows([table], ["acc_te"], select=select)
         assert row["selected_on"] == select
-    assert "acc_va" in measured(tabulate(read_records(tmp_path, select="val")))
+    assert "acc_va" in measured_columns(tabulate(read_records(tmp_path, select="val")))
 
 
 def test_a_selection_on_a_split_that_was_not_held_out_is_refused(tmp_path):
@@ -199,26 +199,27 @@ def test_a_selection_on_a_split_that_was_not_held_out_is_refused(tmp_path):
 def test_filters_and_fields(tmp_path):
     write_grid(tmp_path)
     records = read_records(tmp_path)
-    chosen = keep(records, ["arch=vgg,resnet18", "mixup=0.4"])
+    chosen = filter_records(records, ["arch=vgg,resnet18", "mixup=0.4"])
     assert len(chosen) == 16
-    assert len(keep(records, ["seed=0-1", "augment=true"])) == 24
-    assert len(keep(records, ["seed=0-9", "arch=vgg", "arch=resnet18"])) == 32
-    assert len(keep(records, ["mean=0.5 0.5 0.5"])) == len(records)
-    assert keep(records, []) == records
+    assert len(filter_records(records, ["seed=0-1", "augment=true"])) == 24
+    assert len(filter_records(records, ["seed=0-9", "arch=vgg", "arch=resnet18"])) == 32
+    assert len(filter_records(records, ["mean=0.5 0.5 0.5"])) == len(records)
+    assert filter_records(records, []) == records
 
 
 @pytest.mark.parametrize(
     ("filters", "message"),
     [
-        ("mixup=1", r"no run has mixup=1; there are: 0, 0\.4"),
+        ("mixup=1", r"unknown mixup of these runs .1.; there are 0, 0\.4"),
         ("mixpu=1", "did you mean 'mixup'"),
         ("mixup=x", "mixup = 'x': must be a number"),
         ("mixup", "'mixup' has no value: write mixup=VALUE"),
-        ("seed=7-9", "no run has seed=7-9; there are: 0, 1, 2, 3$"),
+        ("seed=7-9", "unknown seed of these runs .7-9.; there are 0, 1, 2, 3$"),
         # One value that is there does not excuse another that is not.
         (
             "arch=vgg,resnet20",
-            r"arch=resnet20 \(did you mean resnet18\?\); there are: resnet18, vgg",
+            r"unknown arch of these runs 'resnet20'; did you mean 'resnet18'\? "
+            "There are resnet18, vgg",
         ),
         # The comma would make a second value, which nothing has.
         ("dataset=cifar10,arch=vgg", "'arch=vgg' is no value of dataset: give each"),
@@ -228,20 +229,20 @@ def test_filters_and_fields(tmp_path):
 def test_filters_that_say_nothing_are_refused(tmp_path, filters, message):
     write_grid(tmp_path)
     with pytest.raises(UsageError, match=message):
-        keep(read_records(tmp_path), [filters])
+        filter_records(read_records(tmp_path), [filters])
 
 
 def test_filters_that_leave_nothing_are_refused(tmp_path):
     write_run(tmp_path, TrainConfig(arch="vgg", epochs=1))
     write_run(tmp_path, TrainConfig(mixup=0.4, epochs=1))
     with pytest.raises(UsageError, match=r"no run has arch=vgg and mixup=0\.4, though"):
-        keep(read_records(tmp_path), ["arch=vgg", "mixup=0.4"])
+        filter_records(read_records(tmp_path), ["arch=vgg", "mixup=0.4"])
 
 
 def test_values_with_commas_and_equals_signs_can_be_asked_for(tmp_path):
     for dataset in ("/data/a=1,b=2", "/data/c"):
         write_run(tmp_path, TrainConfig(dataset=dataset, epochs=1))
-    (record,) = keep(read_records(tmp_path), ["dataset=/data/a=1,b=2"])
+    (record,) = filter_records(read_records(tmp_path), ["dataset=/data/a=1,b=2"])
     assert record.recipe.dataset == "/data/a=1,b=2"
 
 
@@ -263,18 +264,18 @@ def test_what_was_said_of_a_run_is_a_field(tmp_path):
         ("resnet18", "cifar10", None, None),
     ]
     assert pivot(table, ["acc_te"]).rows[-1][1:3] == ["–", "–"]
-    assert len(keep(records, ["noise=0.1,2e-1"])) == 4
-    assert len(keep(records, ["kind=b1", "arch=Gelu", "seed=1"])) == 1
-    assert len(keep(records, ["arch=my.nets.Gelu"])) == 6
+    assert len(filter_records(records, ["noise=0.1,2e-1"])) == 4
+    assert len(filter_records(records, ["kind=b1", "arch=Gelu", "seed=1"])) == 1
+    assert len(filter_records(records, ["arch=my.nets.Gelu"])) == 6
     with pytest.raises(
-        UsageError, match=r"no run has noise=0\.3; there are: –, 0, 0\.1"
+        UsageError, match=r"noise of these runs .0\.3.; .* There are –, 0, 0\.1"
     ):
-        keep(records, ["noise=0.3"])
-    with pytest.raises(UsageError, match="no option 'nose'; did you mean 'noise'"):
-        keep(records, ["nose=0.3"])
+        filter_records(records, ["noise=0.3"])
+    with pytest.raises(UsageError, match="unknown option 'nose'; did you mean 'noise'"):
+        filter_records(records, ["nose=0.3"])
     (table,) = tabulate(records, by=["noise"], sort="-noise")
     assert [group.fields["noise"] for group in table.groups] == [0.2, 0.1, 0, None]
-    baseline = parse_baseline("noise=0.0", keep(records, ["arch=Gelu"]))
+    baseline = parse_baseline("noise=0.0", filter_records(records, ["arch=Gelu"]))
     check_baseline([table], baseline)
 
 
@@ -284,10 +285,10 @@ def test_a_folder_of_images_is_shown_by_the_end_of_its_path(tmp_path):
     grid = pivot(table_of(tmp_path), ["acc_te"])
     assert grid.columns[1:-1] == ["a/cats", "b/cats", "cifar10", "dogs"]
     records = read_records(tmp_path)
-    assert len(keep(records, ["dataset=cats"])) == 2
-    assert len(keep(records, ["dataset=b/cats"])) == 1
+    assert len(filter_records(records, ["dataset=cats"])) == 2
+    assert len(filter_records(records, ["dataset=b/cats"])) == 1
     for text in ("dataset=dogs", "dataset=/data/dogs"):
-        (record,) = keep(records, [text])
+        (record,) = filter_records(records, [text])
         assert record.recipe.dataset == "/data/dogs"
 
 
@@ -299,7 +300,7 @@ def test_pooling_is_said(tmp_path):
     text = pivot(table, ["acc_te"])
     assert "(runs)" in text.title
     assert "Runs with different dataset, mixup are pooled." in text.notes
-    with pytest.raises(UsageError, match="no option 'network'"):
+    with pytest.raises(UsageError, match="unknown option 'network'"):
         tabulate(read_records(tmp_path), by=["network"])
 
 
@@ -351,7 +352,7 @@ def test_sharpness_has_standard_errors(tmp_path):
         measures = {"tr_hess": value, "tr_hess_se": error, "examples": 50.0}
         write_run(tmp_path, TrainConfig(epochs=1, seed=seed), sharpness=measures)
     table = table_of(tmp_path)
-    assert sharpness_measured([table]) == ["tr_hess"]
+    assert sharpness_columns([table]) == ["tr_hess"]
     (group,) = table.groups
     assert group.summary("tr_hess").mean == 30.0
     # That of a mean of independent numbers.
@@ -359,7 +360,7 @@ def test_sharpness_has_standard_errors(tmp_path):
     text = pivot(table, ["tr_hess"])
     assert text.rows[0][1] == "30 ± 26, se 1.0 (3)"
     with pytest.raises(UsageError, match=r"no run has a sharpness\.tsv"):
-        sharpness_measured([])
+        sharpness_columns([])
 
 
 def write_sharpness(run, *rows):
@@ -446,7 +447,7 @@ def test_a_measure_without_an_error_is_one_too(tmp_path):
     run = write_run(tmp_path, TrainConfig(epochs=1))
     lines = "examples\ttr\ttr_se\tlmax\tlmax_se\n", "5\t1.5\t0.1\t2.5\t\n"
     (run.path / "sharpness.tsv").write_text("".join(lines))
-    assert sharpness_measured([table_of(tmp_path)]) == ["tr", "lmax"]
+    assert sharpness_columns([table_of(tmp_path)]) == ["tr", "lmax"]
 
 
 def test_delimited_text_keeps_every_digit(tmp_path):

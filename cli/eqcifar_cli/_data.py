@@ -1,12 +1,16 @@
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
-from ._output import print_json, print_table
+from ._output import print_json, print_table, say
+from ._program import Program
 
 app = typer.Typer(
-    no_args_is_help=True, help="Look at a dataset, or write it to a folder."
+    cls=Program,
+    no_args_is_help=True,
+    help="Look at a dataset, or write it to a folder.",
 )
 
 _Name = Annotated[
@@ -28,27 +32,12 @@ def info(
     ] = False,
 ):
     """Show classes, images per class and split, image size, and pixel statistics."""
-    import numpy as np
-
     from eqcifar import data
 
     dataset = data.load(name)
-    counts = {
-        split: np.bincount(part.labels, minlength=len(dataset.classes)).tolist()
-        for split, part in dataset.splits.items()
-    }
+    counts = data.class_counts(dataset)
+    mean, std = data.channel_statistics(dataset.train)
     _, height, width, _ = dataset.train.images.shape
-    # From a histogram of each channel: the pixels of CIFAR as floats take 600 MB.
-    levels = np.arange(256) / 255
-    histograms = [
-        np.bincount(dataset.train.images[..., channel].ravel(), minlength=256)
-        for channel in range(3)
-    ]
-    mean = [float(np.average(levels, weights=histogram)) for histogram in histograms]
-    std = [
-        float(np.average((levels - centre) ** 2, weights=histogram) ** 0.5)
-        for centre, histogram in zip(mean, histograms, strict=True)
-    ]
     if as_json:
         print_json(
             {
@@ -80,14 +69,16 @@ def info(
         ],
     )
 
-    def channels(values):
-        return " ".join(f"{value:.4f}" for value in values)
-
-    typer.echo("Training pixels in [0, 1], by channel (red, green, blue):")
-    typer.echo(f"  mean {channels(mean)}")
-    typer.echo(f"  std  {channels(std)}")
+    say(
+        "Training pixels in [0, 1], by channel (red, green, blue):\n"
+        f"  mean {_numbers(mean)}\n  std  {_numbers(std)}"
+    )
     if name not in ("synthetic", "synthetic100"):
-        typer.echo(f"Decoded images are kept in {data.cache_folder()}")
+        say(f"Decoded images are kept in {data.cache_folder()}")
+
+
+def _numbers(values: Iterable[float]) -> str:
+    return " ".join(f"{value:.4f}" for value in values)
 
 
 @app.command()
@@ -112,4 +103,4 @@ def export(
     dataset = data.load(name)
     written = data.export(dataset, folder, form=form)
     sizes = ", ".join(f"{len(part)} {split}" for split, part in dataset.splits.items())
-    typer.echo(f"{dataset.title}: wrote {sizes} images to {written}")
+    say(f"{dataset.title}: wrote {sizes} images to {written}")

@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from ._jax import MOST_BYTES, compilation_folder
-from ._output import format_bytes, print_json
+from ._output import format_bytes, print_json, say
 
 _PACKAGES = "eqcifar", "jax", "jaxlib", "equinox", "optax", "datasets"
 _VARIABLES = (
@@ -59,10 +59,11 @@ def doctor(
         width = max(len(finding.subject) for finding in findings)
         for finding in findings:
             mark = "MEND" if finding.remedy else "ok  "
-            typer.echo(f"{mark}  {finding.subject:<{width}}  {finding.found}")
+            line = f"{mark}  {finding.subject:<{width}}  {finding.found}"
+            say(line, indent=" " * 6)
             if finding.remedy:
-                typer.echo(f"      {'':<{width}}  -> {finding.remedy}")
-        typer.echo(f"{len(wrong)} to mend." if wrong else "Nothing to mend.")
+                say(f"      {'':<{width}}  -> {finding.remedy}", indent=" " * 6)
+        say(f"{len(wrong)} to mend." if wrong else "Nothing to mend.")
     if wrong:
         raise typer.Exit(1)
 

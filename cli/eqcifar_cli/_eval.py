@@ -4,6 +4,8 @@ from typing import Annotated, Any, Literal
 
 import typer
 
+from eqcifar.config import loss_title
+
 from ._measuring import Json, LossName, OneHot, Out, RunPath
 from ._output import print_json, print_table, print_warning
 
@@ -30,102 +32,72 @@ def evaluate(
     as_json: Json = False,
 ):
     """Measure a trained network: accuracy, loss, calibration, with 95 % intervals."""
-    from eqcifar import data, runs, storage
-    from eqcifar.config import loss_title
-    from eqcifar.errors import UsageError
-    from eqcifar.training import evaluate as measure, predict
+    from eqcifar import runs, storage
 
     from ._jax import keep_compilations
 
     keep_compilations()
     path = storage.latest_run(out).path if run is None else run
-    loaded = runs.load_model(path)
-    config = loaded.config
-    if storage.Run(path).status().get("state") not in ("done", "unknown"):
-        step = loaded.header["step"]
-        print_warning(f"training of {path} is not finished: its network of step {step}")
-
-    def is_same(found: data.Dataset) -> bool:
-        return found.fingerprint == loaded.header["data"]["sha256"]
-
-    if dataset is None:
-        chosen = runs.data_of(path, config)
-        if not is_same(chosen):
-            print_warning(f"{chosen.name} is not the data that {path} was trained on")
-    else:
-        chosen = data.load(dataset)
-    if len(chosen.classes) != len(loaded.classes):
-        raise UsageError(
-            f"{chosen.name} has {len(chosen.classes)} classes, but the network was "
-            f"trained for {len(loaded.classes)}: choose data with as many"
-        )
-    if split not in chosen.splits:
-        raise UsageError(
-            f"there is no val split: the run held out no images (--val-size was "
-            f"{config.val_size}); choose --split test or train"
-        )
-    part = chosen.splits[split]
-    trained_on = split == "train" and dataset is None
-    seen = config.one_view() if trained_on else config
-    logits = predict(loaded.model, loaded.state, part.images, seen)
-    loss_name = loss or config.loss
-    smoothing = 0.0 if one_hot else config.label_smoothing
-    evaluation = measure(logits, part.labels, loss_name, label_smoothing=smoothing)
-
+    found = runs.evaluate_run(
+        path,
+        split=split,
+        dataset=dataset,
+        loss=loss,
+        one_hot=one_hot,
+        warn=print_warning,
+    )
     if as_json:
-        values = dataclasses.asdict(evaluation)
-        values["class_accuracy"] = dict(
-            zip(chosen.classes, values["class_accuracy"], strict=True)
-        )
-        print_json(
-            {
-                "run": str(path),
-                "arch": config.arch,
-                "seed": config.seed,
-                "trained_on": config.dataset,
-                "dataset": chosen.name,
-                "synthetic": chosen.synthetic,
-                "same_data": is_same(chosen),
-                "split": split,
-                "loss_name": loss_name,
-                "label_smoothing": smoothing,
-                **values,
-            }
-        )
-        return
-    value = "SYNTHETIC" if chosen.synthetic else "value"
+        print_json(_to_json(path, found))
+    else:
+        _print(path, found)
+
+
+def _to_json(path: Path, found: Any) -> dict[str, Any]:
+    classes, values = found.dataset.classes, dataclasses.asdict(found.evaluation)
+    by_class = dict(zip(classes, values["class_accuracy"], strict=True))
+    return {
+        "run": str(path),
+        "arch": found.config.arch,
+        "seed": found.config.seed,
+        "trained_on": found.config.dataset,
+        "dataset": found.dataset.name,
+        "synthetic": found.dataset.synthetic,
+        "same_data": found.same_data,
+        "split": found.split,
+        "loss_name": found.loss_name,
+        "label_smoothing": found.label_smoothing,
+        **values,
+        "class_accuracy": by_class,
+    }
+
+
+def _print(path: Path, found: Any):
+    dataset, measured = found.dataset, found.evaluation
+    calibration = measured.calibration_error
+    title = loss_title(found.loss_name, found.label_smoothing)
+    classes = zip(dataset.classes, measured.class_accuracy, strict=True)
     print_table(
-        f"{path}: {config.arch} on {evaluation.examples} {split} images of "
-        f"{chosen.title}",
-        ("measure", value, "95 % interval"),
+        f"{path}: {found.config.arch} on {measured.examples} {found.split} images of "
+        f"{dataset.title}",
+        ("measure", "SYNTHETIC" if dataset.synthetic else "value", "95 % interval"),
         [
-            ("top-1 accuracy", *_percent(evaluation.accuracy)),
-            ("top-5 accuracy", *_percent(evaluation.accuracy_top5)),
-            (
-                f"{loss_title(loss_name, smoothing)}, per image",
-                *_plain(evaluation.loss),
-            ),
-            ("expected calibration error", *_percent(evaluation.calibration_error)),
-            (
-                "the same, plug-in, biased upwards",
-                f"{100 * evaluation.calibration_error.plugin:.2f} %",
-                "",
-            ),
-            *(
-                (f"accuracy on {name}", *_percent(interval))
-                for name, interval in zip(
-                    chosen.classes, evaluation.class_accuracy, strict=True
-                )
-            ),
+            ("top-1 accuracy", *_percent(measured.accuracy)),
+            ("top-5 accuracy", *_percent(measured.accuracy_top5)),
+            (f"{title}, per image", *_plain(measured.loss)),
+            ("expected calibration error", *_percent(calibration)),
+            ("the same, plug-in, biased upwards", _share(calibration.plugin), ""),
+            *((f"accuracy on {name}", *_percent(each)) for name, each in classes),
         ],
     )
 
 
 def _percent(interval: Any) -> tuple[str, str]:
-    return (
-        f"{100 * interval.value:.2f} %",
-        f"{100 * interval.low:.2f} to {100 * interval.high:.2f} %",
-    )
+    low, high = 100 * interval.low, 100 * interval.high
+    return _share(interval.value), f"{low:.2f} to {high:.2f} %"
+
+
+def _share(value: float) -> str:
+    return f"{100 * value:.2f} %"
 
 
 def _plain(interval: Any) -> tuple[str, str]:

@@ -3,6 +3,8 @@ from typing import Annotated, Literal
 
 import typer
 
+from ._output import say
+
 
 def export(
     run: Annotated[
@@ -32,4 +34,4 @@ def export(
 
     folder = run if run.is_dir() else run.parent
     path = exchange.export_model(run, folder / "export" if to is None else to)
-    typer.echo(f"Wrote {path} and its card, {path.with_name('README.md')}")
+    say(f"Wrote {path} and its card, {path.with_name('README.md')}")

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from eqcifar.config import PARTS
+
 from ._output import console, print_warning, say
 from ._progress import make_bar
 from ._stop import StopRequest, exit_code
@@ -40,7 +42,7 @@ Samples = Annotated[
     ),
 ]
 LossName = Annotated[
-    Literal["mse", "ce"] | None,
+    Literal[PARTS["loss"]] | None,
     typer.Option(help="The run's own by default.", show_default=False),
 ]
 OneHot = Annotated[

@@ -66,23 +66,32 @@ def console(*, stderr: bool = False, quiet: bool = False) -> Console:
     return _Console(file=file, highlight=False, markup=False, emoji=False, quiet=quiet)
 
 
-def fold(text: str, screen: Console) -> str:
+def folder(width: int, indent: str, first: str | None = None) -> textwrap.TextWrapper:
+    """What folds lines between words; a path, which has no blanks, stays whole."""
+    return textwrap.TextWrapper(
+        width,
+        initial_indent=indent if first is None else first,
+        subsequent_indent=indent,
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
+
+
+def fold(text: str, screen: Console, indent: str = "") -> str:
     """The text with lines broken between words, to fit into a terminal.
 
-    What has no blanks, such as a path, stays whole, to be copied.
+    Lines after the first of what was one begin with `indent`.
     """
     if not screen.is_terminal:
         return text
-    wrapper = textwrap.TextWrapper(
-        max(screen.width, 20), break_long_words=False, break_on_hyphens=False
-    )
+    wrapper = folder(max(screen.width, 20), indent, "")
     return "\n".join(wrapper.fill(line) for line in text.split("\n"))
 
 
-def say(text: str, screen: Console | None = None):
+def say(text: str, screen: Console | None = None, *, indent: str = ""):
     """Print prose, folded to the width of a terminal; on stdout by default."""
     screen = console() if screen is None else screen
-    screen.print(fold(text, screen), soft_wrap=True)
+    screen.print(fold(text, screen, indent), soft_wrap=True)
 
 
 def print_table(

@@ -3,7 +3,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from ._output import print_warning
+from ._output import print_warning, say
 from ._results import By, Filters, Folder, Layout, choose_metrics, read, split_list
 
 
@@ -63,4 +63,4 @@ def plot(
         for kind in ("png", "svg") if form == "both" else (form,):
             path = out / f"{figures.file_name(name)}.{kind}"
             figures.save_figure(figure, path)
-            typer.echo(path)
+            say(str(path))

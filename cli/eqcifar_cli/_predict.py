@@ -4,7 +4,7 @@ from typing import Annotated
 import typer
 
 from ._measuring import Json
-from ._output import print_json, print_table, print_warning
+from ._output import console, print_json, print_table, print_warning, say
 
 
 def predict(
@@ -29,32 +29,19 @@ def predict(
 
     Of each image, the central square is scaled to the size that CIFAR has.
     """
-    from collections import Counter
-
-    import numpy as np
-
-    from eqcifar import data, exchange, runs
-    from eqcifar.errors import UsageError
+    from eqcifar import exchange, runs
+    from eqcifar.losses import LOSSES
 
     from ._jax import keep_compilations
 
     keep_compilations()
-    found = exchange.find_images(image)
     loaded = runs.load_model(run)
-    images, errors, assumed = {}, {}, Counter()
-    for path in found:
-        try:
-            images[path] = data.read_image(path, assumed=assumed)
-        except UsageError as error:
-            errors[path] = error
-    if not images:
-        raise next(iter(errors.values()))
-    for error in errors.values():
+    read = exchange.read_images(image)
+    for error in read.errors.values():
         print_warning(str(error))
-    for what, count in assumed.items():
-        typer.echo(f"{what} ({count} of {len(images)} images)", err=True)
-
-    guesses = exchange.classify(loaded, np.stack(list(images.values())), top)
+    for what, count in read.assumed.items():
+        say(f"{what} ({count} of {len(read.paths)} images)", console(stderr=True))
+    guesses = exchange.classify(loaded, read.pixels, top)
     config, synthetic = loaded.config, loaded.header["data"]["synthetic"]
     if as_json:
         print_json(
@@ -67,9 +54,9 @@ def predict(
                 "loss_name": config.loss,
                 "images": [
                     {"image": str(path), "top": [vars(guess) for guess in best]}
-                    for path, best in zip(images, guesses, strict=True)
+                    for path, best in zip(read.paths, guesses, strict=True)
                 ],
-                "unreadable": [str(path) for path in errors],
+                "unreadable": [str(path) for path in read.errors],
             }
         )
     else:
@@ -83,14 +70,11 @@ def predict(
                     guess.name,
                     f"{100 * guess.probability:.2f} %",
                 )
-                for path, best in zip(images, guesses, strict=True)
+                for path, best in zip(read.paths, guesses, strict=True)
                 for rank, guess in enumerate(best)
             ],
         )
-        if config.loss == "mse":
-            typer.echo(
-                "Trained with mse: probabilities are the outputs cut to [0, 1], and "
-                "need not sum to 1."
-            )
-    if errors:
+        about = LOSSES.get(config.loss, LOSSES["ce"]).probabilities_are
+        say(f"Trained with {config.loss}: probabilities are {about}.")
+    if read.errors:
         raise typer.Exit(1)

@@ -2,6 +2,7 @@ import contextlib
 import errno
 import os
 import re
+import shutil
 import sys
 from typing import Any
 
@@ -10,14 +11,23 @@ from typer.core import TyperGroup
 
 from eqcifar.errors import EqcifarError, UsageError, is_out_of_memory
 
-from ._output import Guarded, console, say
+from ._output import Guarded, console, folder, say
 
 
 class Program(TyperGroup):
-    """The one place where failures become a line on stderr and an exit code."""
+    """The one place where failures become a line on stderr and an exit code.
+
+    In a narrow terminal, help has each option above its text, in place of a table.
+    """
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        """The command of a name; the arguments are Typer's."""
+        command = super().get_command(ctx, cmd_name)
+        return command if command is None else _fitted(command)
 
     def main(self, *args: Any, **kwargs: Any) -> Any:
         """Run the command line and exit; the arguments are Typer's."""
+        _fitted(self)
         # A name of a class or a file can hold what the output's encoding does not, and
         # what a terminal would obey.
         sys.stdout.reconfigure(errors="replace")  # pyright: ignore
@@ -41,6 +51,46 @@ class Program(TyperGroup):
             code = 2 if isinstance(error, UsageError) else 1
             _print_error(message)
         sys.exit(code or 0)
+
+
+class _Narrow(typer.Context.formatter_class):
+    def __init__(self, *_: Any, **__: Any):
+        super().__init__(width=max(_columns(), _NARROWEST))
+
+    def write_text(self, text: str):
+        paragraphs = text.split("\n\n")
+        self.write(
+            "\n".join(self._fold(each, self.current_indent) for each in paragraphs)
+        )
+
+    def write_dl(self, rows: Any, *_: Any, **__: Any):
+        for name, text in rows:
+            self.write(self._fold(name, self.current_indent))
+            self.write(self._fold(text, self.current_indent + 4))
+
+    def _fold(self, text: str, indent: int) -> str:
+        # As `say` folds: what has no blanks stays whole.
+        return folder(self.width, " " * indent).fill(" ".join(text.split())) + "\n"
+
+
+class _NarrowContext(typer.Context):
+    formatter_class = _Narrow
+
+
+# Where the table of options no longer has room for words, and for no line at all.
+_ROOMY, _NARROWEST = 80, 20
+
+
+def _columns() -> int:
+    return shutil.get_terminal_size().columns
+
+
+def _fitted(command: Any) -> Any:
+    if _columns() < _ROOMY:
+        command.rich_markup_mode, command.context_class = None, _NarrowContext
+        # Or it is cut to fit beside the name.
+        command.short_help = (command.help or "").partition("\n\n")[0]
+    return command
 
 
 # For what the libraries below say of a value's type, range and number.

@@ -3,7 +3,7 @@ from typing import Annotated
 
 import typer
 
-from ._output import print_warning
+from ._output import print_warning, say
 from ._results import Filters, Folder, Layout, Select, choose_metrics, read
 
 
@@ -46,4 +46,4 @@ def report(
         problems=problems,
         warn=warn,
     )
-    typer.echo(f"Wrote {out}")
+    say(f"Wrote {out}")

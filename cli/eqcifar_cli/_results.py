@@ -73,7 +73,7 @@ def read(
     records = readers[layout](folder, select=select, warn=warn)
     if not records:
         raise UsageError(f"no runs to read in {folder}")
-    return results.keep(records, filters or [])
+    return results.filter_records(records, filters or [])
 
 
 def choose_metrics(wanted: list[str], tables: "list[Table]") -> list[str]:
@@ -81,7 +81,7 @@ def choose_metrics(wanted: list[str], tables: "list[Table]") -> list[str]:
     from eqcifar import results
 
     names = dict.fromkeys(name for part in wanted for name in split_list(part))
-    available = results.measured(tables)
+    available = results.measured_columns(tables)
     for name in names:
         # While no run is done, nothing is measured yet.
         if available and name not in available:

@@ -1,88 +1,64 @@
 import dataclasses
-from typing import Annotated, Any
+from typing import Any
 
-import typer
+from eqcifar.options import Options, option
+
+from ._options import flag_of
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class RunOptions:
+class RunOptions(Options):
     """How a run is computed and shown: options of `train`, and of each of a sweep.
 
     Unlike the fields of `TrainConfig`, they decide none of its numbers.
     """
 
-    devices: Annotated[
-        int | None,
-        typer.Option(
-            min=1,
-            help="Number of devices that share each batch; all by default.",
-            show_default=False,
-            rich_help_panel="Run",
-        ),
-    ] = None
-    grad_accum: Annotated[
-        int,
-        typer.Option(
-            min=1,
-            metavar="K",
-            help="Compute each batch in K pieces one after another, to save memory; "
-            "the numbers stay the same. Needs a --bn-group that divides a piece.",
-            rich_help_panel="Run",
-        ),
-    ] = 1
-    remat: Annotated[
-        bool,
-        typer.Option(
-            "--remat",
-            help="Save memory by computing again, in the backward pass, all but "
-            "convolutions.",
-            rich_help_panel="Run",
-        ),
-    ] = False
-    track: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="TRACKER",
-            help="Show the log there too: tensorboard, wandb or trackio; may be given "
-            "more than once.",
-            show_default=False,
-            rich_help_panel="Run",
-        ),
-    ] = None
-    sharpness_every: Annotated[
-        int,
-        typer.Option(
-            min=0,
-            metavar="K",
-            help="Measure sharpness every K epochs, into sharpness_log.tsv, which "
-            "plots and trackers show; 0: never.",
-            rich_help_panel="Run",
-        ),
-    ] = 0
-    sharpness_measures: Annotated[
-        str,
-        typer.Option(
-            help="Which measures, as in `eqcifar sharpness`.", rich_help_panel="Run"
-        ),
-    ] = "trace,ntk"
-    sharpness_samples: Annotated[
-        int,
-        typer.Option(
-            min=0, help="On so many training images; 0: all.", rich_help_panel="Run"
-        ),
-    ] = 500
+    panel = "Run"
+
+    devices: int | None = option(
+        None, "Number of devices that share each batch; all by default.", at_least=1
+    )
+    grad_accum: int = option(
+        1,
+        "Compute each batch in K pieces one after another, to save memory; the numbers "
+        "stay the same. Needs a --bn-group that divides a piece.",
+        at_least=1,
+        metavar="K",
+    )
+    remat: bool = option(
+        False,
+        "Save memory by computing again, in the backward pass, all but convolutions.",
+    )
+    track: tuple[str, ...] = option(
+        (),
+        "Show the log there too: tensorboard, wandb or trackio; may be given more than "
+        "once.",
+        metavar="TRACKER",
+    )
+    sharpness_every: int = option(
+        0,
+        "Measure sharpness every K epochs, into sharpness_log.tsv, which plots and "
+        "trackers show; 0: never.",
+        at_least=0,
+        metavar="K",
+    )
+    sharpness_measures: str = option(
+        "trace,ntk", "Which measures, as in `eqcifar sharpness`."
+    )
+    sharpness_samples: int = option(
+        500, "On so many training images; 0: all.", at_least=0
+    )
 
     def arguments(self) -> list[str]:
         """The arguments of `eqcifar train` that mean the same, without defaults."""
         words: list[str] = []
         for field in dataclasses.fields(self):
             value: Any = getattr(self, field.name)
-            flag = "--" + field.name.replace("_", "-")
             if value == field.default:
                 continue
             if value is True:
-                words.append(flag)
+                words.append(flag_of(field.name))
                 continue
-            for each in value if isinstance(value, list) else [value]:
-                words += [flag, str(each)]
+            for each in value if isinstance(value, tuple) else [value]:
+                words += [flag_of(field.name), str(each)]
         return words

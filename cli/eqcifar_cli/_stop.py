@@ -160,7 +160,7 @@ class StopRequest:
 
     def _shown(self) -> bool:
         console = self._live.console
-        return console.is_terminal and not console.quiet
+        return console.is_interactive and not console.quiet
 
 
 def _set_modes(modes: list[Any]):

@@ -8,15 +8,17 @@ import typer
 from eqcifar.config import TrainConfig
 from eqcifar.errors import UsageError
 
+from ._configs import Configs
+from ._options import with_options
+from ._output import say
 from ._run_options import RunOptions
-from ._sweep_options import grid_options
 
 _PANEL = "Sweep"
 
 
-@grid_options
+@with_options
 def sweep(
-    configs: list[TrainConfig],
+    configs: Configs,
     options: RunOptions,
     *,
     out: Annotated[
@@ -91,7 +93,7 @@ def sweep(
     from eqcifar import fields, runs, sweeps
 
     # Now, and not in each of the processes.
-    runs.Tracking(options.track or ())
+    runs.Tracking(options.track)
     if sbatch and not slurm:
         raise UsageError("--sbatch needs --slurm")
     if shard is not None:
@@ -104,19 +106,24 @@ def sweep(
     def command(config: TrainConfig) -> list[str]:
         return [sys.executable, "-m", "eqcifar_cli", *arguments(config)]
 
+    # What imports JAX is given to what does not.
+    check = runs.FolderCheck()
     if dry_run:
-        for job in sweeps.Sweep(configs, out, command).select("waiting"):
+        planned = sweeps.Sweep(configs, out, command, check=check)
+        for job in planned.select("waiting"):
             typer.echo(f"eqcifar {shlex.join(arguments(job.config))}")
     elif slurm:
         given = {
             name: value if equals else True
             for name, equals, value in (text.partition("=") for text in sbatch or [])
         }
-        submitted = sweeps.submit(configs, out, command, options=given, jobs=jobs)
+        submitted = sweeps.submit(
+            configs, out, command, check=check, options=given, jobs=jobs
+        )
         _print_submitted(len(configs), [job.job_id for job in submitted], out)
     else:
         slots = sweeps.make_slots(jobs, per_device)
-        _run(sweeps.Sweep(configs, out, command, slots=slots), out)
+        _run(sweeps.Sweep(configs, out, command, check=check, slots=slots), out)
 
 
 def _run(sweep, out: Path):
@@ -142,10 +149,10 @@ def _run(sweep, out: Path):
 
 def _print_submitted(total: int, ids: list[str], out: Path):
     if not ids:
-        typer.echo(f"All {total} runs were finished before, nothing to do")
+        say(f"All {total} runs were finished before, nothing to do")
         return
     arrays = ",".join(sorted({job.partition("_")[0] for job in ids}))
-    typer.echo(
+    say(
         f"Submitted {len(ids)} of {total} runs, the others were finished before\n"
         f"Follow them: squeue --jobs {arrays}\n"
         f"Logs: run.log in each run's folder, and {out / '.slurm'}\n"

@@ -13,19 +13,23 @@ from ._output import console, say
 from ._progress import format_row
 
 _REFRESH_SECONDS = 1.0
+_SECONDS_BETWEEN_LINES = 60.0
 _SHOWN_TAILS = 10
 
 
 class Display:
-    """Prints a line for each run that starts or ends, above a table in a terminal.
+    """Prints a line for each run that starts or ends, and shows what is running.
 
-    The table has what is running, with the last line that it printed.
+    That is a table in a terminal, and elsewhere a line a run now and then; both have
+    the last line that a run printed.
     """
 
     def __init__(self, sweep: Sweep, out: Path):
         self._sweep, self._out, self._console = sweep, out, console()
         self.live = Live(console=self._console, auto_refresh=False, transient=True)
-        self._next = 0.0
+        live = self._console.is_interactive
+        self._every = _REFRESH_SECONDS if live else _SECONDS_BETWEEN_LINES
+        self._next = time.monotonic() + self._every
 
     def __enter__(self) -> "Display":
         jobs, slots = len(self._sweep.jobs), len(self._sweep.slots)
@@ -34,7 +38,7 @@ class Display:
             f"{jobs} runs in {self._out}: {done} finished before, {jobs - done} to do, "
             f"{slots} at a time"
         )
-        if self._console.is_terminal:
+        if self._console.is_interactive:
             self.live.start()
         return self
 
@@ -43,10 +47,7 @@ class Display:
 
     def on_change(self, job: Job):
         """Print what became of a run."""
-        pending = self._sweep.select("waiting", "running", "elsewhere")
-        total = len(self._sweep.jobs)
-        count = f"[{total - len(pending)}/{total}]"
-        line = f"{count} {job.state:11} {self._name(job)}"
+        line = self._line(job)
         if job.state == "running":
             line += f"  on {job.slot.name}" if job.slot.name else ""
         elif job.state == "done":
@@ -57,11 +58,22 @@ class Display:
         self._print(line)
 
     def on_wait(self):
-        """Bring the table up to date, now and then."""
+        """Show what is running, now and then."""
         now = time.monotonic()
-        if self._console.is_terminal and now >= self._next:
-            self._next = now + _REFRESH_SECONDS
+        if now < self._next:
+            return
+        self._next = now + self._every
+        if self._console.is_interactive:
             self.live.update(self._table(), refresh=True)
+            return
+        for job in self._sweep.select("running"):
+            elapsed = _duration(now - job.began)
+            self._print(f"{self._line(job)}  {_doing(job)}  for {elapsed}")
+
+    def _line(self, job: Job) -> str:
+        pending = self._sweep.select("waiting", "running", "elsewhere")
+        total = len(self._sweep.jobs)
+        return f"[{total - len(pending)}/{total}] {job.state:11} {self._name(job)}"
 
     def summarise(self):
         """Print how many ended how, and the end of the log of those that failed."""

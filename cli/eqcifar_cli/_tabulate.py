@@ -94,7 +94,7 @@ def tabulate(
     )
     metrics = choose_metrics(metric or ([] if sharpness else ["acc_te"]), tables)
     if sharpness:
-        metrics += results.sharpness_measured(tables)
+        metrics += results.sharpness_columns(tables)
     against = None if baseline is None else results.parse_baseline(baseline, records)
     if against is not None:
         results.check_baseline(tables, against)

@@ -3,7 +3,7 @@ from typing import Annotated
 import typer
 
 from ._measuring import Json
-from ._output import print_json, print_table
+from ._output import print_json, print_table, say
 
 
 def verify(
@@ -42,6 +42,6 @@ def verify(
                 for check in checks
             ],
         )
-        typer.echo(f"{len(checks) - len(wrong)} of {len(checks)} agree.")
+        say(f"{len(checks) - len(wrong)} of {len(checks)} agree.")
     if wrong:
         raise typer.Exit(1)

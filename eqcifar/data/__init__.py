@@ -17,4 +17,8 @@ from ._dataset import (
 from ._export import export as export
 from ._load import load as load, locate as locate
 from ._read_image import read_image as read_image
+from ._statistics import (
+    channel_statistics as channel_statistics,
+    class_counts as class_counts,
+)
 from ._synthetic import synthetic as synthetic

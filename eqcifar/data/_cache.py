@@ -11,6 +11,9 @@ from pathlib import Path
 import numpy as np
 from filelock import FileLock
 
+from ..errors import RunError
+from ..storage import replacing
+
 _log = logging.getLogger("eqcifar")
 
 _Arrays = dict[str, np.ndarray]
@@ -66,8 +69,8 @@ def cached(
             return arrays
         try:
             _write(path, arrays)
-        except OSError as error:
-            _log.warning("Decoded images were not kept in %s: %s", path, error)
+        except RunError as error:
+            _log.warning("Decoded images were not kept: %s", error)
         return arrays
 
 
@@ -94,12 +97,5 @@ def _read(path: Path) -> _Arrays | None:
 
 
 def _write(path: Path, arrays: _Arrays) -> None:
-    scratch = path.with_name(f"{path.stem}.{os.getpid()}.tmp")
-    try:
-        with scratch.open("wb") as file:
-            np.savez(file, allow_pickle=False, **arrays)  # pyright: ignore
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(scratch, path)
-    finally:
-        scratch.unlink(missing_ok=True)
+    with replacing(path) as file:
+        np.savez(file, allow_pickle=False, **arrays)  # pyright: ignore

@@ -1,11 +1,13 @@
 import dataclasses
 import os
+from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
 from jaxtyping import UInt8
 
+from ..data import read_image
 from ..errors import UsageError
 from ..runs import LoadedModel
 from ..training import predict, probabilities
@@ -56,10 +58,51 @@ def classify(
     ]
 
 
+@dataclasses.dataclass(frozen=True)
+class ReadImages:
+    """What could be read of image files, in their order.
+
+    - `paths`, `pixels`: of the images that could be read.
+    - `errors`: why others could not, by their paths.
+    - `assumed`: what reading took for granted, and of how many images.
+    """
+
+    paths: tuple[Path, ...]
+    pixels: UInt8[np.ndarray, "n height width 3"]
+    errors: dict[Path, UsageError]
+    assumed: Counter[str]
+
+
+def read_images(paths: Iterable[str | os.PathLike[str]]) -> ReadImages:
+    """Read images as `eqcifar.data.read_image` does, from files and folders of them.
+
+    **Raises:**
+
+    `UsageError` as `find_images`, and where no image can be read.
+    """
+    images, errors, assumed = {}, {}, Counter()
+    for path in find_images(paths):
+        try:
+            images[path] = read_image(path, assumed=assumed)
+        except UsageError as error:
+            errors[path] = error
+    if not images:
+        raise next(iter(errors.values()))
+    return ReadImages(tuple(images), np.stack(list(images.values())), errors, assumed)
+
+
 def find_images(paths: Iterable[str | os.PathLike[str]]) -> list[Path]:
     """Files as they are, and in place of a folder all images in it and below, by path.
 
     In a folder, a name tells what an image is; hidden files and folders are left out.
+
+    **Arguments:**
+
+    - `paths`: of image files and folders.
+
+    **Returns:**
+
+    Paths of files, without repetition.
 
     **Raises:**
 

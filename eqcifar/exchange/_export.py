@@ -4,12 +4,10 @@ from pathlib import Path
 import equinox as eqx
 
 from ..errors import UsageError
-from ..runs import load_model, named_arrays, write_safetensors
+from ..runs import load_model, write_network
 from ..storage import Run, cannot_write, replacing
 from ..training import Model
 from ._model_card import model_card
-
-_ABOUT_THE_FILE = "sha256", "format", "version", "leaves"
 
 
 def export_model(
@@ -19,9 +17,9 @@ def export_model(
 ) -> Path:
     """Write a trained network for others: `model.safetensors` and a model card.
 
-    The file alone is enough for `load_model`. Its tensors have the names of
-    `named_arrays`; configuration, classes and whatever else the run's own file says are
-    in its metadata. The card, `README.md`, tells a reader what it is.
+    The file is that of a run, and alone enough for `load_model`. Its tensors have the
+    names of `named_arrays`; configuration, classes, normalisation, data and environment
+    are in its metadata. The card, `README.md`, tells a reader what it is.
 
     **Arguments:**
 
@@ -34,22 +32,19 @@ def export_model(
 
     **Raises:**
 
-    `UsageError` where `folder` holds something else or the package safetensors is
-    missing, `RunError` when it cannot be written, and what `load_model` raises.
+    `UsageError` where `folder` holds something else, `RunError` when it cannot be
+    written, and what `load_model` raises.
     """
     folder = Path(folder)
     path = folder / "model.safetensors"
     if _holds_something_else(folder, path.name):
         raise UsageError(f"{folder} exists already: give a new folder")
     loaded = load_model(source, like)
-    header = {
-        key: value for key, value in loaded.header.items() if key not in _ABOUT_THE_FILE
-    }
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise cannot_write(folder, error) from error
-    write_safetensors(path, named_arrays(loaded.model, loaded.state), header)
+    write_network(path, loaded.model, loaded.state, loaded.header)
     source = source.path if isinstance(source, Run) else Path(source)
     with replacing(folder / "README.md") as file:
         file.write(model_card(loaded, Run(source)).encode())

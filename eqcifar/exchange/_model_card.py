@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from ..config import TrainConfig
+from ..losses import LOSSES
 from ..runs import LoadedModel, named_arrays
 from ..storage import Run
 from ..training import steps_per_epoch
@@ -23,7 +24,7 @@ tags: [eqcifar, jax, equinox, image-classification]
 - **Training:** {step} steps with eqcifar, seed {seed}.
 {results}- **Input:** RGB images of 32 x 32 pixels, as 3 x 32 x 32 numbers in [0, 1]; by
   channel, ({mean}) is subtracted before they are divided by ({std}).
-- **Output:** a number for each class. Probabilities are these numbers {probabilities}.
+- **Output:** a number for each class. Probabilities are {probabilities}.
 - **Classes,** in order: {classes}.
 
 ## Use
@@ -82,7 +83,6 @@ def model_card(loaded: LoadedModel, run: Run) -> str:
     """
     config, header = loaded.config, loaded.header
     data, arrays = header["data"], named_arrays(loaded.model, loaded.state)
-    softmax = "after a softmax"
     return _CARD.format(
         arch=config.arch,
         use=(_USE_IN_PYTHON if config.has_own_arch else _USE).format(arch=config.arch),
@@ -100,9 +100,7 @@ def model_card(loaded: LoadedModel, run: Run) -> str:
         ),
         mean=", ".join(map(str, config.mean)),
         std=", ".join(map(str, config.std)),
-        probabilities={"mse": "cut to [0, 1], which need not sum to 1"}.get(
-            config.loss, softmax
-        ),
+        probabilities=LOSSES.get(config.loss, LOSSES["ce"]).probabilities_are,
         classes=", ".join(loaded.classes),
         options="\n".join(_options(config, header.get("about", {}))),
         environment="\n".join(_environment(header.get("environment", {}))),

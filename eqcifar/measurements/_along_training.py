@@ -13,6 +13,7 @@ from .. import sharpness
 from ..config import TrainConfig
 from ..data import Dataset
 from ..errors import EqcifarError
+from ..losses import AnyLoss
 from ..parallel import is_main_process, make_mesh
 from ..storage import Run, append_wide, keep_rows, read_wide
 from ..training import Row, TrainState, steps_per_epoch
@@ -39,6 +40,7 @@ class SharpnessLog:
         show: Callable[[int, dict[str, Any]], None] = lambda epoch, row: None,
         report: Callable[[int, str, int, int], None] = lambda *_: None,
         should_stop: Callable[[], bool] = lambda: False,
+        loss: AnyLoss | None = None,
     ):
         """Nothing is measured yet.
 
@@ -53,12 +55,13 @@ class SharpnessLog:
         - `report`: called with the epoch, the measure, work done, and the whole.
         - `should_stop`: asked meanwhile, as by `train_run`; what is left then is
             measured when the run goes on.
+        - `loss`: of the run, if it is a function of one's own.
         """
         self._config, self._every = config, every
         self._measures = sharpness.check_measures(measures)
         self._options = SharpnessOptions(samples=500) if options is None else options
         self._warn, self._show = warn, show
-        self._report, self._should_stop = report, should_stop
+        self._report, self._should_stop, self._loss = report, should_stop, loss
 
     def on_start(self, run: Run, dataset: Dataset, train_state: TrainState):
         """Drop what a resumed run will measure again; catch up where a kill was."""
@@ -92,6 +95,7 @@ class SharpnessLog:
             step=int(train_state.step),
             digest="",
             same_data=True,
+            own_loss=self._loss,
         )
         options = self._options
         limit = len(self._dataset.train)
@@ -134,4 +138,4 @@ class _Stopped(Exception):
 
 def _local(leaf: Any) -> Any:
     # The state may lie on devices of several hosts, and its buffers are donated.
-    return jnp.asarray(np.asarray(leaf)) if eqx.is_array(leaf) else leaf
+    return jnp.asarray(np.array(leaf)) if eqx.is_array(leaf) else leaf

@@ -3,72 +3,24 @@ import hashlib
 import os
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from .. import data
-from ..config import TrainConfig
+from ..config import SharpnessOptions, TrainConfig
 from ..data import Dataset
-from ..errors import RunError, UsageError
-from ..runs import data_of, load_model, named_arrays
-from ..sharpness import Examples, Loss, NamedLoss, Network
+from ..errors import UsageError
+from ..losses import LOSSES, AnyLoss, Loss, get_loss
+from ..runs import data_of, load_model
+from ..sharpness import Examples, Network
 from ..storage import explain_no_network
 from ..training import Model
 
 _DEFAULT_SAMPLES = 1000
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class SharpnessOptions:
-    """How to measure sharpness.
-
-    - `samples`: images drawn at random from a split; 0: all; by default 1000, or all
-        where there are fewer.
-    - `probes`, `top`, `rtol`, `target`: see `eqcifar.sharpness.measure`.
-    - `loss`: by default the run's own.
-    - `one_hot`: take it against one-hot labels, even where training smoothed them.
-        MixUp is augmentation, and no part of a measured loss.
-    - `batch_size`: images at a time; rounded up to a multiple of the devices.
-    - `batch_statistics`: normalise each batch by itself, as in training.
-    - `memory`: GB for per-example gradients, on each device.
-    - `seed`: of the sample and the probes.
-    """
-
-    samples: int | None = None
-    probes: int = 2
-    top: int = 5
-    rtol: float | None = None
-    loss: Literal["mse", "ce"] | None = None
-    one_hot: bool = False
-    target: Literal["split", "population"] = "split"
-    batch_size: int = 128
-    batch_statistics: bool = False
-    memory: float = 1.0
-    seed: int = 0
-
-    def __post_init__(self):
-        _require(self.samples is None or self.samples >= 0, "samples", "0 or more")
-        _require(
-            self.samples != 1,
-            "samples",
-            "2 or more: one image tells nothing about the error; 0 takes all",
-        )
-        _require(self.probes >= 0, "probes", "0 or more")
-        _require(self.top >= 1, "top", "1 or more")
-        _require(self.rtol is None or self.rtol > 0, "rtol", "greater than 0")
-        _require(self.batch_size >= 1, "batch_size", "1 or more")
-        _require(self.memory > 0, "memory", "greater than 0")
-        _require(0 <= self.seed < 2**32, "seed", "0 or more, and below 2**32")
-
-
-def _require(holds: bool, name: str, allowed: str):
-    if not holds:
-        raise UsageError(f"{name.replace('_', '-')} must be {allowed}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,6 +31,7 @@ class Subject:
         and beside any other file one that is named after it.
     - `digest`: of the network's file.
     - `same_data`: whether the images are those of its training.
+    - `own_loss`: the loss of training, where only Python has it.
     """
 
     path: Path
@@ -90,6 +43,7 @@ class Subject:
     step: int
     digest: str
     same_data: bool
+    own_loss: AnyLoss | None = None
 
     def loss_name(self, options: SharpnessOptions) -> str:
         """The name of the loss that is measured."""
@@ -99,15 +53,26 @@ class Subject:
         """The smoothing of the labels that the loss is measured against."""
         return 0.0 if options.one_hot else self.config.label_smoothing
 
-    def loss(self, options: SharpnessOptions) -> str | Loss:
+    def loss(self, options: SharpnessOptions) -> Loss:
         """The loss that is measured: that of training, unless options say otherwise.
 
-        Only a name for a function of one's own, which the file does not hold.
+        **Raises:**
+
+        `UsageError` when it is a function of one's own that was not given.
         """
-        name = self.loss_name(options)
+        if options.loss is None and self.own_loss is not None:
+            loss = get_loss(self.own_loss)
+            return dataclasses.replace(
+                loss, label_smoothing=self.label_smoothing(options)
+            )
         if options.loss is None and self.config.has_own_loss:
-            return name
-        return NamedLoss(name, self.label_smoothing(options))
+            known = " or ".join(LOSSES)
+            raise UsageError(
+                f"{self.path} was trained with the loss {self.config.loss}, which only "
+                f"Python has: measure by another, --loss {known}, or give the function "
+                "to eqcifar.measurements.open_subject(..., loss=...)"
+            )
+        return get_loss(self.loss_name(options), self.label_smoothing(options))
 
     def network(self, options: SharpnessOptions) -> Network:
         """The network as a function of its parameters."""
@@ -154,6 +119,7 @@ def open_subject(
     path: str | os.PathLike[str],
     like: tuple[Model, eqx.nn.State] | None = None,
     dataset: Dataset | None = None,
+    loss: AnyLoss | None = None,
 ) -> Subject:
     """Read a network to measure, and its data.
 
@@ -162,24 +128,26 @@ def open_subject(
     - `path`: the folder of a finished run, or a file that `load_model` reads.
     - `like`: as for `load_model`.
     - `dataset`: the data, if `eqcifar.data.load` does not know it.
+    - `loss`: that of its training, if it was a function of one's own.
 
     **Raises:**
 
-    `UsageError` when there is no trained network, `RunError` when it is damaged or has
+    `UsageError` when there is no trained network, and for a `loss` of another name than
+    that of its training; `RunError` when it is damaged or has
     diverged.
     """
     path = Path(path)
-    file = path / "model.eqx" if path.is_dir() else path
+    file = path / "model.safetensors" if path.is_dir() else path
     if path.is_dir() and not file.exists():
         raise UsageError(explain_no_network(path))
     loaded = load_model(file, like)
-    for name, array in named_arrays(loaded.model, loaded.state).items():
-        if not np.isfinite(np.asarray(array)).all():
-            raise RunError(
-                f"{file} has diverged: {name} is not finite, so there is no sharpness "
-                "to measure; train again with a lower learning rate"
-            )
     config = loaded.config
+    if loss is not None and get_loss(loss).name != config.loss:
+        raise UsageError(
+            f"{path} was trained with the loss {config.loss}, and not with "
+            f"{get_loss(loss).name}: give that function, or SharpnessOptions(loss=...) "
+            f"to measure by {' or '.join(LOSSES)}"
+        )
     dataset = data_of(path, config) if dataset is None else dataset
     of_run = file.stem == "model" and (file.parent / "config.json").exists()
     name = "sharpness.tsv" if of_run else f"{file.stem}.sharpness.tsv"
@@ -192,5 +160,6 @@ def open_subject(
         dataset=dataset,
         step=int(loaded.header.get("step", 0)),
         digest=hashlib.sha256(file.read_bytes()).hexdigest(),
+        own_loss=loss,
         same_data=loaded.header.get("data", {}).get("sha256") == dataset.fingerprint,
     )

@@ -20,6 +20,6 @@ def check_real(parameters: PyTree) -> None:
         if jnp.iscomplexobj(leaf):
             name = jax.tree_util.keystr(path, simple=True, separator=".")
             raise UsageError(
-                f"The parameter {name} is complex: keep its real and its imaginary "
-                "part as two real arrays."
+                f"the parameter {name} is complex: keep its real and its imaginary "
+                "part as two real arrays"
             )

@@ -1,4 +1,3 @@
-import difflib
 import inspect
 import re
 from collections.abc import Callable
@@ -9,7 +8,7 @@ import equinox as eqx
 from equinox.nn import State
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from eqcifar.errors import UsageError
+from eqcifar.errors import UsageError, unknown
 
 from ._airbench import Airbench
 from ._initial_weights import lecun_normal
@@ -58,6 +57,8 @@ ARCHITECTURES: dict[str, Callable[..., Model]] = {
         _original, depths=(4, 4, 4), channels=(160, 320, 640), stem=16
     ),
 }
+# A name costs nothing to write, and a layer some milliseconds to make.
+_DEEPEST = 1000
 # Every other wide ResNet goes by the same pattern.
 _WIDE_RESNET = re.compile(r"wrn(\d+)-(\d+)")
 
@@ -146,7 +147,7 @@ def _find(name: str) -> Callable[..., Model]:
         return ARCHITECTURES[name]
     if match := _WIDE_RESNET.fullmatch(name):
         depth, widen = map(int, match.groups())
+        if depth > _DEEPEST:
+            raise UsageError(f"{name} is too deep to be made: at most {_DEEPEST}")
         return partial(WideResNet, depth=depth, widen=widen)
-    near = difflib.get_close_matches(name.lower(), ARCHITECTURES, cutoff=0.5)
-    hint = f"nearest: {', '.join(near)}; " if near else ""
-    raise UsageError(f"unknown architecture {name!r}; {hint}`eqcifar archs` lists all")
+    raise unknown("architecture", name, [*ARCHITECTURES, "wrn<depth>-<k>"])

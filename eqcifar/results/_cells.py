@@ -1,12 +1,11 @@
-from ..fields import NOTHING
-from ..fields import show_field
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from ..fields import NOTHING, show_field
 from ._statistics import Comparison
 from ._table import Group
-from collections.abc import Iterable
-from collections.abc import Mapping
-from collections.abc import Sequence
-from typing import Any
-import math
+
 
 def show_number(value: float, scale: float, metric: str) -> str:
     """A number, rounded to where `scale` has its second digit; accuracies to four."""

@@ -1,21 +1,17 @@
 """The columns of `sharpness.tsv` and `sharpness_log.tsv`: measures and their splits."""
 
-from ..errors import RunError
-from ..storage import ABOUT
-from ..storage import read_wide
-from ._records import Record
-from collections.abc import Iterable
-from collections.abc import Mapping
-from collections.abc import Sequence
-from pathlib import Path
 import dataclasses
 import math
 import re
+from collections.abc import Iterable, Mapping, Sequence
+
+from ..config import PARTS
+from ._records import Record
 
 SPLITS = {"": "train", "_te": "test", "_va": "val"}
 
 
-_HOW = r"(_(?P<loss>mse|ce))?(_onehot)?(_trainmode)?"
+_HOW = rf"(_(?P<loss>{'|'.join(PARTS['loss'])}))?(_onehot)?(_trainmode)?"
 
 
 _COLUMN = re.compile(rf"(?P<name>.+?{_HOW})(?P<end>_te|_va)?")

@@ -1,15 +1,10 @@
-from ..errors import UsageError
-from ..fields import DEFAULTS
-from ..fields import FIELDS
-from ..fields import check_field
-from ..fields import natural
-from ..fields import parse_values
-from ..fields import show_field
-from ._records import Record
+import re
 from collections.abc import Iterable
 from typing import Any
-import difflib
-import re
+
+from ..errors import UsageError, unknown
+from ..fields import DEFAULTS, FIELDS, check_field, natural, parse_values, show_field
+from ._records import Record
 
 # What stands before each part of a long name, whose end is enough.
 _MARKS = {"dataset": "/", "arch": "."}
@@ -30,7 +25,7 @@ def fields_of(records: Iterable[Record]) -> tuple[str, ...]:
     return *FIELDS, *own
 
 
-def keep(records: Iterable[Record], filters: Iterable[str]) -> list[Record]:
+def filter_records(records: Iterable[Record], filters: Iterable[str]) -> list[Record]:
     """The records that all filters let through.
 
     **Arguments:**
@@ -39,6 +34,10 @@ def keep(records: Iterable[Record], filters: Iterable[str]) -> list[Record]:
     - `filters`: such as "arch=vgg,resnet18", "mixup=0" and "seed=0-3". Several of one
         field add up. Of a folder of images and of a class, the end of its name is
         enough.
+
+    **Returns:**
+
+    Records in their order.
 
     **Raises:**
 
@@ -64,6 +63,15 @@ def keep(records: Iterable[Record], filters: Iterable[str]) -> list[Record]:
 
 def parse_baseline(text: str, records: Iterable[Record]) -> dict[str, Any]:
     """The fields of a baseline among runs, such as "arch=vgg,mixup=0".
+
+    **Arguments:**
+
+    - `text`: conditions between commas.
+    - `records`: whose values a condition may name.
+
+    **Returns:**
+
+    Values by field.
 
     **Raises:**
 
@@ -100,12 +108,8 @@ def _matching(name: str, values: str, present: set[Any]) -> list[Any]:
             or (name in _MARKS and value.endswith(f"{_MARKS[name]}{part}"))
         ]
         if not matching:
-            shown = [show_field(value) for value in sorted(present, key=natural)]
-            names = shown if isinstance(wanted[0], str) else []
-            near = difflib.get_close_matches(part, names, n=1)
-            hint = f" (did you mean {near[0]}?)" if near else ""
-            some = ", ".join(shown[:10]) + (", ..." if len(shown) > 10 else "")
-            raise UsageError(f"no run has {name}={part}{hint}; there are: {some}")
+            shown = map(show_field, sorted(present, key=natural))
+            raise unknown(f"{name} of these runs", part, shown)
         found += matching
     return found
 
@@ -115,7 +119,7 @@ def _parse(name: str, text: str, present: set[Any]) -> list[tuple[str, list[Any]
     shown = {show_field(value): value for value in present}
     if text in shown:
         return [(text, [shown[text]])]
-    example = DEFAULTS.get(name, _example(present))
+    kind = None if name in DEFAULTS else _kind(present)
     parsed = []
     for part in map(str.strip, text.split(",")):
         if part in shown:
@@ -126,14 +130,13 @@ def _parse(name: str, text: str, present: set[Any]) -> list[tuple[str, list[Any]
                 f"-f {name}=... -f {part}"
             )
         else:
-            values = parse_values(name, part, example)
-            values = [tuple(x) if isinstance(x, list) else x for x in values]
-            parsed.append((part, values))
+            parsed.append((part, parse_values(name, part, kind)))
     return parsed
 
 
-def _example(present: set[Any]) -> Any:
-    # What the values of a field of one's own are of: of numbers, one with a point.
+def _kind(present: set[Any]) -> type:
+    # What the values of a field of one's own are: of numbers, those with a point.
     kinds = {type(value) for value in present if value is not None}
-    kind = float if kinds == {int, float} else kinds.pop() if len(kinds) == 1 else str
-    return kind()
+    if kinds == {int, float}:
+        return float
+    return kinds.pop() if len(kinds) == 1 else str

@@ -1,16 +1,15 @@
-from ..fields import DEFAULTS
-from ..storage import STATES
-from ._pivot import TextTable
-from ._table import Table
-from collections.abc import Iterable
-from collections.abc import Mapping
-from collections.abc import Sequence
-from typing import Any
 import csv
 import io
 import json
 import math
 import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from ..fields import DEFAULTS
+from ..storage import STATES
+from ._pivot import TextTable
+from ._table import Table
 
 # For an output that has no other characters.
 ASCII = str.maketrans({"±": "+-", "–": "-"})
@@ -45,6 +44,18 @@ def long_rows(
 
     The arguments are those of `pivot`; rows of all tables have the same keys. `images`
     are the numbers of images that a measure rests on, `conventions` how it was taken.
+
+    **Arguments:**
+
+    - `tables`: from `tabulate`.
+    - `metrics`: columns of the records.
+    - `ddof`: of the standard deviation: 1 for that of a sample.
+    - `baseline`: fields of the group that others are compared with, if any.
+    - `select`: of which epoch the numbers are, as in `read_records`.
+
+    **Returns:**
+
+    A row for each group and metric, by column.
     """
     tables = list(tables)
     names = dict.fromkeys(name for table in tables for name in table.fields)
@@ -83,7 +94,17 @@ def long_rows(
 
 
 def to_delimited(rows: Sequence[Mapping[str, Any]], delimiter: str) -> str:
-    """Rows as CSV or TSV with a header; seeds are separated by spaces."""
+    """Rows as CSV or TSV with a header; seeds are separated by spaces.
+
+    **Arguments:**
+
+    - `rows`: as from `long_rows`, all with the same columns.
+    - `delimiter`: "," or a tab.
+
+    **Returns:**
+
+    A line of columns, then a line a row.
+    """
     file = io.StringIO()
     if rows:
         writer = csv.writer(file, delimiter=delimiter, lineterminator="\n")
@@ -93,12 +114,30 @@ def to_delimited(rows: Sequence[Mapping[str, Any]], delimiter: str) -> str:
 
 
 def to_json(value: Any) -> str:
-    """A value as JSON, in which what is not a finite number is null."""
+    """A value as JSON, in which what is not a finite number is null.
+
+    **Arguments:**
+
+    - `value`: of dictionaries, lists, texts and numbers.
+
+    **Returns:**
+
+    JSON, indented; numbers that are not finite are null.
+    """
     return json.dumps(_finite(value), indent=2)
 
 
 def to_markdown(grid: TextTable) -> str:
-    """A grid as Markdown, with its title above and its notes below."""
+    """A grid as Markdown, with its title above and its notes below.
+
+    **Arguments:**
+
+    - `grid`: from `pivot`.
+
+    **Returns:**
+
+    A table as GitHub shows it, its title and notes.
+    """
 
     def line(cells):
         return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
@@ -116,7 +155,16 @@ def to_markdown(grid: TextTable) -> str:
 
 
 def to_latex(grid: TextTable) -> str:
-    """A grid as a LaTeX table, for which the document needs the package booktabs."""
+    """A grid as a LaTeX table, for which the document needs the package booktabs.
+
+    **Arguments:**
+
+    - `grid`: from `pivot`.
+
+    **Returns:**
+
+    A `table` for the package booktabs.
+    """
 
     def line(cells):
         return " & ".join(map(_latex, cells)) + r" \\"

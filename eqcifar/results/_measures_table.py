@@ -1,22 +1,15 @@
 """Measures of sharpness down, architectures and splits across."""
 
-from ..meanings import meaning
-from ..fields import NOTHING
-from ..fields import show_field
-from ._cells import show_conditions
-from ._cells import show_summary
-from ._columns import Column
-from ._columns import group_equal
-from ._columns import images_of
-from ._columns import parse_column
-from ._columns import show_images
-from ._pivot import TextTable
-from ._table import Group
-from ._table import Table
-from collections.abc import Iterable
-from collections.abc import Sequence
-from typing import Any
 import math
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from ..fields import NOTHING, show_field
+from ..meanings import meaning
+from ._cells import show_conditions, show_summary
+from ._columns import Column, group_equal, images_of, parse_column, show_images
+from ._pivot import TextTable
+from ._table import Group, Table
 
 _ACROSS = "arch", "dataset"
 
@@ -30,7 +23,7 @@ def measures_table(table: Table, measures: Sequence[str]) -> TextTable:
     **Arguments:**
 
     - `table`: from `tabulate`.
-    - `measures`: columns of its records, from `sharpness_measured`.
+    - `measures`: columns of its records, from `sharpness_columns`.
 
     **Returns:**
 

@@ -5,24 +5,19 @@ tenth epoch and a `sharpness.tsv`; no other file says what was run, so that here
 names of folders are taken apart.
 """
 
-from ..config import TrainConfig
-from ..errors import RunError
-from ..errors import UsageError
-from ..recipes import recipe_options
-from ..storage import last_values
-from ..storage import read_measures
-from ._records import Record
-from ._records import SELECTIONS
-from ._records import check_selection
-from ._records import drop_copies
-from collections.abc import Callable
-from collections.abc import Iterator
-from dataclasses import replace
-from pathlib import Path
 import math
 import os
 import re
 import warnings
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+from ..config import TrainConfig
+from ..errors import RunError, UsageError
+from ..recipes import recipe_options
+from ..storage import find_folders, last_values, read_measures
+from ._records import SELECTIONS, Record, check_selection, drop_copies
 
 _ARCHITECTURES = {
     "vgg": "vgg",
@@ -72,10 +67,8 @@ def read_original(
 
     `UsageError` when there is no such folder.
     """
-    if not os.path.isdir(root):
-        raise UsageError(f"no folder {os.fspath(root)}: nothing was trained there")
     found = []
-    for path in sorted(_walk(root, warn)):
+    for path in find_folders(root, _FILES, warn):
         try:
             found.append(_read(path, SELECTIONS[select], warn))
         except RunError as error:
@@ -91,15 +84,6 @@ def read_original(
             record = replace(record, state="interrupted", values={})
         records.append(replace(record, recipe=replace(record.recipe, epochs=epochs)))
     return check_selection(drop_copies(records, warn), select, warn)
-
-
-def _walk(root: str | os.PathLike[str], warn: Callable[[str], None]) -> Iterator[Path]:
-    def complain(error: OSError):
-        warn(f"left out {error.filename}: {error.strerror}")
-
-    for folder, _, files in os.walk(root, onerror=complain):
-        if _FILES & set(files):
-            yield Path(folder)
 
 
 def _read(

@@ -1,22 +1,20 @@
-from ..fields import NOTHING
-from ..fields import natural
-from ..fields import show_field
-from ..storage import COLUMNS
-from ..storage import CONVENTION
-from ._cells import show_comparison
-from ._cells import show_conditions
-from ._cells import show_differences
-from ._cells import show_images
-from ._cells import show_seeds
-from ._cells import show_summary
-from ._cells import show_times
-from ._table import Group
-from ._table import Table
-from collections.abc import Mapping
-from collections.abc import Sequence
-from typing import Any
 import dataclasses
 import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ..fields import NOTHING, natural, show_field
+from ..storage import COLUMNS, CONVENTION
+from ._cells import (
+    show_comparison,
+    show_conditions,
+    show_differences,
+    show_images,
+    show_seeds,
+    show_summary,
+    show_times,
+)
+from ._table import Group, Table
 
 _CHOSEN = {
     "last": "after the last epoch",

@@ -1,41 +1,30 @@
-from ..errors import RunError
-from ..errors import UsageError
-from ..fields import show_field
-from ..storage import read_sharpness_log
-from ..meanings import unit
-from ..figures import COLOURS
-from ..figures import DASHES
-from ..figures import MARKERS
-from ..figures import add_legend
-from ..figures import add_title
-from ..figures import figure_style
-from ..figures import new_figure
-from ..figures import set_log
-from ..storage import COLUMNS
-from ..storage import read_log
-from ._cells import show_seeds
-from ._columns import error_of
-from ._columns import group_equal
-from ._columns import images_of
-from ._columns import parse_column
-from ._columns import show_images
-from ._records import Record
-from ._statistics import Summary
-from ._statistics import summarise
-from ._table import Group
-from ._table import Table
-from ._table import sharpness_measured
-from collections.abc import Callable
-from collections.abc import Iterable
-from collections.abc import Iterator
-from collections.abc import Mapping
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
 import dataclasses
 import math
 import re
 import textwrap
 import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from ..errors import RunError, UsageError
+from ..fields import show_field
+from ..figures import (
+    COLOURS,
+    DASHES,
+    MARKERS,
+    add_legend,
+    add_title,
+    figure_style,
+    new_figure,
+    set_log,
+)
+from ..meanings import unit
+from ..storage import COLUMNS, read_log, read_sharpness_log
+from ._cells import show_seeds
+from ._columns import error_of, group_equal, images_of, parse_column, show_images
+from ._records import Record
+from ._statistics import Summary, summarise
+from ._table import Group, Table, sharpness_columns
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -107,7 +96,7 @@ def plot_all(
 def distinct_measures(table: Table) -> dict[str, list[str]]:
     """The measures of a table, and for each those with the same numbers."""
     try:
-        measures = sharpness_measured([table])
+        measures = sharpness_columns([table])
     except UsageError:
         return {}
     values = [record.values for group in table.groups for record in group.done]

@@ -1,23 +1,42 @@
 """Where numbers come from: the command, the versions and the hardware."""
 
+import contextlib
+from collections.abc import Iterable
+from typing import Any
+
 from ..errors import RunError
 from ..storage import Run
 from ._records import Record
-from collections.abc import Iterable
-from typing import Any
-import contextlib
 
 _SHOWN = "python", "eqcifar", "jax", "equinox", "optax"
 
 
 def hardware(records: Iterable[Record]) -> list[str]:
-    """What the runs were trained on, such as "8 x NVIDIA A100"; of each kind once."""
+    """What the runs were trained on, such as "8 x NVIDIA A100"; of each kind once.
+
+    **Arguments:**
+
+    - `records`: from `read_records`.
+
+    **Returns:**
+
+    Lines, none twice; empty without an `env.json`.
+    """
     kinds = dict.fromkeys(_device(env) for env in _environments(records))
     return [kind for kind in kinds if kind]
 
 
 def software(records: Iterable[Record]) -> list[str]:
-    """The versions and commits that the runs were trained with; of each kind once."""
+    """The versions and commits that the runs were trained with; of each kind once.
+
+    **Arguments:**
+
+    - `records`: from `read_records`.
+
+    **Returns:**
+
+    Lines, none twice; empty without an `env.json`.
+    """
     kinds = {}
     for env in _environments(records):
         versions = env.get("versions")

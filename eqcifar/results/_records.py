@@ -1,24 +1,23 @@
-from ..config import TrainConfig
-from ..errors import RunError
-from ..errors import UsageError
-from ..storage import Basis
-from ..storage import Run
-from ..storage import STATES
-from ..storage import current_state
-from ..storage import find_runs
-from ..storage import last_values
-from ..storage import read_measures
-from ..storage import total_seconds
-from collections.abc import Callable
-from collections.abc import Hashable
-from collections.abc import Iterable
-from collections.abc import Mapping
-from pathlib import Path
-from typing import Any
 import dataclasses
 import math
 import os
 import warnings
+from collections.abc import Callable, Hashable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from ..config import TrainConfig
+from ..errors import RunError, UsageError
+from ..storage import (
+    STATES,
+    Basis,
+    Run,
+    current_state,
+    find_runs,
+    last_values,
+    read_measures,
+    total_seconds,
+)
 
 # What selects the epoch that a run is judged by, and the column it is selected on.
 SELECTIONS = {"last": None, "train": "acc_tr", "val": "acc_va", "test": "acc_te"}
@@ -140,7 +139,7 @@ class _Recipes:
     def __call__(self, fields: dict[str, Any]) -> tuple[TrainConfig, int]:
         seed = fields.pop("seed", None)
         if type(seed) is not int:
-            raise UsageError(f"seed = {seed!r}: must be of type int")
+            raise UsageError(f"seed = {seed!r}: must be a whole number")
         key = repr(fields)
         if key not in self._made:
             self._made[key] = TrainConfig.from_dict(fields)

@@ -1,40 +1,3 @@
-from .. import __version__
-from ..extras import require
-from ..fields import DEFAULTS
-from ..fields import show_field
-from ..fields import train_command
-from ..figures import INK
-from ..figures import save_figure
-from ..storage import STATES
-from ..storage import replacing
-from ._cells import show_conditions
-from ._cells import show_number
-from ._cells import show_seeds
-from ._cells import show_summary
-from ._cells import show_time
-from ._conditions import field_of
-from ._conditions import fields_of
-from ._measures_table import legend
-from ._measures_table import measures_table
-from ._pivot import TextTable
-from ._pivot import pivot
-from ._plot import distinct_measures
-from ._plot import plot_all
-from ._plot import plot_curves
-from ._provenance import hardware
-from ._provenance import software
-from ._records import Record
-from ._table import Group
-from ._table import Table
-from ._table import measured
-from ._table import tabulate
-from collections import Counter
-from collections.abc import Callable
-from collections.abc import Iterable
-from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
-from typing import TYPE_CHECKING
 import base64
 import dataclasses
 import datetime
@@ -42,6 +5,24 @@ import os
 import re
 import tempfile
 import warnings
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .. import __version__
+from ..extras import require
+from ..fields import DEFAULTS, show_field, train_command
+from ..figures import INK, save_figure
+from ..storage import STATES, replacing
+from ._cells import show_conditions, show_number, show_seeds, show_summary, show_time
+from ._conditions import field_of, fields_of
+from ._measures_table import legend, measures_table
+from ._pivot import TextTable, pivot
+from ._plot import distinct_measures, plot_all, plot_curves
+from ._provenance import hardware, software
+from ._records import Record
+from ._table import Group, Table, measured_columns, tabulate
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -133,7 +114,7 @@ def _section(
     known = distinct_measures(table)
     figures = plot_all(table, [metric], warn=warn)
     for other in ("loss", "acc_tr", *known):
-        if other != metric and other in measured([table]):
+        if other != metric and other in measured_columns([table]):
             same = known.get(other, ())
             figures |= plot_curves(table, other, same=same, warn=warn)
     measures = [name for first, others in known.items() for name in (first, *others)]

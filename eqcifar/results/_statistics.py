@@ -1,6 +1,7 @@
-from collections.abc import Iterable
 import dataclasses
 import math
+from collections.abc import Iterable
+
 
 @dataclasses.dataclass(frozen=True)
 class Summary:

@@ -1,26 +1,16 @@
-from ..errors import UsageError
-from ..fields import DEFAULTS
-from ..fields import FIELDS
-from ..fields import check_field
-from ..fields import natural
-from ..storage import COLUMNS
-from ._conditions import field_of
-from ._conditions import fields_of
-from ._records import Record
-from ._statistics import Comparison
-from ._statistics import Summary
-from ._statistics import summarise
-from ._statistics import welch
-from collections import Counter
-from collections.abc import Hashable
-from collections.abc import Iterable
-from collections.abc import Iterator
-from collections.abc import Mapping
-from collections.abc import Sequence
-from typing import Any
 import dataclasses
 import math
 import os
+from collections import Counter
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+from ..errors import UsageError
+from ..fields import DEFAULTS, FIELDS, check_field, natural
+from ..storage import COLUMNS
+from ._conditions import field_of, fields_of
+from ._records import Record
+from ._statistics import Comparison, Summary, summarise, welch
 
 # The order in which fields are shown: what the original's table is laid out by first.
 _FIRST = "arch", "dataset"
@@ -50,24 +40,59 @@ class Group:
         return len(self.records) + len(self.missing)
 
     def seeds(self, state: str) -> list[int]:
-        """The seeds in a state, which may be "missing"."""
+        """The seeds in a state, which may be "missing".
+
+        **Arguments:**
+
+        - `state`: one of `eqcifar.storage.STATES`, or "missing".
+
+        **Returns:**
+
+        Sorted.
+        """
         if state == "missing":
             return list(self.missing)
         return sorted(record.seed for record in self.records if record.state == state)
 
     def values(self, metric: str) -> list[float]:
-        """A number of each run that is done; nan where it was not measured."""
+        """A number of each run that is done; nan where it was not measured.
+
+        **Arguments:**
+
+        - `metric`: a column of the records.
+
+        **Returns:**
+
+        A number a run, in the order of `done`.
+        """
         return [record.values.get(metric, math.nan) for record in self.done]
 
     def images(self, metric: str) -> list[int | None]:
         """How many images a measure of each run that is done rests on.
 
         `None` where its file does not say; nothing for what is no measure.
+
+        **Arguments:**
+
+        - `metric`: a column of the records.
+
+        **Returns:**
+
+        A number a run that has the measure.
         """
         return [record.bases[metric].images for record in self._measured(metric)]
 
     def conventions(self, metric: str) -> dict[tuple[tuple[str, str], ...], list[int]]:
-        """The ways in which a measure was taken, and the seeds of each."""
+        """The ways in which a measure was taken, and the seeds of each.
+
+        **Arguments:**
+
+        - `metric`: a column of the records.
+
+        **Returns:**
+
+        Seeds by convention, which is pairs of a column and its cell.
+        """
         found: dict[tuple[tuple[str, str], ...], list[int]] = {}
         for record in self._measured(metric):
             found.setdefault(record.bases[metric].convention, []).append(record.seed)
@@ -77,13 +102,31 @@ class Group:
         return [record for record in self.done if metric in record.bases]
 
     def summary(self, metric: str, ddof: int = 1) -> Summary:
-        """Mean and standard deviation over the runs that are done."""
+        """Mean and standard deviation over the runs that are done.
+
+        **Arguments:**
+
+        - `metric`: a column of the records.
+        - `ddof`: of the standard deviation: 1 for that of a sample.
+
+        **Returns:**
+
+        Of the runs that have the number.
+        """
         return summarise(self.values(metric), ddof)
 
     def standard_error(self, metric: str) -> float:
         """What the runs' own standard errors make of that of their mean.
 
         It is `sqrt(sum se²) / n`: the part that comes from measuring.
+
+        **Arguments:**
+
+        - `metric`: a column of the records.
+
+        **Returns:**
+
+        The standard error; nan where no run has one.
         """
         errors = [error for error in self.values(f"{metric}_se") if error == error]
         if not errors:
@@ -91,7 +134,12 @@ class Group:
         return math.sqrt(math.fsum(error**2 for error in errors)) / len(errors)
 
     def seconds(self) -> float:
-        """Mean time spent on training one network."""
+        """Mean time spent on training one network.
+
+        **Returns:**
+
+        Seconds; nan where no run says.
+        """
         return summarise(record.seconds for record in self.done).mean
 
 
@@ -114,14 +162,35 @@ class Table:
     pooled: tuple[str, ...]
 
     def baseline(self, group: Group, conditions: Mapping[str, Any]) -> Group | None:
-        """The group that has these fields and is otherwise as `group`."""
+        """The group that has these fields and is otherwise as `group`.
+
+        **Arguments:**
+
+        - `group`: of this table.
+        - `conditions`: fields and their values.
+
+        **Returns:**
+
+        A group of this table, `None` where there is none such.
+        """
         wanted = {**group.fields, **conditions}
         return next((g for g in self.groups if g.fields == wanted), None)
 
     def compare(
         self, group: Group, metric: str, conditions: Mapping[str, Any]
     ) -> Comparison | None:
-        """Welch's test of a group against its baseline, if it has another one."""
+        """Welch's test of a group against its baseline, if it has another one.
+
+        **Arguments:**
+
+        - `group`: of this table.
+        - `metric`: a column of the records.
+        - `conditions`: fields of the baseline and their values.
+
+        **Returns:**
+
+        Effect, interval and test; `None` without a baseline.
+        """
         baseline = self.baseline(group, conditions)
         if baseline is None or baseline is group:
             return None
@@ -171,6 +240,11 @@ def tabulate(
 def check_baseline(tables: Iterable[Table], conditions: Mapping[str, Any]):
     """Refuse a baseline that no group is, and so nothing can be compared with.
 
+    **Arguments:**
+
+    - `tables`: from `tabulate`.
+    - `conditions`: fields of the baseline and their values.
+
     **Raises:**
 
     `UsageError` with what the tables tell apart.
@@ -190,8 +264,17 @@ def check_baseline(tables: Iterable[Table], conditions: Mapping[str, Any]):
     raise UsageError(f"no row of the table has {shown} to be the baseline")
 
 
-def measured(tables: Iterable[Table]) -> list[str]:
-    """The columns of log and sharpness that any run has numbers in."""
+def measured_columns(tables: Iterable[Table]) -> list[str]:
+    """The columns of log and sharpness that any run has numbers in.
+
+    **Arguments:**
+
+    - `tables`: from `tabulate`.
+
+    **Returns:**
+
+    Columns, those of the log first.
+    """
     names: dict[str, None] = {}
     for table in tables:
         for group in table.groups:
@@ -200,15 +283,23 @@ def measured(tables: Iterable[Table]) -> list[str]:
     return list(names)
 
 
-def sharpness_measured(tables: Iterable[Table]) -> list[str]:
+def sharpness_columns(tables: Iterable[Table]) -> list[str]:
     """The measures of sharpness: those with a standard error, if any has one.
+
+    **Arguments:**
+
+    - `tables`: from `tabulate`.
+
+    **Returns:**
+
+    Columns of measures, in the order of the files.
 
     **Raises:**
 
     `UsageError` when no run has any.
     """
     tables = list(tables)
-    names = measured(tables)
+    names = measured_columns(tables)
     # The error of what is exact may be nan.
     done = (r for table in tables for group in table.groups for r in group.done)
     columns = {column for record in done for column in record.values}

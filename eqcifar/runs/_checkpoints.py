@@ -6,6 +6,8 @@ from typing import Any
 
 import equinox as eqx
 import jax
+import jax.numpy as jnp
+import numpy as np
 from jaxtyping import PyTree
 
 from .. import models
@@ -15,9 +17,19 @@ from ..errors import UsageError
 from ..parallel import find_devices
 from ..storage import Run, explain_no_network
 from ..training import Model, TrainState
-from ._checkpoint import open_checkpoint, write_checkpoint
-from ._leaves import Leaf, named_arrays, named_leaves, with_arrays, with_leaves
-from ._safetensors import open_safetensors
+from ._array_file import CheckpointError, read_arrays, reporting, write_arrays
+from ._named_arrays import (
+    Leaf,
+    named_arrays,
+    named_leaves,
+    replace_arrays,
+    replace_leaves,
+)
+
+# What a file holds, by its header. A network's arrays have the names that it gives
+# them; with all that training needs they begin with `_MODEL`.
+_NETWORK, _TRAINING = "network", "training"
+
 
 _MODEL = "model."
 
@@ -27,7 +39,23 @@ _RAW = "raw."
 
 
 # Of what a folder can hold, the first that it does.
-_FILES = "model.eqx", "last.eqx", "model.safetensors"
+_FILES = "model.safetensors", "last.safetensors"
+
+
+# What a header has to say, and of which type.
+_HEADER = {
+    "holds": str,
+    "config": dict,
+    "classes": list,
+    "data": dict,
+    "step": int,
+    "about": dict,
+    "environment": dict,
+}
+_DATA = {"name": str, "synthetic": bool, "sha256": str}
+
+
+_ENVIRONMENT = {"versions": dict, "devices": dict, "flags": dict}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,8 +99,9 @@ def save_checkpoint(
 
     `RunError` with the path and the reason, such as a full disk.
     """
-    header = _header(config, dataset, int(train_state.step), environment, about)
-    write_checkpoint(Path(path), _leaves(train_state), header)
+    header = _header(config, dataset, train_state, environment, about)
+    arrays = _leaves(train_state)
+    write_arrays(Path(path), arrays, {"holds": _TRAINING, **header})
 
 
 def load_checkpoint(
@@ -91,18 +120,25 @@ def load_checkpoint(
 
     **Raises:**
 
-    `CheckpointError` when the file is damaged or belongs to another model, and
-    `UsageError` when there is none.
+    `CheckpointError` when the file is damaged, belongs to another model or has
+    diverged, and `UsageError` when there is none.
     """
-    with open_checkpoint(Path(path)) as file:
-        arrays = file.read(_leaves(like))
-        header = file.header
-    model, state = with_arrays(like.model, like.state, _without_prefix(arrays))
-    rest = with_leaves(_rest(like), arrays)
+    path = Path(path)
+    file = read_arrays(path)
+    _check_header(path, file.header)
+    if file.header["holds"] != _TRAINING:
+        raise CheckpointError(
+            f"{path} holds a network alone, with which training cannot go on"
+        )
+    arrays = file.read(_leaves(like))
+    model, state = replace_arrays(like.model, like.state, _without_prefix(arrays))
+    _check_finite(path, model, state)
+    rest = replace_leaves(_rest(like), arrays)
     raw = like.raw
     if raw is not None:
-        raw = with_arrays(*raw, _without_prefix(arrays, _RAW))
-    return TrainState(model=model, state=state, raw=raw, **rest), header
+        raw = replace_arrays(*raw, _without_prefix(arrays, _RAW))
+        _check_finite(path, *raw)
+    return TrainState(model=model, state=state, raw=raw, **rest), file.header
 
 
 def save_model(
@@ -114,10 +150,44 @@ def save_model(
     *,
     about: Mapping[str, Any] | None = None,
 ):
-    """Write a network and its state alone; the arguments are `save_checkpoint`'s."""
-    arrays = _model_leaves(train_state.model, train_state.state)
-    header = _header(config, dataset, int(train_state.step), environment, about)
-    write_checkpoint(Path(path), arrays, header)
+    """Write a network and its state alone; the arguments are `save_checkpoint`'s.
+
+    Its tensors have the names of `named_arrays`.
+
+    **Arguments:**
+
+    - `path`: replaced if it exists.
+    - `train_state`: whose network is saved.
+    - `config`, `dataset`, `environment`, `about`: as for `save_checkpoint`.
+
+    **Raises:**
+
+    `RunError` with the path and the reason, such as a full disk.
+    """
+    header = _header(config, dataset, train_state, environment, about)
+    write_network(path, train_state.model, train_state.state, header)
+
+
+def write_network(
+    path: str | os.PathLike[str],
+    model: Model,
+    state: eqx.nn.State,
+    header: Mapping[str, Any],
+):
+    """Write a network as `save_model` does, under the header of another file.
+
+    **Arguments:**
+
+    - `path`: replaced if it exists.
+    - `model`, `state`: the network.
+    - `header`: of a `LoadedModel`.
+
+    **Raises:**
+
+    `RunError` with the path and the reason, such as a full disk.
+    """
+    arrays = named_arrays(model, state)
+    write_arrays(Path(path), arrays, {**header, "holds": _NETWORK})
 
 
 def load_model(
@@ -128,8 +198,8 @@ def load_model(
 
     **Arguments:**
 
-    - `path`: a run or its folder, of which `model.eqx` is taken, or `last.eqx` where
-        training is not done; or such a file, or what `export` wrote.
+    - `path`: a run or its folder, of which `model.safetensors` is taken, or
+        `last.safetensors` where training is not done; or such a file.
     - `like`: a model and state of the same kind, for one that has no name in
         `models`.
 
@@ -139,8 +209,8 @@ def load_model(
 
     **Raises:**
 
-    `CheckpointError` when the file is damaged or belongs to another model, and
-    `UsageError` when there is none.
+    `CheckpointError` when the file is damaged, belongs to another model or has
+    diverged, and `UsageError` when there is none.
     """
     # Before a file is blamed for what does not start.
     find_devices()
@@ -150,31 +220,30 @@ def load_model(
         if not found:
             raise UsageError(explain_no_network(path))
         path = found[0]
-    opening = open_safetensors if path.suffix == ".safetensors" else open_checkpoint
-    with opening(path) as file:
-        header = file.header
-        config, classes = TrainConfig.from_dict(header["config"]), header["classes"]
-        if like is None and config.has_own_arch:
-            raise UsageError(
-                f"{path} holds a {config.arch}, which no name in `eqcifar archs` "
-                "makes: in Python, make such a (model, state) and give it as `like` to "
-                "eqcifar.runs.load_model, open_subject or export_model"
-            )
-        if like is None:
-            # Shapes are all that is needed of it.
-            model, state = eqx.filter_eval_shape(
-                models.create,
-                config.arch,
-                len(classes),
-                width=config.width,
-                dropout=config.dropout,
-                key=jax.random.key(0),
-            )
-        else:
-            model, state = like
-        arrays = file.read(_model_leaves(model, state), part=_MODEL)
-    model, state = with_arrays(model, state, _without_prefix(arrays))
-    return LoadedModel(model, state, config, tuple(classes), header)
+    file = read_arrays(path)
+    config = _check_header(path, file.header)
+    classes = tuple(file.header["classes"])
+    if like is None and config.has_own_arch:
+        raise UsageError(
+            f"{path} holds a {config.arch}, which no name in `eqcifar archs` makes: in "
+            "Python, make such a (model, state) and give it as `like` to "
+            "eqcifar.runs.load_model, open_subject or export_model"
+        )
+    with reporting(path):
+        # Shapes are all that is needed of it.
+        model, state = like or eqx.filter_eval_shape(
+            models.create,
+            config.arch,
+            len(classes),
+            width=config.width,
+            dropout=config.dropout,
+            key=jax.random.key(0),
+        )
+    prefix = _MODEL if file.header["holds"] == _TRAINING else ""
+    arrays = file.read(_model_leaves(model, state, prefix), part=prefix)
+    model, state = replace_arrays(model, state, _without_prefix(arrays, prefix))
+    _check_finite(path, model, state)
+    return LoadedModel(model, state, config, classes, file.header)
 
 
 def _leaves(train_state: TrainState) -> dict[str, Leaf]:
@@ -213,20 +282,14 @@ def _rest(train_state: TrainState) -> dict[str, PyTree]:
 def _header(
     config: TrainConfig,
     dataset: Dataset,
-    step: int,
+    train_state: TrainState,
     environment: dict[str, Any] | None,
     about: Mapping[str, Any] | None,
 ) -> dict[str, Any]:
     return {
-        "architecture": {
-            "name": config.arch,
-            "num_classes": len(dataset.classes),
-            "width": config.width,
-            "dropout": config.dropout,
-        },
         "classes": list(dataset.classes),
         "normalisation": {"mean": list(config.mean), "std": list(config.std)},
-        "step": step,
+        "step": int(train_state.step),
         "data": {
             "name": dataset.name,
             "synthetic": dataset.synthetic,
@@ -236,3 +299,43 @@ def _header(
         "about": dict(about or {}),
         "environment": environment or {},
     }
+
+
+def _check_header(path: Path, header: Mapping[str, Any]) -> TrainConfig:
+    """The configuration in a header, all of which can be relied on from here."""
+    with reporting(path):
+        _check_types(header, _HEADER)
+        _check_types(header["data"], _DATA)
+        sections = {name: {} for name in _ENVIRONMENT} | header["environment"]
+        _check_types(sections, _ENVIRONMENT, "environment: ")
+        if header["holds"] not in (_NETWORK, _TRAINING):
+            raise UsageError(f"holds = {header['holds']!r} is neither of those known")
+        if header["step"] < 0:
+            raise UsageError(f"step = {header['step']}: must be 0 or greater")
+        classes = header["classes"]
+        if not classes or not all(isinstance(name, str) for name in classes):
+            raise UsageError("classes must be texts, one at least")
+        if not all(
+            isinstance(part, bool | int | float | str)
+            for part in header["about"].values()
+        ):
+            raise UsageError("about must be numbers and texts")
+        return TrainConfig.from_dict(header["config"])
+
+
+def _check_types(values: Mapping[str, Any], types: Mapping[str, type], where: str = ""):
+    for name, kind in types.items():
+        value = values.get(name)
+        if type(value) is not kind:
+            raise UsageError(f"{where}{name} = {value!r:.40} is no {kind.__name__}")
+
+
+def _check_finite(path: Path, model: Model, state: eqx.nn.State):
+    for name, array in named_arrays(model, state).items():
+        is_number = jnp.issubdtype(array.dtype, jnp.inexact)
+        # By NumPy, which compiles nothing.
+        if is_number and not np.isfinite(np.asarray(array)).all():
+            raise CheckpointError(
+                f"{path} has diverged: {name} is not finite; train again with a lower "
+                "learning rate"
+            )

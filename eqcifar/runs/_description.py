@@ -9,16 +9,19 @@ from typing import Any
 
 import equinox as eqx
 import jax
+import optax
 
 from .. import __version__, data, models
 from ..config import TrainConfig
 from ..data import Dataset
-from ..errors import UsageError
+from ..errors import EqcifarError, UsageError
 from ..fields import DEFAULTS
+from ..losses import AnyLoss, get_loss
 from ..storage import COLUMNS, FORMAT, Run
-from ..training import Loss, Model, loss_name
-from ._checkpoint import difference, table
-from ._leaves import named_arrays
+from ..training import AnyOptimiser, Model, Schedule
+from ._array_file import difference, table
+from ._named_arrays import named_arrays
+from ._part_name import part_name
 
 
 def describe(
@@ -117,35 +120,65 @@ def check_data(path: Path, found: Mapping[str, Any], sha256: str, name: str):
         )
 
 
-def check_folder(
-    run: Run, config: TrainConfig, known: dict[Hashable, str] | None = None
-):
-    """Refuse a run whose folder of images has changed since; it may be gone.
+class FolderCheck:
+    """Says of many runs whether their folders of images have changed since.
 
-    What the hub holds, and what is procedural, goes by its name.
-
-    **Arguments:**
-
-    - `run`: that is done.
-    - `config`: its configuration.
-    - `known`: takes the SHA-256 of data for later calls, which then need not load it.
-
-    **Raises:**
-
-    `UsageError` as `check_data`.
+    What the hub holds, and what is procedural, goes by its name, and a folder may be
+    gone. Each folder is read once.
     """
-    folder = Path(data.locate(config.dataset))
-    if not (folder.is_absolute() and folder.is_dir()):
-        return
-    known = {} if known is None else known
-    key = folder, config.val_size, config.limit_train, config.limit_test
-    if key not in known:
-        known[key] = load_data(config).fingerprint
-    check_data(run.path, run.description(), known[key], config.dataset)
+
+    def __init__(self):
+        """It knows no folder yet."""
+        self._sha256: dict[Hashable, str] = {}
+
+    def __call__(self, run: Run, config: TrainConfig) -> str:
+        """Why a run that is done is not its configuration's any more, or nothing.
+
+        **Arguments:**
+
+        - `run`: that is done.
+        - `config`: its configuration.
+
+        **Returns:**
+
+        A line that tells what to do; empty where the images are the same.
+        """
+        try:
+            self.check(run, config)
+        except EqcifarError as error:
+            return str(error)
+        return ""
+
+    def check(self, run: Run, config: TrainConfig):
+        """Refuse a run whose folder of images has changed.
+
+        **Arguments:**
+
+        - `run`, `config`: as of a call.
+
+        **Raises:**
+
+        `UsageError` as `check_data`, and what `eqcifar.data.load` raises.
+        """
+        folder = Path(data.locate(config.dataset))
+        if not (folder.is_absolute() and folder.is_dir()):
+            return
+        key = folder, config.val_size, config.limit_train, config.limit_test
+        if key not in self._sha256:
+            self._sha256[key] = load_data(config).fingerprint
+        check_data(run.path, run.description(), self._sha256[key], config.dataset)
 
 
 def load_data(config: TrainConfig) -> Dataset:
     """The data that a configuration names.
+
+    **Arguments:**
+
+    - `config`: of a run.
+
+    **Returns:**
+
+    The splits that the configuration asks for.
 
     **Raises:**
 
@@ -162,6 +195,15 @@ def load_data(config: TrainConfig) -> Dataset:
 def data_of(path: Path, config: TrainConfig) -> Dataset:
     """The data that a network was trained on, or what has its name now.
 
+    **Arguments:**
+
+    - `path`: of the network, for the error.
+    - `config`: of its run.
+
+    **Returns:**
+
+    The splits that the configuration asks for.
+
     **Raises:**
 
     `UsageError` and `RunError` as `eqcifar.data.load`, with what to do for data that
@@ -171,7 +213,7 @@ def data_of(path: Path, config: TrainConfig) -> Dataset:
         return load_data(config)
     except UsageError as error:
         raise UsageError(
-            f"the data of {path} cannot be had: {error} Data of one's own is given in "
+            f"the data of {path} cannot be had: {error}; data of one's own is given in "
             "Python, to eqcifar.measurements.open_subject or eqcifar.training.predict"
         ) from error
 
@@ -181,23 +223,44 @@ def named_config(
     dataset: Dataset,
     model: Model,
     state: eqx.nn.State,
-    loss: Loss | None = None,
+    loss: AnyLoss | None = None,
+    optimiser: AnyOptimiser | None = None,
+    schedule: Schedule | None = None,
 ) -> TrainConfig:
     """The recipe under the names of what is trained by it.
+
+    **Arguments:**
+
+    - `config`: the recipe.
+    - `dataset`, `model`, `state`: what is trained by it.
+    - `loss`: its loss, if `config` does not name it.
 
     **Returns:**
 
     A configuration whose `dataset` is the data's name, whose `arch` is the model's
     class unless `eqcifar.models.create` makes such a model of the configuration, and
-    whose `loss` is the function's name.
+    whose `loss`, `optimiser` and `schedule` are the names of what is given.
     """
     named = _is_created(config, len(dataset.classes), model, state)
     return dataclasses.replace(
         config,
         arch=config.arch if named else class_name(model),
         dataset=dataset.name,
-        loss=config.loss if loss is None else loss_name(loss),
+        loss=config.loss if loss is None else get_loss(loss).name,
+        optimiser=config.optimiser if optimiser is None else part_name(optimiser),
+        schedule=_schedule_name(config, optimiser, schedule),
     )
+
+
+def _schedule_name(
+    config: TrainConfig, optimiser: AnyOptimiser | None, schedule: Schedule | None
+) -> str:
+    if schedule is not None:
+        return part_name(schedule)
+    # Its learning rate is its own.
+    if isinstance(optimiser, optax.GradientTransformation):
+        return part_name(optimiser)
+    return config.schedule
 
 
 def class_name(model: Model) -> str:

@@ -14,7 +14,7 @@ from ..storage import Run, cannot_write, remove_temporaries, write_json
 from ._environment import differences
 
 
-class Claim:
+class RunLock:
     """A run that this process alone works on, as a context manager.
 
     Entering it takes a lock, which dies with the process, and shows that the folder
@@ -25,19 +25,19 @@ class Claim:
     def __init__(
         self, run: Run, config: TrainConfig, check: Callable[[], None] = lambda: None
     ):
-        """Nothing is touched before the claim is entered.
+        """Nothing is touched before the lock is taken.
 
         **Arguments:**
 
         - `run`: its folder is made if necessary.
         - `config`: of the run.
-        - `check`: called when the folder is claimed, to refuse what it holds.
+        - `check`: called when the lock is taken, to refuse what the folder holds.
         """
         self.run, self._check = run, check
         self._status = {"epochs": config.epochs, "seed": config.seed}
         self._lock = filelock.FileLock(run.path / ".lock")
 
-    def __enter__(self) -> "Claim":
+    def __enter__(self) -> "RunLock":
         on_main(self.run.path, self._open)
         return self
 
@@ -107,7 +107,7 @@ class Claim:
         path = self.run.path
         path.mkdir(parents=True, exist_ok=True)
         try:
-            # Some patience, for `Run.is_claimed` holds it while it looks.
+            # Some patience, for `Run.is_locked` holds it while it looks.
             self._lock.acquire(timeout=0.2, poll_interval=0.02)
         except filelock.Timeout:
             raise UsageError(self._in_use()) from None

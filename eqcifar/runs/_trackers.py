@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
-from ..errors import RunError, UsageError
+from ..errors import RunError, unknown
 from ..extras import require
 from ..storage import Run, config_hash, config_name, read_sharpness_log
 
@@ -19,10 +19,20 @@ class Tracker(Protocol):
     """Something that shows the rows of a run's log elsewhere."""
 
     def log(self, row: Row):
-        """Take an epoch, unless it has it already; raise what went wrong."""
+        """Take an epoch, unless it has it already; raise what went wrong.
+
+        **Arguments:**
+
+        - `row`: numbers by column of the log; `epoch` is the step.
+        """
 
     def close(self, done: bool):
-        """Finish; `done` unless the run failed or was interrupted."""
+        """Finish; `done` unless the run failed or was interrupted.
+
+        **Arguments:**
+
+        - `done`: whether the run is, or may go on.
+        """
 
 
 class Tracking:
@@ -51,8 +61,7 @@ class Tracking:
         self._names, self._warn = tuple(dict.fromkeys(names)), warn
         for name in self._names:
             if name not in TRACKERS:
-                known = ", ".join(TRACKERS)
-                raise UsageError(f"unknown tracker {name!r}: choose from {known}")
+                raise unknown("tracker", name, TRACKERS)
             require(_MODULES[name], name, f"--track {name}")
         self._run: Run | None = None
         self._open: dict[str, Tracker] = {}
@@ -61,6 +70,10 @@ class Tracking:
         """Open the trackers and bring them up to date with the run's log.
 
         With several processes, for the main one alone: elsewhere `log` does nothing.
+
+        **Arguments:**
+
+        - `run`: whose earlier rows are shown too.
         """
         self._run = run
         rows = run.log() if self._names else []
@@ -74,6 +87,10 @@ class Tracking:
         """Show another row, whose `epoch` is the step; what is nan is left out.
 
         Sharpness after the epoch is to be measured before.
+
+        **Arguments:**
+
+        - `row`: numbers by column of the log.
         """
         if not self._open:
             return

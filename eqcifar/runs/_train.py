@@ -17,28 +17,30 @@ from .. import models
 from ..config import TrainConfig
 from ..data import Dataset
 from ..errors import RunError, UsageError, is_out_of_memory
+from ..losses import AnyLoss
 from ..parallel import everywhere, make_mesh, memory_limit, peak_memory
 from ..storage import Run, append_row, cut_log, keep_rows, run_path, total_seconds
 from ..training import (
+    AnyOptimiser,
     Diverged,
     Interrupted,
-    Loss,
     Model,
     Progress,
     Row,
+    Schedule,
     TrainState,
     check_recipe,
     copied,
-    find_loss,
     fit,
     initialise,
+    make_recipe,
     random_stream,
     steps_per_epoch,
 )
 from ._checkpoints import load_checkpoint, save_checkpoint, save_model
-from ._description import check_folder, check_same, describe, load_data, named_config
+from ._description import FolderCheck, check_same, describe, load_data, named_config
 from ._environment import differences, environment
-from ._lock import Claim, on_main
+from ._lock import RunLock, on_main
 
 # A share of the time. On a GPU, an epoch can be as short as writing a checkpoint.
 _MOST_TIME_SAVING = 0.05
@@ -54,6 +56,8 @@ class Hooks:
         `eqcifar.training.fit`.
     - `warn`: with a line about what makes the digits differ from those of an
         uninterrupted run.
+
+    With `lend`, the states are no copies, but lent as by `eqcifar.training.fit`.
     """
 
     on_start: Callable[[Run, Dataset, TrainState], None] | None = None
@@ -62,6 +66,11 @@ class Hooks:
     on_epoch: Callable[[TrainState, Row], None] | None = None
     should_stop: Callable[[], bool] = lambda: False
     warn: Callable[[str], None] = warnings.warn
+    lend: bool = False
+
+    def given(self, train_state: TrainState) -> TrainState:
+        """The state as `on_start` and `on_epoch` are given it."""
+        return train_state if self.lend else copied(train_state)
 
 
 def train_run(
@@ -99,9 +108,10 @@ def train_run(
     """
     run = Run(run_path(root, config))
     if run.is_done():
-        everywhere(lambda: check_folder(run, config))
+        everywhere(lambda: FolderCheck().check(run, config))
         return run
     models.check_name(config.arch)
+    config.check_parts()
     mesh = make_mesh(devices)
     dataset = everywhere(lambda: load_data(config))
     create = partial(
@@ -116,8 +126,7 @@ def train_run(
     everywhere(partial(_check_size, create, config, mesh))
     start = _initialise(*create(), config, dataset)
     what = describe(config, dataset, start.model, start.state)
-    loss = find_loss(config.loss)
-    _train(run, dataset, start, config, what, loss, mesh, grad_accum, remat, hooks)
+    _train(run, dataset, start, config, what, {}, mesh, grad_accum, remat, hooks)
     return run
 
 
@@ -128,7 +137,9 @@ def train_run_with(
     state: eqx.nn.State,
     config: TrainConfig,
     *,
-    loss: Loss | None = None,
+    loss: AnyLoss | None = None,
+    optimiser: AnyOptimiser | None = None,
+    schedule: Schedule | None = None,
     about: Mapping[str, Any] | None = None,
     mesh: Mesh | None = None,
     grad_accum: int = 1,
@@ -142,27 +153,32 @@ def train_run_with(
     - `path`: the folder of this run.
     - `dataset`: the data.
     - `model`, `state`: as `eqx.nn.make_with_state` made them.
-    - `config`: the recipe. Written down is `named_config` of it: data, network and
-        loss go by their own names.
-    - `loss`: as in `eqcifar.training.fit`.
-    - `about`: what else tells the run from others, such as `{"noise": 0.2}`: numbers
-        and texts by name. They become columns of tables, and can be filtered by.
+    - `config`: the recipe. Written down is `named_config` of it: data, network, loss,
+        optimiser and schedule go by their own names.
+    - `loss`, `optimiser`, `schedule`: as in `eqcifar.training.fit`.
+    - `about`: what else tells the run from others, such as `{"noise": 0.2}`, or the
+        numbers of one's own optimiser, which its name does not tell: numbers and texts
+        by name. They become columns of tables, and can be filtered by.
     - `mesh`, `grad_accum`, `remat`: as in `eqcifar.training.fit`.
 
     The others, the result and the errors are those of `train_run`. A run that is done,
     or goes on, is compared with all of these: recipe, names, `about`, the data by its
     SHA-256, the network by its class and the names, shapes and dtypes of its arrays.
+
+    **Returns:**
+
+    The run, as from `train_run`.
     """
-    config = named_config(config, dataset, model, state, loss)
+    parts = {"loss": loss, "optimiser": optimiser, "schedule": schedule}
+    config = named_config(config, dataset, model, state, **parts)
     run = Run(Path(path))
     what = describe(config, dataset, model, state, about=about, in_python=True)
     if run.is_done():
         check_same(run.path, run.description(), what)
         return run
     mesh = make_mesh() if mesh is None else mesh
-    start = _initialise(model, state, config, dataset)
-    loss = find_loss(config.loss if loss is None else loss)
-    _train(run, dataset, start, config, what, loss, mesh, grad_accum, remat, hooks)
+    start = _initialise(model, state, config, dataset, **parts)
+    _train(run, dataset, start, config, what, parts, mesh, grad_accum, remat, hooks)
     return run
 
 
@@ -183,10 +199,14 @@ def _check_size(
 
 
 def _initialise(
-    model: Model, state: eqx.nn.State, config: TrainConfig, dataset: Dataset
+    model: Model,
+    state: eqx.nn.State,
+    config: TrainConfig,
+    dataset: Dataset,
+    **parts: Any,
 ) -> TrainState:
     images = dataset.train.images
-    return initialise(model, state, config, len(images), images=images)
+    return initialise(model, state, config, len(images), images=images, **parts)
 
 
 def _train(
@@ -195,35 +215,36 @@ def _train(
     train_state: TrainState,
     config: TrainConfig,
     what: dict[str, Any],
-    loss: Loss,
+    parts: Mapping[str, Any],
     mesh: Mesh,
     grad_accum: int,
     remat: bool,
     hooks: Hooks,
 ):
     # What cannot be trained is to leave no folder.
-    check_recipe(train_state, dataset, config, mesh, grad_accum)
+    recipe = make_recipe(config, len(dataset.train), **parts)
+    check_recipe(train_state, dataset, recipe, mesh, grad_accum)
     path = run.path
 
     def check():
         if (path / "config.json").exists():
             check_same(path, run.description(), what)
 
-    claim = Claim(run, config, check)
-    last, log = path / "last.eqx", path / "log.tsv"
+    lock = RunLock(run, config, check)
+    last, log = path / "last.safetensors", path / "log.tsv"
     env = environment(mesh.size, grad_accum=grad_accum, remat=remat)
     # The same numbers are to be the same file, whichever commit wrote it.
     written_by = {name: value for name, value in env.items() if name != "git"}
     per_epoch = steps_per_epoch(config, len(dataset.train))
 
     def prepare(epoch):
-        claim.describe(what, env)
+        lock.describe(what, env)
         # Measures of a network that is about to be trained anew hold for none.
         keep_rows(path / "sharpness.tsv", lambda row: row.get("step") == str(steps))
         rows = cut_log(log, epoch)
         if rows < epoch:
             hooks.warn(f"{log} has lost {epoch - rows} of {epoch} rows")
-        claim.report("running", epoch)
+        lock.report("running", epoch)
 
     # The quickest counts, or one write that stalled would put off the next for hours.
     next_save, quickest = 0.0, math.inf
@@ -245,11 +266,11 @@ def _train(
             append_row(log, row)
             if epoch == config.epochs or monotonic() >= next_save:
                 save(train_state)
-            claim.report("running", epoch)
+            lock.report("running", epoch)
 
         on_main(path, write)
         if hooks.on_epoch is not None:
-            hooks.on_epoch(copied(train_state), row)
+            hooks.on_epoch(hooks.given(train_state), row)
 
     def check_fits(memory):
         limit = memory_limit(mesh)
@@ -264,30 +285,30 @@ def _train(
 
     def compiled(memory):
         everywhere(partial(check_fits, memory))
-        on_main(path, lambda: claim.describe_memory(step_planned_bytes=memory))
+        on_main(path, lambda: lock.describe_memory(step_planned_bytes=memory))
         hooks.on_compiled(memory)
 
     def finish(train_state):
-        claim.describe_memory(peak_bytes=peak_memory(mesh))
-        file = path / "model.eqx"
+        lock.describe_memory(peak_bytes=peak_memory(mesh))
+        file = path / "model.safetensors"
         save_model(file, train_state, config, dataset, written_by, about=what["about"])
         # The log's sum, so that tables of many runs need not read all of each log.
-        claim.report("done", config.epochs, seconds=total_seconds(log))
+        lock.report("done", config.epochs, seconds=total_seconds(log))
 
-    with claim:
+    with lock:
         if last.exists():
             train_state = _resume(last, train_state, what, env, hooks.warn)
         steps = int(train_state.step)
         epoch = steps // per_epoch
         on_main(path, lambda: prepare(epoch))
         if hooks.on_start is not None:
-            hooks.on_start(run, dataset, copied(train_state))
+            hooks.on_start(run, dataset, hooks.given(train_state))
         try:
             train_state, _ = fit(
                 train_state,
                 dataset,
                 config,
-                loss=loss,
+                **parts,
                 mesh=mesh,
                 grad_accum=grad_accum,
                 remat=remat,
@@ -308,7 +329,7 @@ def _train(
                 ) from None
             on_main(path, lambda: save(stopped))
             epoch = int(stopped.step) // per_epoch
-            on_main(path, lambda: claim.report("interrupted", epoch, message))
+            on_main(path, lambda: lock.report("interrupted", epoch, message))
             return
         except jax.errors.JaxRuntimeError as error:
             if not is_out_of_memory(error):

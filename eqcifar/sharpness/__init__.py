@@ -1,3 +1,5 @@
+from eqcifar.losses import Loss as Loss, get_loss as get_loss
+
 from ._compare import (
     Comparison as Comparison,
     check_comparison as check_comparison,
@@ -39,14 +41,6 @@ from ._landscape import (
     as_direction as as_direction,
     filter_normalised as filter_normalised,
     landscape as landscape,
-)
-from ._losses import (
-    Loss as Loss,
-    NamedLoss as NamedLoss,
-    ce as ce,
-    get_loss as get_loss,
-    losses as losses,
-    mse as mse,
 )
 from ._measures import (
     MEASURES as MEASURES,

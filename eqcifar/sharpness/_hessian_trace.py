@@ -8,11 +8,11 @@ import jax
 from jaxtyping import PRNGKeyArray, PyTree
 
 from eqcifar.errors import UsageError
+from eqcifar.losses import AnyLoss
 
 from ._curved import curved_leaves
 from ._estimate import Estimate, Target
 from ._examples import Examples, Rows
-from ._losses import Loss
 from ._memory import MEMORY
 from ._network import Network, check_independent
 from ._output_traces import OutputTraces, output_traces
@@ -40,7 +40,7 @@ class HessianTrace:
 def hessian_trace(
     network: Network,
     examples: Examples,
-    loss: str | Loss,
+    loss: AnyLoss,
     *,
     method: Method = "auto",
     probes: int = 0,
@@ -82,7 +82,7 @@ def hessian_trace(
             f"tr H may not be tr GGN for this network: its logits are curved in "
             f"{curved[0]} taken alone, as in {len(curved)} of {len(network.leaves)} "
             "parameter arrays (smooth activations and shared weights do this). Use "
-            "method='auto', which adds the residual."
+            "method='auto', which adds the residual"
         )
     if method == "auto":
         without = "control" if curved else "exact"

@@ -4,9 +4,10 @@ import dataclasses
 
 from jaxtyping import PRNGKeyArray
 
+from eqcifar.losses import AnyLoss
+
 from ._curved import curved_leaves
 from ._examples import Examples
-from ._losses import Loss
 from ._network import Network, check_independent
 from ._output_traces import output_traces
 from ._probe_traces import probe_traces
@@ -35,7 +36,7 @@ class HowMany:
 def how_many(
     network: Network,
     examples: Examples,
-    loss: str | Loss,
+    loss: AnyLoss,
     *,
     rtol: float,
     pilot: int = 128,

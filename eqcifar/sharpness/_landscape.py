@@ -10,10 +10,10 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
 from eqcifar.errors import UsageError
+from eqcifar.losses import AnyLoss
 
 from ._estimate import Target, estimate_mean
 from ._examples import Examples, Rows, piece
-from ._losses import Loss
 from ._network import Network
 from ._probe_traces import random_direction
 from ._radius import _move, loss_at
@@ -62,7 +62,7 @@ def landscape(
     network: Network,
     examples: Examples,
     directions: Sequence[PyTree],
-    loss: str | Loss,
+    loss: AnyLoss,
     *,
     reach: float = 1.0,
     points: int = 21,
@@ -77,9 +77,9 @@ def landscape(
     of an unfinished call.
     """
     if len(directions) not in (1, 2):
-        raise UsageError("A landscape takes one direction (a line) or two (a plane).")
+        raise UsageError("a landscape takes one direction (a line) or two (a plane)")
     if points < 1 or not 0 < reach < np.inf:
-        raise UsageError("A landscape takes a positive reach and at least one point.")
+        raise UsageError("a landscape takes a positive reach and at least one point")
     steps = np.linspace(-reach, reach, points)
     values = np.zeros((3, *(points,) * len(directions)))
 

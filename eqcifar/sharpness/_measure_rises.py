@@ -70,7 +70,7 @@ def line(task: Task, name: str, count: int, eigen: bool) -> Measured:
     total = work
     if eigen:
         if task.network.size < count:
-            raise UsageError("A plane takes two parameters at least; there is one.")
+            raise UsageError("a plane takes two parameters at least; there is one")
         before = task.steps_to(task.pairs)
         total += before + task.is_sample * 2 * CUTS * DEPTH * count
         leading = task.leading("hess", "eigen-hess", task.pairs, 0, total)

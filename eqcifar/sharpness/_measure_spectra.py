@@ -32,8 +32,8 @@ def eigenvalues(task: Task) -> Measured:
     kinds: dict[Kind, str] = {"hess": "lambda", "ggn": "lambda_ggn"}
     if task.top > task.network.size:
         raise UsageError(
-            f"The network has {task.network.size} parameters, so there are no "
-            f"{task.top} eigenvalues: take a smaller --top."
+            f"the network has {task.network.size} parameters, so there are no "
+            f"{task.top} eigenvalues: take a smaller --top"
         )
     count, work = task.pairs, task.work(task.pairs)
     for index, (kind, name) in enumerate(kinds.items()):

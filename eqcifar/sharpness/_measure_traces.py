@@ -7,9 +7,10 @@ from typing import Any
 import equinox as eqx
 import numpy as np
 
+from eqcifar.losses import get_loss
+
 from ._estimate import Estimate, Target, estimate_mean
 from ._hessian_trace import hessian_trace
-from ._losses import NamedLoss, get_loss
 from ._network import Network
 from ._operator import Kind
 from ._output_traces import OutputTraces
@@ -30,12 +31,9 @@ def trace(task: Task) -> Measured:
     """Traces of the Hessian and the GGN, and what they are made of."""
     loss = get_loss(task.loss)
     # Under `mse` the pass over outputs is that of the NTK, whatever the labels.
-    known = isinstance(loss, NamedLoss)
-    name = loss.name if known else "own"
-    smoothing = loss.label_smoothing if known else 0.0
     done = {
-        "outputs": task.passes(f"outputs-{name}"),
-        "probes": task.passes(f"probes-{name}-{smoothing:g}"),
+        "outputs": task.passes(f"outputs-{loss.name}"),
+        "probes": task.passes(f"probes-{loss.name}-{loss.label_smoothing:g}"),
     }
     result = hessian_trace(
         task.network,

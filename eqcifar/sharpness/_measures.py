@@ -1,16 +1,14 @@
 """Every measure by name: what `eqcifar sharpness` and a log of training compute."""
 
-import difflib
 from collections.abc import Callable, Iterable, MutableMapping
 from functools import partial
 
 from jaxtyping import PRNGKeyArray
 
-from eqcifar.errors import UsageError
-
+from ..errors import unknown
+from ..losses import AnyLoss
 from ._estimate import Target
 from ._examples import Examples, Rows
-from ._losses import Loss
 from ._measure_rises import line, radius
 from ._measure_spectra import eigenvalues, gram, lmax, spectrum
 from ._measure_traces import ESTIMATORS, by_products, ntk, trace, unit
@@ -50,12 +48,7 @@ def check_measures(names: Iterable[str]) -> tuple[str, ...]:
         elif name in MEASURES:
             chosen[name] = None
         else:
-            near = difflib.get_close_matches(name, MEASURES, n=2)
-            hint = f": did you mean {' or '.join(near)}?" if near else ""
-            raise UsageError(
-                f"Unknown measure {name!r}{hint or '.'} There are "
-                f"{', '.join(MEASURES)}, and all."
-            )
+            raise unknown("measure", name, [*MEASURES, "all"])
     return tuple(chosen)
 
 
@@ -63,7 +56,7 @@ def measure(
     network: Network,
     examples: Examples,
     name: str,
-    loss: str | Loss,
+    loss: AnyLoss,
     *,
     probes: int,
     top: int = 5,
@@ -79,8 +72,7 @@ def measure(
     **Arguments:**
 
     - `network`, `examples`: in random order where `rtol` is given.
-    - `loss`: `mse`, `ce`, a `NamedLoss` with smoothed labels, or a function of the
-        logits and the label of one example.
+    - `loss`: as for `eqcifar.losses.get_loss`.
     - `probes`: random vectors an example (traces) or in all (others, which take a few
         at least); 0: the traces of GGN and NTK without any.
     - `top`: how many eigenvalues.

@@ -13,10 +13,10 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, Int, PyTree
 
+from eqcifar.losses import AnyLoss, Loss, get_loss
 from eqcifar.parallel import jit
 
 from ._examples import Examples
-from ._losses import Loss, get_loss, hessian_product
 from ._memory import MEMORY
 from ._network import Network
 
@@ -56,7 +56,7 @@ def ggn_vector_product(
         return network(params, images)
 
     logits, slope = jax.jvp(logits_of, (network.params,), (vector,))
-    curved = jax.vmap(lambda f, y, s: hessian_product(loss, f, y, s))
+    curved = jax.vmap(loss.hessian_product)
     pushed = weights[:, None] * curved(logits, labels, slope)
     return jax.vjp(logits_of, network.params)[1](pushed)[0]
 
@@ -136,7 +136,7 @@ class Operator:
 def operator(
     network: Network,
     examples: Examples,
-    loss: str | Loss,
+    loss: AnyLoss,
     kind: Kind = "hess",
     *,
     memory: float = MEMORY,

@@ -12,12 +12,12 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 
 from eqcifar.errors import UsageError
+from eqcifar.losses import AnyLoss, Loss, get_loss
 from eqcifar.parallel import jit
 
 from ._estimate import Estimate, Target, estimate_mean
 from ._examples import Batch, Examples, Rows, stream
 from ._flips import can_flip, flipped_directional, sign_count
-from ._losses import Loss, get_loss, hessian_product
 from ._network import Network, coupled, directional, scaling
 from ._stopping import Stop
 
@@ -63,7 +63,7 @@ def quadratic_forms(
     else:
         logits, slope, bend = flipped_directional(network, images, vector, signs)
     gradient = jax.vmap(jax.grad(loss))(logits, labels)
-    curved = jax.vmap(lambda f, y, s: hessian_product(loss, f, y, s))
+    curved = jax.vmap(loss.hessian_product)
     ggn = jnp.sum(slope * curved(logits, labels, slope), axis=1)
     resid = jnp.sum(gradient * bend, axis=1)
     ntk = jnp.sum(slope**2, axis=1)
@@ -127,7 +127,7 @@ class ProbeTraces:
 def probe_traces(
     network: Network,
     examples: Examples,
-    loss: str | Loss,
+    loss: AnyLoss,
     *,
     probes: int,
     fresh: bool = True,
@@ -165,7 +165,7 @@ def probe_traces(
     `ProbeTraces`.
     """
     if probes < 1:
-        raise UsageError(f"{probes} random directions: at least 1 is needed.")
+        raise UsageError(f"{probes} random directions: at least 1 is needed")
     loss = get_loss(loss)
     if flip is None:
         flip = fresh

@@ -11,11 +11,12 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, PRNGKeyArray
 
+from eqcifar.losses import AnyLoss, get_loss
+
 from ._draw import CUTS, estimate_fitted, is_sample, over_halves
 from ._estimate import Estimate, Target, estimate_mean
 from ._examples import Batch, Examples, Rows, stream
 from ._lanczos import DEPTH, Eigen, eigenpairs, values_nearby
-from ._losses import Loss, get_loss
 from ._memory import check_memory
 from ._network import Network
 from ._operator import Kind, Operator, operator
@@ -47,7 +48,7 @@ class Task:
 
     network: Network
     examples: Examples
-    loss: str | Loss
+    loss: AnyLoss
     probes: int
     top: int
     rtol: float | None
@@ -82,7 +83,7 @@ class Task:
         """Report on steps that have no estimate on the way."""
         self.report(done, total, lambda: None)
 
-    def outputs(self, network: Network, loss: str | Loss, name: str) -> OutputTraces:
+    def outputs(self, network: Network, loss: AnyLoss, name: str) -> OutputTraces:
         """One pass of vector-Jacobian products."""
         rows = self.passes(name)
         return output_traces(

@@ -10,12 +10,12 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float
 
 from eqcifar.errors import UsageError
+from eqcifar.losses import LOSSES
 from eqcifar.models import ResNet
 
 from ._examples import Examples
 from ._hessian_trace import hessian_trace
 from ._lanczos import eigenpairs
-from ._losses import losses
 from ._network import Network
 from ._operator import operator
 from ._output_traces import output_traces
@@ -119,7 +119,7 @@ def _dense(
     def hessian(theta: Array, images: Array, labels: Array) -> Array:
         def mean(t: Array) -> Array:
             logits = network(unravel(t), images)
-            return jnp.mean(jax.vmap(losses[loss])(logits, labels))
+            return jnp.mean(jax.vmap(LOSSES[loss])(logits, labels))
 
         return jax.jacfwd(jax.grad(mean))(theta)
 

@@ -1,5 +1,6 @@
 from ._files import (
     cannot_write as cannot_write,
+    find_folders as find_folders,
     remove_temporaries as remove_temporaries,
     replacing as replacing,
     write_json as write_json,

@@ -1,11 +1,12 @@
 import contextlib
+import errno
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Set
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from ..errors import RunError
+from ..errors import RunError, UsageError
 
 _TEMPORARY = ".tmp-"
 
@@ -17,13 +18,21 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
     What is written is on the disk before it gets its name, so that after a kill or a
     power cut `path` holds the old content or the new, whole.
 
+    **Arguments:**
+
+    - `path`: of the file, which need not exist; its folder does.
+
+    **Returns:**
+
+    A context manager that gives the file, open for binary writing.
+
     **Raises:**
 
     `RunError` with the path and the reason, such as a full disk.
     """
     temporary = path.with_name(f"{_TEMPORARY}{os.getpid()}-{path.name}")
     try:
-        with open(temporary, "xb") as file:
+        with open(temporary, "wb") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
@@ -38,7 +47,19 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
 
 
 def cannot_write(path: Path, error: OSError) -> RunError:
-    """The one line that a failed write is reported with."""
+    """The one line that a failed write is reported with.
+
+    **Arguments:**
+
+    - `path`: what was being written.
+    - `error`: why it could not be.
+
+    **Returns:**
+
+    An error to raise.
+    """
+    if error.errno == errno.ENOENT:
+        return RunError(f"cannot write {path}: there is no folder {path.parent}")
     reason = error.strerror or str(error)
     return RunError(
         f"cannot write {path}: {reason}; make room or allow writing there, then start "
@@ -47,13 +68,28 @@ def cannot_write(path: Path, error: OSError) -> RunError:
 
 
 def remove_temporaries(folder: Path):
-    """Delete what a killed process left half-written; no other may be writing."""
+    """Delete what a killed process left half-written in a folder.
+
+    **Arguments:**
+
+    - `folder`: into which no other process may be writing.
+    """
     for path in folder.glob(f"{_TEMPORARY}*"):
         path.unlink(missing_ok=True)
 
 
 def write_json(path: Path, value: Mapping[str, Any]):
-    """Replace a JSON file."""
+    """Replace a JSON file, in one step.
+
+    **Arguments:**
+
+    - `path`: of the file, which need not exist.
+    - `value`: its new content.
+
+    **Raises:**
+
+    `RunError` with the path and the reason, such as a full disk.
+    """
     with replacing(path) as file:
         file.write(json.dumps(value, indent=2).encode() + b"\n")
 
@@ -74,6 +110,52 @@ def read_json(path: Path) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise RunError(f"cannot read {path}: it is not a JSON object")
     return value
+
+
+def find_folders(
+    root: str | os.PathLike[str], names: Set[str], warn: Callable[[str], None]
+) -> list[Path]:
+    """The folders that hold a file of some name, in a folder and below, by path.
+
+    Below such a folder none is looked for. Symbolic links are not followed.
+
+    **Arguments:**
+
+    - `root`: the folder to begin with.
+    - `names`: of files, of which one is enough.
+    - `warn`: called with a line for each folder that cannot be looked into.
+
+    **Returns:**
+
+    Their paths, sorted.
+
+    **Raises:**
+
+    `UsageError` when there is no such folder.
+    """
+    if not os.path.isdir(root):
+        raise UsageError(f"no folder {os.fspath(root)}: nothing was trained there")
+    return [Path(path) for path in sorted(_walk(os.fspath(root), names, warn))]
+
+
+def _walk(root: str, names: Set[str], warn: Callable[[str], None]) -> Iterator[str]:
+    pending = [root]
+    while pending:
+        here = pending.pop()
+        folders = []
+        try:
+            with os.scandir(here) as entries:
+                for entry in entries:
+                    if entry.name in names:
+                        if entry.is_file(follow_symlinks=False):
+                            yield here
+                            break
+                    elif entry.is_dir(follow_symlinks=False):
+                        folders.append(entry.path)
+                else:
+                    pending += folders
+        except OSError as error:
+            warn(f"left out {here}: {error.strerror}")
 
 
 def _sync_folder(folder: Path):

@@ -17,6 +17,11 @@ def append_wide(path: Path, row: Mapping[str, Cell]):
     Numbers keep full precision. A cell is empty where a row lacks a column, and where
     a number is not finite. A last line that a kill left torn is dropped.
 
+    **Arguments:**
+
+    - `path`: of the table, which need not exist.
+    - `row`: its cells by column.
+
     **Raises:**
 
     `RunError` with the path and the reason, such as a full disk.
@@ -29,7 +34,13 @@ def append_wide(path: Path, row: Mapping[str, Cell]):
 
 
 def keep_rows(path: Path, wanted: Callable[[Mapping[str, str]], bool]):
-    """Drop the rows of a TSV file that are not wanted."""
+    """Drop the rows of a TSV file that are not wanted.
+
+    **Arguments:**
+
+    - `path`: of the table.
+    - `wanted`: says of a row, its cells by column, whether it stays.
+    """
     if path.exists():
         columns, rows = _read(path)
         kept = [row for row in rows if wanted(row)]
@@ -38,7 +49,17 @@ def keep_rows(path: Path, wanted: Callable[[Mapping[str, str]], bool]):
 
 
 def read_wide(path: Path, *, only_last: bool = False) -> list[dict[str, str]]:
-    """The rows of such a file, or the last one; none without one."""
+    """The rows of such a file, or the last one; none without one.
+
+    **Arguments:**
+
+    - `path`: of the table.
+    - `only_last`: read no more of it than its last row.
+
+    **Returns:**
+
+    Cells by column, as text, a row each.
+    """
     rows = _read(path, only_last)[1]
     return rows[-1:] if only_last else rows
 

@@ -34,6 +34,11 @@ def append_row(path: Path, row: Mapping[str, int | float]):
 
     A column that the row lacks is nan.
 
+    **Arguments:**
+
+    - `path`: of the log, which need not exist.
+    - `row`: numbers by column.
+
     **Raises:**
 
     `RunError` with the path and the reason, such as a full disk.
@@ -55,6 +60,11 @@ def cut_log(path: Path, epochs: int) -> int:
 
     That is the rows of later epochs, and a row that a kill left half-written. The rows
     that stay are kept to the byte.
+
+    **Arguments:**
+
+    - `path`: of the log.
+    - `epochs`: the last epoch that the checkpoint knows of.
 
     **Returns:**
 
@@ -81,6 +91,14 @@ def read_log(path: Path) -> list[dict[str, int | float]]:
     """The whole rows of a log; none when there is no log yet.
 
     A half-written last row is left out: the run may be going on.
+
+    **Arguments:**
+
+    - `path`: of the log.
+
+    **Returns:**
+
+    Numbers by column, a row an epoch; `epoch` is a whole number.
 
     **Raises:**
 
@@ -132,6 +150,14 @@ def last_values(path: Path, column: str | None = None) -> tuple[dict[str, float]
 
 def total_seconds(path: Path) -> float:
     """The sum of a log's column `seconds`; nan without one.
+
+    **Arguments:**
+
+    - `path`: of the log.
+
+    **Returns:**
+
+    Seconds.
 
     **Raises:**
 

@@ -121,6 +121,14 @@ def _number(row: Mapping[str, str], name: str) -> float:
 def read_sharpness_log(path: Path) -> dict[int, dict[str, float]]:
     """The numbers of a `sharpness_log.tsv` by epoch; none without the file.
 
+    **Arguments:**
+
+    - `path`: of the file.
+
+    **Returns:**
+
+    By epoch, numbers by column.
+
     **Raises:**
 
     `RunError` for a file that is not such a log.

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ..config import TrainConfig
+from ..fields import show_field
 
 _SHORT = {
     "width": "w",
@@ -47,6 +48,10 @@ def run_path(
     - `root`: the folder of all runs.
     - `config`: of the run; of one made in Python, that of `named_config`.
     - `about`: what `train_run_with` is told of it, which goes into the hash.
+
+    **Returns:**
+
+    The path, whose folder need not exist.
     """
     # Of a folder the last name, for where it lies is no property of a run.
     dataset = config.dataset
@@ -58,7 +63,16 @@ def run_path(
 
 
 def config_name(config: TrainConfig) -> str:
-    """The architecture and whatever differs from the default, to be read by people."""
+    """The architecture and whatever differs from the default, to be read by people.
+
+    **Arguments:**
+
+    - `config`: of a run.
+
+    **Returns:**
+
+    At most 80 letters, digits and signs that every file system takes.
+    """
     parts = [config.arch]
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
@@ -69,17 +83,27 @@ def config_name(config: TrainConfig) -> str:
             parts.append(name if value else f"no{name}")
         elif isinstance(value, str):
             parts.append(value)
-        elif isinstance(value, tuple):
-            parts.append(name + "_".join(f"{number:g}" for number in value))
         else:
-            parts.append(f"{name}{value:g}")
+            parts.append(f"{name}{show_field(value)}")
     return _safe("-".join(parts))[:_LONGEST_NAME].strip("._-")
 
 
 def config_hash(config: TrainConfig, about: Mapping[str, Any] | None = None) -> str:
-    """Eight hexadecimal digits that all seeds of a configuration share."""
-    fields = config.identity() | ({"about": dict(about)} if about else {})
+    """Eight hexadecimal digits that all seeds of a configuration share.
+
+    **Arguments:**
+
+    - `config`: of a run.
+    - `about`: what `train_run_with` was told of it.
+
+    **Returns:**
+
+    The digits, as text.
+    """
+    # By way of `from_dict`, for which a learning rate of 1 is 1.0.
+    fields = TrainConfig.from_dict(config.to_dict()).to_dict()
     del fields["seed"]
+    fields |= {"about": dict(about)} if about else {}
     text = json.dumps(fields, sort_keys=True, separators=(",", ":"), allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()[:8]
 

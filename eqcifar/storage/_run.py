@@ -2,12 +2,12 @@ import contextlib
 import dataclasses
 import os
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from ..errors import RunError, UsageError
-from ._files import read_json
+from ._files import find_folders, read_json
 from ._log import read_log
 from ._status import current_state
 
@@ -23,8 +23,8 @@ class Run:
     - `env.json`: versions, devices, flags, git commit, memory of a step;
     - `log.tsv`: a row an epoch, see `eqcifar.training.fit` for the columns;
     - `status.json`: whether it is running, done, failed or interrupted;
-    - `last.eqx`: the checkpoint from which it is continued;
-    - `model.eqx`: the trained network, when it is done.
+    - `last.safetensors`: the checkpoint from which it is continued;
+    - `model.safetensors`: the trained network, when it is done.
 
     Reading these does not need JAX. Folder names are for people: everything is in the
     files.
@@ -34,6 +34,10 @@ class Run:
 
     def description(self) -> dict[str, Any]:
         """What `config.json` says, see `eqcifar.runs.describe`.
+
+        **Returns:**
+
+        The JSON object; `data`, `model` and `about` are there, if empty.
 
         **Raises:**
 
@@ -57,11 +61,21 @@ class Run:
         return description
 
     def config(self) -> dict[str, Any]:
-        """The fields of the run's `TrainConfig`; `TrainConfig.from_dict` takes them."""
+        """The fields of the run's `TrainConfig`; `TrainConfig.from_dict` takes them.
+
+        **Returns:**
+
+        Values by field, as JSON has them.
+        """
         return self.description()["config"]
 
     def environment(self) -> dict[str, Any]:
-        """Where the run was last started: versions, devices, flags, git commit."""
+        """Where the run was last started: versions, devices, flags, git commit.
+
+        **Returns:**
+
+        The JSON object of `env.json`.
+        """
         return read_json(self.path / "env.json")
 
     def status(self) -> dict[str, Any]:
@@ -70,6 +84,10 @@ class Run:
         `state` is "running", "done", "failed", "interrupted", or "unknown" without a
         `status.json`. A killed run stays "running", with the `pid` and `host` it had.
         When it is done, `seconds` is the sum of its log's.
+
+        **Returns:**
+
+        The JSON object of `status.json`.
         """
         path = self.path / "status.json"
         return read_json(path) if path.exists() else {"state": "unknown"}
@@ -79,19 +97,42 @@ class Run:
 
         A run that was killed had no time to say so: it is interrupted when its process
         ran on this host and is gone, and when it has no status yet.
+
+        **Returns:**
+
+        "done", "running", "interrupted", "failed" or "unreadable".
         """
         return current_state(self.status())
 
     def log(self) -> list[dict[str, int | float]]:
-        """The rows of `log.tsv`, one an epoch."""
+        """The rows of `log.tsv`, one an epoch.
+
+        **Returns:**
+
+        Numbers by column; none before the first epoch has ended.
+        """
         return read_log(self.path / "log.tsv")
 
     def is_done(self) -> bool:
-        """Whether the run is complete, its model included."""
-        return self.state() == "done" and (self.path / "model.eqx").exists()
+        """Whether the run is complete, its model included.
 
-    def is_claimed(self) -> bool:
-        """Whether a process is at work on the run at this moment."""
+        **Returns:**
+
+        False without `model.safetensors`, whatever the state.
+
+        **Raises:**
+
+        `RunError` when `status.json` cannot be read.
+        """
+        return self.state() == "done" and (self.path / "model.safetensors").exists()
+
+    def is_locked(self) -> bool:
+        """Whether a process is at work on the run at this moment.
+
+        **Returns:**
+
+        False, too, where this process may not write.
+        """
         import filelock
 
         lock = self.path / ".lock"
@@ -119,17 +160,27 @@ def find_runs(
     - `root`: the folder.
     - `warn`: called with a line for each folder that cannot be looked into.
 
+    **Returns:**
+
+    The runs, whatever their state.
+
     **Raises:**
 
     `UsageError` when there is no such folder.
     """
-    if not os.path.isdir(root):
-        raise UsageError(f"no folder {os.fspath(root)}: nothing was trained there")
-    return [Run(Path(path)) for path in sorted(_walk(os.fspath(root), warn))]
+    return [Run(path) for path in find_folders(root, {"config.json"}, warn)]
 
 
 def latest_run(root: str | os.PathLike[str] = "results") -> Run:
     """The run that was finished last.
+
+    **Arguments:**
+
+    - `root`: the folder of all runs.
+
+    **Returns:**
+
+    A run that is done.
 
     **Raises:**
 
@@ -149,11 +200,20 @@ def latest_run(root: str | os.PathLike[str] = "results") -> Run:
 
 
 def explain_no_network(path: Path) -> str:
-    """Why a folder has no network to read, and what to name instead."""
+    """Why a folder has no network to read, and what to name instead.
+
+    **Arguments:**
+
+    - `path`: of a folder without a network in it, or of nothing.
+
+    **Returns:**
+
+    A line that says what to do.
+    """
     if (path / "config.json").exists():
-        last = path / "last.eqx"
+        last = path / "last.safetensors"
         hint = f", or name {last} to take it as it is" if last.exists() else ""
-        return f"{path} has no model.eqx: finish its training{hint}"
+        return f"{path} has no model.safetensors: finish its training{hint}"
     if not path.is_dir():
         return f"no file or folder {path}"
     below = find_runs(path)
@@ -164,23 +224,3 @@ def explain_no_network(path: Path) -> str:
         f"{path} is not the folder of a run but holds {count}: name one, such as "
         f"{below[0].path} (`eqcifar eval --out {path}` takes the one finished last)"
     )
-
-
-def _walk(root: str, warn: Callable[[str], None]) -> Iterator[str]:
-    pending = [root]
-    while pending:
-        here = pending.pop()
-        folders = []
-        try:
-            with os.scandir(here) as entries:
-                for entry in entries:
-                    if entry.name == "config.json":
-                        if entry.is_file(follow_symlinks=False):
-                            yield here
-                            break
-                    elif entry.is_dir(follow_symlinks=False):
-                        folders.append(entry.path)
-                else:
-                    pending += folders
-        except OSError as error:
-            warn(f"left out {here}: {error.strerror}")

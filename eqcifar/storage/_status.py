@@ -7,7 +7,16 @@ STATES = "done", "running", "interrupted", "failed", "unreadable"
 
 
 def current_state(status: Mapping[str, Any]) -> str:
-    """The state that a `status.json` means now, see `Run.state`."""
+    """The state that a `status.json` means now, see `Run.state`.
+
+    **Arguments:**
+
+    - `status`: what `status.json` says.
+
+    **Returns:**
+
+    One of `STATES`.
+    """
     state = status.get("state")
     if state == "unknown":
         return "interrupted"

@@ -28,6 +28,14 @@ class Grid:
         Its keys are common to all runs. A table `[grid]` holds a list for each key, or
         what `parse_values` reads; each table `[[list]]` is an entry.
 
+        **Arguments:**
+
+        - `path`: of the file.
+
+        **Returns:**
+
+        The grid that it describes.
+
         **Raises:**
 
         `UsageError` with the path and what is wrong.
@@ -59,7 +67,16 @@ class Grid:
         return cls(axes, entries)
 
     def replace(self, axes: Mapping[str, Sequence[Any]]) -> "Grid":
-        """The same with other values for some fields, in place of all it had."""
+        """The same with other values for some fields, in place of all it had.
+
+        **Arguments:**
+
+        - `axes`: the values of these fields, by name.
+
+        **Returns:**
+
+        Another grid.
+        """
         entries = [
             {name: value for name, value in entry.items() if name not in axes}
             for entry in self.entries
@@ -71,6 +88,10 @@ class Grid:
 
         So the first rows of a table are soon there for all, and runs that start
         together seldom compile the same program.
+
+        **Returns:**
+
+        Configurations, none twice.
 
         **Raises:**
 
@@ -87,6 +108,15 @@ class Grid:
 
 def take_shard(configs: Sequence[TrainConfig], shard: str) -> list[TrainConfig]:
     """Part `i` of `n` of the runs, for `shard` = `i/n` with `i` from 1 to `n`.
+
+    **Arguments:**
+
+    - `configs`: of all runs.
+    - `shard`: which part, as text.
+
+    **Returns:**
+
+    Every n-th configuration, from the i-th on.
 
     **Raises:**
 

@@ -15,7 +15,16 @@ class Slot:
 
 
 def find_gpus(environ: Mapping[str, str] = os.environ) -> list[str]:
-    """The NVIDIA GPUs that a process started now would see, without starting JAX."""
+    """The NVIDIA GPUs that a process started now would see, without starting JAX.
+
+    **Arguments:**
+
+    - `environ`: the environment that the process would have.
+
+    **Returns:**
+
+    Their numbers or names, as `CUDA_VISIBLE_DEVICES` takes them.
+    """
     if environ.get("JAX_PLATFORMS", "").lower() in ("cpu", "tpu"):
         return []
     if "CUDA_VISIBLE_DEVICES" in environ:
@@ -48,6 +57,10 @@ def make_slots(
         on a machine without.
     - `per_device`: how many share a GPU, each with its part of 90 % of the memory; 1 by
         default.
+
+    **Returns:**
+
+    A slot for each run that can be at work.
 
     **Raises:**
 

@@ -5,7 +5,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -15,7 +15,7 @@ from ..errors import RunError, UsageError
 from ..extras import require
 from ..storage import Run, cannot_write, run_path
 from ._child import Child
-from ._finished import is_done, why_changed
+from ._finished import Check, is_done, no_check
 
 # A run may meet its time limit so often before it is given up.
 _MOST_TIMEOUTS = 100
@@ -62,7 +62,7 @@ class TrainJob:
         self._child.poll()
         if self._run.is_done():
             return "done"
-        if self._run.is_claimed():
+        if self._run.is_locked():
             return "elsewhere"
         raise RunError("\n".join([self._child.why(), *self._child.tail()]))
 
@@ -93,6 +93,7 @@ def submit(
     root: str | os.PathLike[str],
     command: Callable[[TrainConfig], Sequence[str]],
     *,
+    check: Check = no_check,
     options: Mapping[str, str | bool] | None = None,
     jobs: int | None = None,
     executor: Any = None,
@@ -107,6 +108,8 @@ def submit(
     - `root`: the folder of results, which all nodes must see; `.slurm` in it takes what
         `submitit` needs.
     - `command`: the command that trains a configuration there.
+    - `check`: says why a finished run is not its configuration's any more, such as
+        `eqcifar.runs.FolderCheck`; empty where it is.
     - `options`: sbatch's, by their long names; `time` in minutes, 240 by default.
     - `jobs`: at most so many at a time; by default as many as the cluster gives.
     - `executor`: one of `submitit`'s, in place of that for SLURM.
@@ -117,14 +120,13 @@ def submit(
 
     **Raises:**
 
-    `UsageError` where there is no SLURM, or it refuses the options, and where a run is
-    done on images that have changed since.
+    `UsageError` where there is no SLURM, or it refuses the options, and where `check`
+    finds a run changed since it was done.
     """
     root = Path(root).absolute()
     runs = [(config, Run(run_path(root, config))) for config in configs]
-    known: dict[Hashable, str] = {}
     for config, run in runs:
-        if is_done(run) and (problem := why_changed(run, config, known)):
+        if is_done(run) and (problem := check(run, config)):
             raise UsageError(problem)
     tasks = [TrainJob(command(config), run) for config, run in runs if not is_done(run)]
     if executor is None:

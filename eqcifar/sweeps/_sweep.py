@@ -2,14 +2,14 @@ import dataclasses
 import os
 import tempfile
 import time
-from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Literal
 
 from ..config import TrainConfig
 from ..storage import Run, cannot_write, run_path
 from ._child import BY_KEYBOARD, START_AGAIN, Child
-from ._finished import is_done, why_changed
+from ._finished import Check, is_done, no_check
 from ._slots import Slot
 
 State = Literal[
@@ -53,13 +53,14 @@ class Sweep:
         root: str | os.PathLike[str],
         command: Callable[[TrainConfig], Sequence[str]],
         *,
+        check: Check = no_check,
         slots: Sequence[Slot] = (Slot(),),
         patience: float = 60.0,
         interval: float = 0.1,
     ):
         """Look which runs are done; nothing is started yet.
 
-        One that is done on images which have changed since has failed.
+        One that `check` finds changed since it was done has failed.
 
         **Arguments:**
 
@@ -67,16 +68,17 @@ class Sweep:
         - `root`: the folder of results.
         - `command`: the command that trains a configuration there. Its output goes to
             `run.log` in the run's folder.
+        - `check`: says why a finished run is not its configuration's any more, such as
+            `eqcifar.runs.FolderCheck`; empty where it is.
         - `slots`: where runs can be; each holds one at a time.
         - `patience`: seconds to wait at the end for runs that others are at, such as
             the children of a sweep that was killed, which save and stop.
         - `interval`: seconds between two looks at the processes.
         """
         self.jobs = [Job(config, Run(run_path(root, config))) for config in configs]
-        known: dict[Hashable, str] = {}
         for job in self.jobs:
             if is_done(job.run):
-                job.message = why_changed(job.run, job.config, known)
+                job.message = check(job.run, job.config)
                 job.state = "failed" if job.message else "skipped"
         self.slots = slots
         self._root, self._command = Path(root), command
@@ -84,7 +86,16 @@ class Sweep:
         self._patience, self._interval = patience, interval
 
     def select(self, *states: State) -> list[Job]:
-        """The jobs in one of these states."""
+        """The jobs in one of these states.
+
+        **Arguments:**
+
+        - `states`: of which one is enough.
+
+        **Returns:**
+
+        The jobs in their order.
+        """
         return [job for job in self.jobs if job.state in states]
 
     def run(
@@ -150,7 +161,7 @@ class Sweep:
         if is_done(job.run):
             job.state = "done"
             return
-        if job.run.is_claimed():
+        if job.run.is_locked():
             job.state = "elsewhere"
             return
         log = job.run.path / "run.log"
@@ -174,7 +185,7 @@ class Sweep:
             job.state = "done"
         elif code in (BY_KEYBOARD, START_AGAIN) or (self._stopping and code < 0):
             job.state = "interrupted"
-        elif job.run.is_claimed():
+        elif job.run.is_locked():
             job.state = "elsewhere"
         else:
             job.state = "failed"
@@ -184,7 +195,7 @@ class Sweep:
     def _look_again(self, job: Job) -> bool:
         if is_done(job.run):
             job.state = "done"
-        elif not job.run.is_claimed():
+        elif not job.run.is_locked():
             job.state = "waiting"
         return job.state == "done"
 

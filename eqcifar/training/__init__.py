@@ -1,4 +1,5 @@
 from ..config import TrainConfig as TrainConfig
+from ._augmentations import AUGMENTATIONS as AUGMENTATIONS
 from ._calibration import (
     CalibrationError as CalibrationError,
     calibration_error as calibration_error,
@@ -19,15 +20,21 @@ from ._fit import (
 )
 from ._forward import Model as Model
 from ._gradient import check_recipe as check_recipe
-from ._loss import (
-    LOSSES as LOSSES,
-    Loss as Loss,
-    cross_entropy as cross_entropy,
-    find_loss as find_loss,
-    loss_name as loss_name,
-    squared_error as squared_error,
+from ._optimisers import (
+    OPTIMISERS as OPTIMISERS,
+    Optimiser as Optimiser,
+    l2_coefficients as l2_coefficients,
 )
-from ._optimiser import steps_per_epoch as steps_per_epoch
-from ._per_parameter import l2_coefficients as l2_coefficients
+from ._recipe import (
+    AnyOptimiser as AnyOptimiser,
+    Recipe as Recipe,
+    View as View,
+    make_recipe as make_recipe,
+)
+from ._schedules import (
+    SCHEDULES as SCHEDULES,
+    Schedule as Schedule,
+    steps_per_epoch as steps_per_epoch,
+)
 from ._state import TrainState as TrainState, copied as copied, initialise as initialise
 from ._step import random_stream as random_stream

@@ -1,11 +1,11 @@
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-import optax
-from jaxtyping import Array, Bool, Float, Int32, PRNGKeyArray, UInt8
+from jaxtyping import Array, Bool, Int32, PRNGKeyArray, UInt8
 
 from .. import data
-from ..config import TrainConfig
+from ._augmentations import Inputs, Keys, Targets
+from ._recipe import Recipe
 
 
 class Epoch(eqx.Module):
@@ -14,60 +14,47 @@ class Epoch(eqx.Module):
     - `images`, `labels`: the training set.
     - `order`: in which the epoch visits it.
     - `key`: of the run's seed.
+    - `classes`: how many there are.
     """
 
     images: UInt8[Array, "n height width 3"]
     labels: Int32[Array, " n"]
     order: Int32[Array, " n"]
     key: PRNGKeyArray
-
-
-Batch = tuple[
-    Float[Array, "batch channels height width"], Float[Array, "batch classes"]
-]
+    classes: int = eqx.field(static=True)
 
 
 def make_batch(
     epoch: Epoch,
     chosen: Int32[Array, " batch"],
-    config: TrainConfig,
-    num_classes: int,
+    recipe: Recipe,
     dtype: jnp.dtype,
     *,
     flip: Bool[Array, " batch"] | None,
-    key_augment: PRNGKeyArray,
-    key_mixup: PRNGKeyArray,
-) -> Batch:
+    keys: Keys,
+) -> tuple[Inputs, Targets]:
     """What a step sees of the examples that it has chosen.
 
     **Arguments:**
 
     - `epoch`: the training set.
     - `chosen`: places in it.
-    - `config`: the augmentation, the normalisation, what happens to labels.
-    - `num_classes`: of the training set.
+    - `recipe`: the augmentations, the normalisation, what happens to labels.
     - `dtype`: of the result.
-    - `flip`: which to mirror, in place of a draw by `key_augment`.
-    - `key_augment`, `key_mixup`: for what is random.
+    - `flip`: which to mirror, in place of a draw.
+    - `keys`: for what is random.
 
     **Returns:**
 
     Normalised inputs, and targets that are distributions over the classes.
     """
-    images, labels = epoch.images[chosen], epoch.labels[chosen]
-    targets = jax.nn.one_hot(labels, num_classes, dtype=dtype)
-    targets = optax.smooth_labels(targets, config.label_smoothing)
-    if config.augment:
-        images = data.augment(key_augment, images, flip, pad=config.crop_pad)
-    inputs = data.normalise(images, config.mean, config.std, dtype)
-    if config.cutout:
-        # Folding in 0 or 1 may give the keys into which `augment` splits this one.
-        key_cutout = jax.random.fold_in(key_augment, 2)
-        inputs = data.cutout(key_cutout, inputs, config.cutout)
-    if config.mixup:
-        inputs, targets = data.mixup(
-            key_mixup, inputs, targets, config.mixup, config.mixup_group
-        )
+    images, view = epoch.images[chosen], recipe.view
+    targets = recipe.loss.targets(epoch.labels[chosen], epoch.classes, dtype)
+    if recipe.crop_pad is not None:
+        images = data.augment(keys.augment, images, flip, pad=recipe.crop_pad)
+    inputs = data.normalise(images, view.mean, view.std, dtype)
+    for augmentation in recipe.augmentations:
+        inputs, targets = augmentation(keys, inputs, targets)
     return inputs, targets
 
 

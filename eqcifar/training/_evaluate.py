@@ -5,23 +5,23 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int32, UInt8
 
 from .. import data
 from ..config import TrainConfig
+from ..losses import LOSSES, AnyLoss, get_loss
 from ..parallel import gather, jit, make_mesh, replicate, split_batch
 from ._calibration import CalibrationError, calibration_error
 from ._forward import Model, cast, compute_dtype, forward
-from ._loss import Loss, find_loss
+from ._recipe import View, test_view
 
 
 def predict(
     model: Model,
     state: eqx.nn.State,
     images: UInt8[Array, "n height width 3"] | UInt8[np.ndarray, "n height width 3"],
-    config: TrainConfig,
+    config: TrainConfig | View,
     *,
     batch_size: int = 1000,
     mesh: Mesh | None = None,
@@ -39,7 +39,8 @@ def predict(
     - `model`: maps one example `(x, state)` to `(logits, state)`.
     - `state`: its state, such as running statistics.
     - `images`: pixels in 0 to 255.
-    - `config`: gives the normalisation, the precision, `test_flip` and `test_crop`.
+    - `config`: gives the normalisation, the precision, `test_flip` and `test_crop`; or
+        a `View` of these alone.
     - `batch_size`: images at a time; it does not change the result.
     - `mesh`: the devices to use; all by default.
 
@@ -55,7 +56,8 @@ def predict(
     # All in one call, except on the CPU, where convolutions in a loop are slower.
     calls = len(starts) if jax.default_backend() == "cpu" else 1
     parts = [jnp.asarray(part) for part in np.split(starts, calls)]
-    one = config.one_view()
+    seen_as = test_view(config) if isinstance(config, TrainConfig) else config
+    one = dataclasses.replace(seen_as, flip=False, crop=False)
 
     def seen(shift, flip):
         view = jnp.asarray(shift), jnp.asarray(flip)
@@ -66,8 +68,8 @@ def predict(
         # The last batch is filled up with the last image; its copies are cut off.
         return np.concatenate([np.asarray(part) for part in logits])[:n]
 
-    shifts = {0: 0.5, -1: 0.25, 1: 0.25} if config.test_crop else {0: 1.0}
-    flips = (False, True) if config.test_flip else (False,)
+    shifts = {0: 0.5, -1: 0.25, 1: 0.25} if seen_as.crop else {0: 1.0}
+    flips = (False, True) if seen_as.flip else (False,)
     views = itertools.product(shifts.items(), flips)
     return np.sum(
         [weight / len(flips) * seen(shift, flip) for (shift, weight), flip in views],
@@ -76,10 +78,8 @@ def predict(
 
 
 @jit
-def _predict_batches(
-    model, state, images, starts, shift, flip, config, batch_size, mesh
-):
-    exact, dtype = compute_dtype(model, "f32"), compute_dtype(model, config.precision)
+def _predict_batches(model, state, images, starts, shift, flip, seen, batch_size, mesh):
+    exact, dtype = compute_dtype(model, "f32"), compute_dtype(model, seen.precision)
     inference = cast(eqx.nn.inference_mode(model), dtype)
 
     def predict_batch(start):
@@ -90,7 +90,7 @@ def _predict_batches(
             jnp.broadcast_to(shift, (batch_size, 2)),
             jnp.broadcast_to(flip, (batch_size,)),
         )
-        inputs = data.normalise(view, config.mean, config.std, exact)
+        inputs = data.normalise(view, seen.mean, seen.std, exact)
         return forward(inference, state, inputs.astype(dtype)).astype(exact)
 
     if len(starts) == 1:
@@ -133,7 +133,7 @@ class Evaluation:
 def evaluate(
     logits: Float[np.ndarray, "n classes"],
     labels: Int32[np.ndarray, " n"],
-    loss: str | Loss,
+    loss: AnyLoss,
     *,
     label_smoothing: float = 0.0,
 ) -> Evaluation:
@@ -143,8 +143,8 @@ def evaluate(
 
     - `logits`: as `predict` returns them.
     - `labels`: the classes.
-    - `loss`: "mse", "ce", or a function of one example's logits and target.
-        Confidence is the largest of the `probabilities` that it gives.
+    - `loss`: as for `eqcifar.losses.get_loss`. Confidence is the largest of the
+        `probabilities` that it gives.
     - `label_smoothing`: of the target, which is one-hot without, as in `TrainConfig`.
         MixUp is augmentation, and no part of a measured loss.
 
@@ -173,37 +173,35 @@ def evaluate(
 
 
 def probabilities(
-    logits: Float[np.ndarray, "n classes"], loss: str | Loss
+    logits: Float[np.ndarray, "n classes"], loss: AnyLoss
 ) -> Float[np.ndarray, "n classes"]:
     """What a network's outputs say of each class, by the loss that it was trained with.
 
     **Arguments:**
 
     - `logits`: as `predict` returns them.
-    - `loss`: a network trained with "mse" puts its probabilities directly into the
-        logits: they are cut to [0, 1], and need not sum to 1. With any other loss, the
-        softmax.
+    - `loss`: as for `eqcifar.losses.get_loss`, whose `probabilities` are taken; the
+        softmax for the name of a function of one's own.
 
     **Returns:**
 
     Numbers from 0 to 1.
     """
-    if loss == "mse":
-        return logits.clip(0.0, 1.0)
-    return np.asarray(jax.nn.softmax(logits, axis=1))
+    if isinstance(loss, str) and loss not in LOSSES:
+        loss = LOSSES["ce"]
+    shares = get_loss(loss).probabilities
+    return np.asarray(jax.vmap(shares)(jnp.asarray(logits)))
 
 
 def example_losses(
     logits: Float[np.ndarray, "n classes"],
     labels: Int32[np.ndarray, " n"],
-    loss: str | Loss,
-    label_smoothing: float,
+    loss: AnyLoss,
+    label_smoothing: float = 0.0,
 ) -> Float[np.ndarray, " n"]:
     """The loss of each example, as it is trained but for MixUp."""
-    function = find_loss(loss)
-    targets = jax.nn.one_hot(labels, logits.shape[1], dtype=logits.dtype)
-    targets = optax.smooth_labels(targets, label_smoothing)
-    return np.asarray(jax.vmap(function)(jnp.asarray(logits), targets))
+    function = get_loss(loss, label_smoothing)
+    return np.asarray(jax.vmap(function)(jnp.asarray(logits), jnp.asarray(labels)))
 
 
 def _proportion(hits: np.ndarray) -> Interval:

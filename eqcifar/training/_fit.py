@@ -1,5 +1,4 @@
 import dataclasses
-import inspect
 import math
 import time
 from collections.abc import Callable
@@ -14,13 +13,14 @@ from jaxtyping import Array, Float
 
 from ..config import TrainConfig
 from ..data import Dataset
-from ..errors import RunError
+from ..errors import RunError, UsageError
+from ..losses import AnyLoss
 from ..parallel import any_process, make_mesh, replicate
 from ._evaluate import example_losses, predict
 from ._gradient import check_recipe
-from ._loss import Loss, find_loss
 from ._memory import planned_memory
-from ._optimiser import learning_rate, steps_per_epoch
+from ._recipe import AnyOptimiser, Recipe, make_recipe
+from ._schedules import Schedule
 from ._state import Totals, TrainState, copied
 from ._step import Epoch, epoch_order, make_steps
 
@@ -61,7 +61,9 @@ def fit(
     dataset: Dataset,
     config: TrainConfig,
     *,
-    loss: Loss | None = None,
+    loss: AnyLoss | None = None,
+    optimiser: AnyOptimiser | None = None,
+    schedule: Schedule | None = None,
     mesh: Mesh | None = None,
     steps_per_call: int | None = None,
     grad_accum: int = 1,
@@ -80,8 +82,16 @@ def fit(
         its buffers are donated.
     - `dataset`: the data; its test split is measured, and decides nothing.
     - `config`: the recipe.
-    - `loss`: of one example, `(logits, target) -> scalar`; by default the one that
-        `config.loss` names.
+    - `loss`: of one example, `(logits, target) -> scalar`, or an `eqcifar.losses.Loss`;
+        by default the one that `config.loss` names.
+    - `optimiser`: what turns the gradient of the mean loss into what is added to the
+        parameters, such as `optax.adamw(1e-3)`; by default the one that
+        `config.optimiser` names. L2, clipping and multiples of the learning rate are
+        the latter's. It may be a function of the schedule, such as `optax.lion` or
+        `functools.partial(optax.adamw, weight_decay=0.1)`.
+    - `schedule`: the learning rate of each step, counted from 0; by default the one
+        that `config.schedule` names. It multiplies the steps of an `optimiser` that is
+        no function of it: give that a learning rate of 1, or no schedule.
     - `mesh`: the devices that share each batch; all by default.
     - `steps_per_call`: steps in one compiled call. By default a whole epoch, and one
         step on the CPU, where convolutions in a loop are slower.
@@ -111,34 +121,26 @@ def fit(
     - `weight_norm`: Euclidean norm of all parameters;
     - `gradient_norm`: mean over the epoch's steps of the Euclidean norm of the
         gradient, L2 term included, before clipping;
-    - `lr`: of the epoch's last step;
+    - `lr`: of the epoch's last step; nan for an `optimiser` with its own;
     - `seconds`: of training, evaluation left out; `images_per_s`: likewise.
 
     **Raises:**
 
-    `UsageError` when the batch does not fit the data or the devices, `Diverged` when a
-    number is no longer finite, `Interrupted` when `should_stop` said so.
+    `UsageError` when the batch does not fit the data or the devices, or when
+    `train_state` is of another optimiser; `Diverged` when a number is no longer finite,
+    `Interrupted` when `should_stop` said so.
     """
-    loss = find_loss(config.loss if loss is None else loss)
     mesh = make_mesh() if mesh is None else mesh
     num_train = len(dataset.train.labels)
-    per_epoch = steps_per_epoch(config, num_train)
-    check_recipe(train_state, dataset, config, mesh, grad_accum)
+    recipe = make_recipe(
+        config, num_train, loss=loss, optimiser=optimiser, schedule=schedule
+    )
+    check_recipe(train_state, dataset, recipe, mesh, grad_accum)
+    train_state = _with_optimiser(train_state, recipe)
+    per_epoch = recipe.steps_per_epoch
     if steps_per_call is None:
         steps_per_call = 1 if jax.default_backend() == "cpu" else per_epoch
-    # An object can change between calls; a function is what it is, as for `jax.jit`.
-    make = make_steps if inspect.isfunction(loss) else make_steps.__wrapped__
-    steps = make(
-        # One program for all seeds.
-        dataclasses.replace(config, seed=0),
-        loss,
-        len(dataset.classes),
-        num_train,
-        mesh,
-        grad_accum=grad_accum,
-        remat=remat,
-    )
-    schedule = learning_rate(config, num_train)
+    steps = make_steps(recipe, mesh, grad_accum=grad_accum, remat=remat)
     splits = {"tr": dataset.train, "te": dataset.test, "va": dataset.val}
     splits = {
         name: (replicate(jnp.asarray(split.images), mesh), split.labels)
@@ -153,10 +155,16 @@ def fit(
     rows: list[Row] = []
     compiled = False
     first_epoch = int(train_state.step) // per_epoch
-    for epoch in range(first_epoch, config.epochs):
+    for epoch in range(first_epoch, recipe.epochs):
         order = epoch_order(key, jnp.asarray(epoch, jnp.int32), num_train)
-        inputs = Epoch(train_images, train_labels, replicate(order, mesh), key)
-        clock = _Clock(epoch, int(train_state.step), per_epoch, config)
+        inputs = Epoch(
+            train_images,
+            train_labels,
+            replicate(order, mesh),
+            key,
+            len(dataset.classes),
+        )
+        clock = _Clock(epoch, int(train_state.step), recipe)
         running = None
         while clock.step < clock.last_step:
             if any_process(should_stop()):
@@ -176,20 +184,17 @@ def fit(
             on_progress(clock.progress(*running))
 
         row = _summary(train_state, clock)
-        row["lr"] = float(schedule(clock.last_step - 1))
-        measured = (epoch + 1) % config.eval_every == 0 or epoch + 1 == config.epochs
+        row["lr"] = float(recipe.schedule(clock.last_step - 1))
+        measured = (epoch + 1) % recipe.eval_every == 0 or epoch + 1 == recipe.epochs
         for name, (images, labels) in splits.items():
             row[f"loss_{name}"] = row[f"acc_{name}"] = math.nan
             if measured:
-                seen = config.one_view() if name == "tr" else config
+                seen = recipe.view if name == "tr" else recipe.test_view
                 logits = predict(
                     train_state.model, train_state.state, images, seen, mesh=mesh
                 )
-                row[f"loss_{name}"] = float(
-                    example_losses(logits, labels, loss, config.label_smoothing).mean(
-                        dtype=np.float64
-                    )
-                )
+                losses = example_losses(logits, labels, recipe.loss)
+                row[f"loss_{name}"] = float(losses.mean(dtype=np.float64))
                 row[f"acc_{name}"] = float((logits.argmax(1) == labels).mean())
         rows.append(row)
         if on_epoch is not None:
@@ -203,16 +208,17 @@ def fit(
 class _Clock:
     """Counts the steps of one epoch and times those taken here."""
 
-    def __init__(self, epoch: int, step: int, per_epoch: int, config: TrainConfig):
-        self.epoch, self.step, self.config = epoch, step, config
+    def __init__(self, epoch: int, step: int, recipe: Recipe):
+        self.epoch, self.step, self.recipe = epoch, step, recipe
+        per_epoch = recipe.steps_per_epoch
         self.first_step, self.last_step = epoch * per_epoch, (epoch + 1) * per_epoch
-        self.total_steps = config.epochs * per_epoch
+        self.total_steps = recipe.epochs * per_epoch
         self._resumed_at, self._start = step, time.perf_counter()
 
     def read(self, step: int) -> tuple[float, float]:
         """Seconds since the start, and images per second up to `step`."""
         seconds = time.perf_counter() - self._start
-        return seconds, (step - self._resumed_at) * self.config.batch_size / seconds
+        return seconds, (step - self._resumed_at) * self.recipe.batch_size / seconds
 
     def progress(self, totals: Totals, step: int) -> Progress:
         _, images_per_second = self.read(step)
@@ -228,22 +234,32 @@ class _Clock:
         """The value, if it is finite."""
         if math.isfinite(value):
             return value
-        rates = f"lr = {self.config.lr:g}"
-        if self.config.muon_lr:
-            rates += f", muon_lr = {self.config.muon_lr:g}"
         raise Diverged(
             f"training diverged: {name} is {value} in epoch {self.epoch + 1}, after "
-            f"step {step} of {self.total_steps}; lower the learning rate ({rates}), "
-            f"clip gradients (clip_norm = {self.config.clip_norm:g}; 0: never), or "
-            "lengthen the warm-up"
+            f"step {step} of {self.total_steps}; {self.recipe.remedy}"
         )
+
+
+def _with_optimiser(train_state: TrainState, recipe: Recipe) -> TrainState:
+    """The state with its optimiser's, where it was begun for another."""
+    parameters = eqx.filter(train_state.moving[0], eqx.is_inexact_array)
+    init = recipe.optimiser.init
+    like = jax.tree.structure(jax.eval_shape(init, parameters))
+    if jax.tree.structure(train_state.opt_state) == like:
+        return train_state
+    if int(train_state.step):
+        raise UsageError(
+            "this training was begun by another optimiser: give that one, or start "
+            "from initialise"
+        )
+    return dataclasses.replace(train_state, opt_state=init(parameters))
 
 
 def _summary(train_state: TrainState, clock: _Clock) -> Row:
     totals, step = train_state.totals, clock.last_step
     parameters = eqx.filter(train_state.model, eqx.is_inexact_array)
     weight_norm = float(eqx.filter_jit(optax.tree.norm)(parameters))
-    seen = (step - clock.first_step) * clock.config.batch_size
+    seen = (step - clock.first_step) * clock.recipe.batch_size
     row: Row = {
         "epoch": clock.epoch + 1,
         "loss": clock.mean("loss", totals.loss, step),

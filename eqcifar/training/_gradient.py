@@ -9,12 +9,11 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Float, Key, PyTree
 
 from .. import data
-from ..config import TrainConfig
 from ..data import Dataset
 from ..errors import UsageError
 from ..parallel import check_batch, split_batch
 from ._forward import Model, cast, compute_dtype, forward_train, mean_state
-from ._loss import Loss
+from ._recipe import Recipe
 from ._state import TrainState
 
 # Images of CIFAR's size suit every network here, and to ask one takes a while.
@@ -49,18 +48,13 @@ Gradient = Callable[
 
 
 def make_gradient(
-    config: TrainConfig,
-    loss: Loss,
-    mesh: Mesh,
-    grad_accum: int = 1,
-    remat: bool = False,
+    recipe: Recipe, mesh: Mesh, grad_accum: int = 1, remat: bool = False
 ) -> Gradient:
     """The gradient of a batch's mean loss, in one piece or in several.
 
     **Arguments:**
 
-    - `config`: gives `bn_group`.
-    - `loss`: of one example.
+    - `recipe`: gives the loss and `bn_group`.
     - `mesh`: the devices that share each piece.
     - `grad_accum`: in how many pieces, one after another, of which only one's
         activations are in memory.
@@ -79,11 +73,11 @@ def make_gradient(
             state,
             inputs,
             keys,
-            config.bn_group,
+            recipe.bn_group,
             remat=remat,
         )
         logits = logits.astype(targets.dtype)
-        return jnp.mean(jax.vmap(loss)(logits, targets)), (logits, state)
+        return jnp.mean(jax.vmap(recipe.loss)(logits, targets)), (logits, state)
 
     def gradient(model, state, *batch):
         value_and_grad = eqx.filter_value_and_grad(batch_loss, has_aux=True)
@@ -120,7 +114,7 @@ def make_gradient(
 def check_recipe(
     train_state: TrainState,
     dataset: Dataset,
-    config: TrainConfig,
+    recipe: Recipe,
     mesh: Mesh,
     grad_accum: int,
 ):
@@ -135,7 +129,7 @@ def check_recipe(
     - `train_state`: its network tells what images it takes, and whether examples share
         statistics.
     - `dataset`: its images have the size that the network is asked about.
-    - `config`: gives `batch_size`, `bn_group`, `crop_pad` and `cutout`.
+    - `recipe`: gives `batch_size`, `bn_group`, `crop_pad` and `cutout`.
     - `mesh`: the devices that share each piece.
     - `grad_accum`: the number of pieces.
 
@@ -144,26 +138,26 @@ def check_recipe(
     `UsageError` with what would do.
     """
     data.check(dataset)
-    size, rest = divmod(config.batch_size, grad_accum) if grad_accum > 0 else (0, 1)
+    size, rest = divmod(recipe.batch_size, grad_accum) if grad_accum > 0 else (0, 1)
     if rest:
         raise UsageError(
             f"grad_accum = {grad_accum}: must be a divisor of the batch size, "
-            f"{config.batch_size}"
+            f"{recipe.batch_size}"
         )
     check_batch(size, mesh)
     height, width = dataset.train.images.shape[1:3]
-    if config.augment:
-        data.check_crops(config.crop_pad, (height, width))
-    if config.cutout > min(height, width):
+    if recipe.crop_pad is not None:
+        data.check_crops(recipe.crop_pad, (height, width))
+    if recipe.cutout > min(height, width):
         raise UsageError(
-            f"cannot cut squares of {config.cutout} pixels out of images of "
+            f"cannot cut squares of {recipe.cutout} pixels out of images of "
             f"{height}x{width}: give a --cutout of {min(height, width)} at most"
         )
     if min(height, width) < _FITS_ALL:
         _check_network(train_state, dataset)
-    fits = 0 < config.bn_group <= size and size % config.bn_group == 0
+    fits = 0 < recipe.bn_group <= size and size % recipe.bn_group == 0
     if grad_accum > 1 and not fits and _uses_batch(train_state, dataset):
-        share = config.bn_group or config.batch_size
+        share = recipe.bn_group or recipe.batch_size
         raise UsageError(
             f"grad_accum = {grad_accum} takes {size} examples at a time, but {share} "
             f"share batch statistics: choose --bn-group {size} or a divisor of it"

@@ -3,15 +3,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import Array, Float, Int32, PyTree, UInt8
+from jaxtyping import Array, Bool, Float, Int32, PyTree, UInt8
 
 from .. import data
 from ..config import TrainConfig
 from ..errors import UsageError
+from ..losses import AnyLoss
 from ..models import check_real, whiten
 from ._forward import Model
-from ._optimiser import make_optimiser
-from ._per_parameter import moved_by_muon
+from ._recipe import AnyOptimiser, make_recipe
+from ._schedules import Schedule
 
 _WHITENING_IMAGES = 5000
 
@@ -27,6 +28,23 @@ class Totals(eqx.Module):
     def zero() -> "Totals":
         """The sums before the first step of an epoch."""
         return Totals(jnp.zeros(()), jnp.zeros((), jnp.int32), jnp.zeros(()))
+
+    def plus(
+        self,
+        place: Int32[Array, ""],
+        loss: Float[Array, ""],
+        correct: Bool[Array, " batch"],
+        gradient_norm: Float[Array, ""],
+    ) -> "Totals":
+        """The sums after a step, whose `place` in the epoch may be the first."""
+        before = jax.tree.map(
+            lambda total: jnp.where(place == 0, jnp.zeros_like(total), total), self
+        )
+        return Totals(
+            before.loss + loss.astype(self.loss.dtype),
+            before.correct + jnp.sum(correct, dtype=jnp.int32),
+            before.gradient_norm + gradient_norm.astype(self.gradient_norm.dtype),
+        )
 
 
 class TrainState(eqx.Module):
@@ -62,6 +80,9 @@ def initialise(
     num_train: int,
     *,
     images: UInt8[np.ndarray, "n height width 3"] | None = None,
+    loss: AnyLoss | None = None,
+    optimiser: AnyOptimiser | None = None,
+    schedule: Schedule | None = None,
 ) -> TrainState:
     """The state before the first step.
 
@@ -72,34 +93,34 @@ def initialise(
     - `num_train`: training examples, which decide the schedule's length.
     - `images`: of these examples; only needed with `config.whiten`, which starts the
         first convolution from them.
+    - `loss`, `optimiser`, `schedule`: as in `fit`. Where they are given to it alone, it
+        starts their state.
 
     **Raises:**
 
-    `UsageError` when `config.whiten` or `config.muon_lr` cannot be done, and for
+    `UsageError` when `config.whiten` or the optimiser cannot be done, and for
     complex parameters.
     """
-    if config.whiten:
+    recipe = make_recipe(
+        config, num_train, loss=loss, optimiser=optimiser, schedule=schedule
+    )
+    if recipe.whiten:
         if images is None:
             raise UsageError(
                 "whiten needs the training images: initialise(..., images)"
             )
         # Evenly spaced, for those of a folder may come class by class.
         few = images[:: -(-len(images) // _WHITENING_IMAGES)]
-        few = data.normalise(jnp.asarray(few), config.mean, config.std)
+        few = data.normalise(jnp.asarray(few), recipe.view.mean, recipe.view.std)
         model = whiten(model, few)
     parameters = eqx.filter(model, eqx.is_inexact_array)
     check_real(parameters)
-    if config.muon_lr and not any(jax.tree.leaves(moved_by_muon(parameters, config))):
-        raise UsageError(
-            "muon_lr needs a convolution beyond those that take colours, and this "
-            "network has none: leave it at 0"
-        )
     # Donated with the rest, so they may not share buffers with the caller's arrays.
     network = copied((model, state))
-    raw = copied((model, state)) if config.ema else None
+    raw = copied((model, state)) if recipe.ema else None
     return TrainState(
         *network,
-        opt_state=make_optimiser(config, num_train).init(parameters),
+        opt_state=recipe.optimiser.init(parameters),
         step=jnp.zeros((), jnp.int32),
         totals=Totals.zero(),
         raw=raw,

@@ -78,7 +78,10 @@ def content(found: Run):
         {name: value for name, value in row.items() if name not in TIMES}
         for row in found.log()
     ]
-    files = [(found.path / name).read_bytes() for name in ("last.eqx", "model.eqx")]
+    files = [
+        (found.path / name).read_bytes()
+        for name in ("last.safetensors", "model.safetensors")
+    ]
     return repr(rows), files
 
 

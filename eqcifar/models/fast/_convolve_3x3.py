@@ -65,9 +65,10 @@ def _convolve_densely(x: Array, weight: Array) -> Array:
     """
     # Which tap of the kernel leads from an input place to an output place.
     rows, columns = (
-        jnp.arange(length)[:, None] - jnp.arange(length) + 1 for length in x.shape[1:3]
+        jnp.arange(length)[:, None] - jnp.arange(length)[None] + 1
+        for length in x.shape[1:3]
     )
-    matrix = weight[:, :, rows[:, :, None, None], columns]
+    matrix = weight[:, :, rows[:, :, None, None], columns[None, None]]
     return jnp.einsum("nhwc,dchpwq->npqd", x, matrix)
 
 

@@ -122,7 +122,7 @@ def compiler_options() -> dict[str, Any]:
     On CPUs, convolutions by Eigen in place of YNNPACK (1.4 times the speed of a
     training step), and barriers that last until operations are fused, for which
     the networks' convolutions and rematerialisation have use. Figures are in
-    docs/speed.md. Options that this XLA does not have are left out.
+    docs/measurements/speed.md. Options that this XLA does not have are left out.
     """
     if jax.default_backend() != "cpu":
         return {}

@@ -16,7 +16,7 @@ class Conv2d(eqx.Module):
     """A convolution made to be quick on CPUs.
 
     The same function as `eqx.nn.Conv2d` with the same weights. By default an odd kernel
-    keeps the size. Figures are in docs/speed.md.
+    keeps the size. Figures are in docs/measurements/speed.md.
     """
 
     weight: Float[Array, "out_channels in_channels kernel_size kernel_size"]

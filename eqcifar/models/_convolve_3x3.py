@@ -26,7 +26,7 @@ def convolve_3x3(
     own: that of `x` by a convolution again, that of `weight` by the primitive's
     companion. Under `vmap` over kernels, or gradients of them, Winograd's algorithm is
     not used; on other devices all is as with `lax.conv_general_dilated`. Figures are in
-    docs/speed.md.
+    docs/measurements/speed.md.
     """
     if x.shape[-1] != weight.shape[1] or x.dtype != weight.dtype:
         raise TypeError(

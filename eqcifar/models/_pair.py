@@ -17,7 +17,7 @@ def pair_sums(
     XLA on CPUs has a pass for each sum, and writes out what is to be summed before it:
     one reduction of both spares that. JAX cannot differentiate such a reduction, so it
     is a primitive here, whose transpose is [`pair_spread`][]. Figures are in
-    docs/speed.md.
+    docs/measurements/speed.md.
     """
     left, right = _sums_p.bind(a, b, kept=(axis % a.ndim,))
     return left, right

@@ -52,8 +52,9 @@ def quadratic_forms(
         resid = (dl/df)'b
         hess  = ggn + resid          (v' d2l/dtheta2 v)
 
-    About 1.4 gradients on a CPU (docs/sharpness_results.md): five forward convolutions
-    a layer for one forward and two backward, where a Hessian-vector product has eight.
+    About 1.4 gradients on a CPU (docs/measurements/sharpness.md): five forward
+    convolutions a layer for one forward and two backward, where a Hessian-vector
+    product has eight.
     The second-order terms do not cancel in low precision. With `signs`, v is each
     example's own: see `flipped_directional`.
     """

@@ -4,7 +4,7 @@ from typing import Any
 
 from .errors import unknown
 
-# docs/training.md names where each option is from.
+# docs/reference/recipes.md names where each option is from.
 _AIRBENCH94 = {
     "arch": "airbench94",
     "width": 0.75,

@@ -81,6 +81,7 @@ def test_sharpness_of_ones_own(capsys):
 @pytest.mark.parametrize("page", _PAGES)
 def test_commands_on_the_page_exist(page):
     shell = "".join(blocks((_ROOT / page).read_text(encoding="utf-8"), "sh"))
+    shell = shell.replace("\\\n", " ")
     commands = re.findall(r"^(?:srun .*)?eqcifar (.*)$", shell, re.MULTILINE)
     for command in commands:
         # The help is eager, but options before it that do not exist are refused.

@@ -28,7 +28,7 @@ class Comparison:
     """How alike two splits' curvature is; each cosine by matrix and by pair.
 
     - `trace_ratio`: tr second / tr first for `hess` and `ggn`, under common probes.
-    - `cosine[matrix]`: <A, B>_F / (||A||_F ||B||_F) for `hess`, `ggn` and `resid`
+    - `cosine[matrix]`: tr(A' B) / (||A||_F ||B||_F) for `hess`, `ggn` and `resid`
         between `splits` (all of both), `across` (a half of one and a half of the other,
         the mean of four pairs), `first` and `second` (the two halves of one split: the
         control, to be set against `across`).

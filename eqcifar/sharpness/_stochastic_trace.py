@@ -137,7 +137,7 @@ def xtrace(
 
     where x_i is the part of vector i outside the remaining range. The t_i share most
     of the basis and are too alike: the error reported here is their standard error
-    times `XTRACE_WIDENING`, see docs/sharpness.md for the coverage with it.
+    times `XTRACE_WIDENING`, see docs/measurements/coverage.md.
 
     `basis_memory` is for the vectors held, about two a product; `done` holds the
     products of an unfinished call.

@@ -250,7 +250,7 @@ def muon(schedule: Schedule, momentum: float) -> optax.GradientTransformation:
     \eta_t\,\mathrm{msign}(d)$. Here $d$ is Nesterov's direction: $\mu v + g$ once $v
     \leftarrow \mu v + g$ has forgotten its start, for which Optax corrects before. Of
     $\mathrm{msign}(U S V^\top) = U V^\top$, three Newton-Schulz iterations give an
-    approximation, see docs/training.md. The rescaling changes no output where
+    approximation, see docs/reference/recipes.md. The rescaling changes no output where
     BatchNorm follows, and stands for L2.
 
     Jordan, 2024, "Muon: An optimizer for hidden layers in neural networks",

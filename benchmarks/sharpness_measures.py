@@ -19,8 +19,8 @@ from typing import Any
 
 import jax
 
-from eqcifar import data, sharpness
-from eqcifar.measurements._unfinished import Partial
+from eqcifar import data, measurements, sharpness
+from eqcifar.measurements._unfinished import Unfinished
 from eqcifar.runs import load_model
 from eqcifar.sharpness import Estimate, Examples, Network, Rows
 
@@ -75,7 +75,7 @@ class Kept:
         self.path = RESULTS / f"{NAME}.json"
         self.parts: dict[str, Any] = {}
         text = json.dumps(head, sort_keys=True)
-        self.pieces = Partial(
+        self.pieces = Unfinished(
             self.path, hashlib.sha256(text.encode()).hexdigest(), print
         )
         if self.path.exists():
@@ -144,7 +144,7 @@ def named(
     tick: Tick,
 ) -> Values:
     """A measure as `eqcifar sharpness` has it."""
-    found = sharpness.measure(
+    found = measurements.measure(
         network,
         examples,
         name,

@@ -9,7 +9,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from eqcifar.meanings import meaning
+from eqcifar.measures import meaning
 from eqcifar.sharpness import Estimate, ratio
 
 from .records import read, renew

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from jax.flatten_util import ravel_pytree
 
-from eqcifar import sharpness
+from eqcifar import measurements, sharpness
 from eqcifar.errors import RunError, UsageError
 from eqcifar.sharpness import Examples, Network, Operator
 from eqcifar.sharpness._lanczos import values_nearby
@@ -100,9 +100,9 @@ def test_more_than_there_are_is_refused():
     for name in ("eigenvalues", "lmax"):
         if name == "eigenvalues":
             with pytest.raises(UsageError, match=r"3 parameters.*smaller --top"):
-                sharpness.measure(net, data(4), name, top=5, key=KEY)
+                measurements.measure(net, data(4), name, top=5, key=KEY)
         else:
-            assert sharpness.measure(net, data(4), name, key=KEY).values
+            assert measurements.measure(net, data(4), name, key=KEY).values
 
 
 @pytest.mark.parametrize("kind", ["hess", "ggn"])
@@ -136,7 +136,7 @@ def test_what_is_not_finite_is_refused():
     net, examples = of(weights, lambda w, x: w**2 @ x), data(4)
     for name in ("lmax", "eigenvalues", "radius", "gram", "spectrum", *LINES):
         with pytest.raises(RunError, match="not finite"):
-            sharpness.measure(net, examples, name, top=2, key=KEY)
+            measurements.measure(net, examples, name, top=2, key=KEY)
 
 
 LINES = "landscape", "plane", "eigenline", "eigenplane"
@@ -147,7 +147,7 @@ NAMES = "lmax", "eigenvalues", "radius", "gram", "spectrum", *LINES
 def test_a_constant_network_is_flat(x64, name):
     split = data(6)
     for examples in (split, split.take(np.arange(3))):
-        got = sharpness.measure(constant(), examples, name, "mse", top=3, key=KEY)
+        got = measurements.measure(constant(), examples, name, "mse", top=3, key=KEY)
         assert got.values
         for estimate in got.values.values():
             assert abs(estimate.value) < 1e-12
@@ -157,7 +157,9 @@ def test_a_constant_network_is_flat(x64, name):
 @pytest.mark.parametrize("name", NAMES)
 def test_one_image_of_several_tells_no_error(x64, name):
     net, split = small(), data(5)
-    got = sharpness.measure(net, split.take(np.arange(1)), name, "ce", top=2, key=KEY)
+    got = measurements.measure(
+        net, split.take(np.arange(1)), name, "ce", top=2, key=KEY
+    )
     for key, estimate in got.values.items():
         assert np.isfinite(estimate.value)
         if key != "frobenius2":  # of these images
@@ -167,7 +169,7 @@ def test_one_image_of_several_tells_no_error(x64, name):
 @pytest.mark.parametrize("name", NAMES)
 def test_all_images_leave_no_error_of_their_draw(x64, name):
     net = small()
-    got = sharpness.measure(net, data(5), name, "ce", top=2, key=KEY)
+    got = measurements.measure(net, data(5), name, "ce", top=2, key=KEY)
     for estimate in got.values.values():
         assert estimate.data_error == estimate.bias == 0
 
@@ -176,12 +178,12 @@ def test_one_class(x64):
     net, examples = of(np.ones((1, 192)), lambda w, x: w @ x), data(4)
     examples = Examples(examples.images, np.zeros(4, int))
     x = examples.images.reshape(4, -1)
-    got = sharpness.measure(net, examples, "lmax", "mse", key=KEY).values["lmax"]
+    got = measurements.measure(net, examples, "lmax", "mse", key=KEY).values["lmax"]
     close(got.value, np.linalg.eigvalsh(x @ x.T / 4)[-1])
     # The softmax of one logit is 1: a flat loss.
-    got = sharpness.measure(net, examples, "lmax", "ce", key=KEY).values["lmax"]
+    got = measurements.measure(net, examples, "lmax", "ce", key=KEY).values["lmax"]
     assert abs(got.value) < 1e-12
-    gram = sharpness.measure(net, examples, "gram", key=KEY).values
+    gram = measurements.measure(net, examples, "gram", key=KEY).values
     values = np.linalg.eigvalsh(x @ x.T / 4)
     close(gram["lmax_ntk"].value, values[-1])
     close(gram["rank_ntk"].value, values.sum() ** 2 / (values**2).sum())
@@ -191,7 +193,7 @@ def test_a_single_scalar_parameter(x64):
     net, examples = of(1.3, lambda t, x: t * x[:CLASSES]), data(4)
     x = examples.images.reshape(4, -1)[:, :CLASSES]
     curvature = (x**2).sum(1).mean()
-    find = lambda name, **more: sharpness.measure(  # noqa: E731
+    find = lambda name, **more: measurements.measure(  # noqa: E731
         net, examples, name, "mse", key=KEY, **more
     )
     close(find("lmax").values["lmax"].value, curvature)

@@ -12,9 +12,11 @@ import eqcifar
 PACKAGE = Path(eqcifar.__file__).parent
 # Lower floors first; a room imports rooms of its own floor only where named.
 FLOORS = [
-    {"errors", "extras", "config", "recipes", "fields", "meanings"},
+    {"errors", "extras", "config", "recipes", "fields"},
     {"parallel", "models", "data", "storage", "figures"},
     {"training", "sharpness"},
+    # What a measure computes, it imports when it does, so that results may read it.
+    {"measures"},
     {"runs", "results", "sweeps"},
     {"measurements", "exchange"},
 ]
@@ -36,7 +38,7 @@ WITHOUT_JAX = (
     "config",
     "recipes",
     "fields",
-    "meanings",
+    "measures",
     "storage",
     "results",
     "sweeps",

@@ -72,7 +72,7 @@ def _require(holds: bool, name: str, allowed: str):
 
 
 @dataclasses.dataclass(frozen=True)
-class Subject:
+class MeasuredNetwork:
     """A trained network and the data to measure it on.
 
     - `table`: where its measures are kept: `sharpness.tsv` in the folder of a run,
@@ -150,11 +150,11 @@ class Subject:
         ).sample(count, options.seed)
 
 
-def open_subject(
+def open_network(
     path: str | os.PathLike[str],
     like: tuple[Model, eqx.nn.State] | None = None,
     dataset: Dataset | None = None,
-) -> Subject:
+) -> MeasuredNetwork:
     """Read a network to measure, and its data.
 
     **Arguments:**
@@ -183,7 +183,7 @@ def open_subject(
     dataset = data_of(path, config) if dataset is None else dataset
     of_run = file.stem == "model" and (file.parent / "config.json").exists()
     name = "sharpness.tsv" if of_run else f"{file.stem}.sharpness.tsv"
-    return Subject(
+    return MeasuredNetwork(
         path=path,
         table=file.with_name(name),
         model=loaded.model,

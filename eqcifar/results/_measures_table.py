@@ -1,6 +1,6 @@
 """Measures of sharpness down, architectures and splits across."""
 
-from ..meanings import meaning
+from ..measures import meaning
 from ..fields import NOTHING
 from ..fields import show_field
 from ._cells import show_conditions

@@ -2,7 +2,7 @@ from ..errors import RunError
 from ..errors import UsageError
 from ..fields import show_field
 from ..storage import read_sharpness_log
-from ..meanings import unit
+from ..measures import unit
 from ..figures import COLOURS
 from ..figures import DASHES
 from ..figures import MARKERS

@@ -172,7 +172,7 @@ def data_of(path: Path, config: TrainConfig) -> Dataset:
     except UsageError as error:
         raise UsageError(
             f"the data of {path} cannot be had: {error} Data of one's own is given in "
-            "Python, to eqcifar.measurements.open_subject or eqcifar.training.predict"
+            "Python, to eqcifar.measurements.open_network or eqcifar.training.predict"
         ) from error
 
 

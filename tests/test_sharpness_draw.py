@@ -21,6 +21,7 @@ def relu():
 
 
 def measure(relu, name, **options):
+    options = {"loss": "ce", "probes": 10, **options}
     return measurements.measure(relu[0], relu[1], name, key=KEY, **options).values
 
 

@@ -22,6 +22,7 @@ def relu():
 
 def measure(relu, name, **options):
     net, examples, _ = relu
+    options = {"loss": "ce", "probes": 10, **options}
     return measurements.measure(net, examples, name, key=KEY, **options)
 
 

@@ -31,15 +31,13 @@ def plot_sharpness(
     The files, named after the table and what they show.
     """
     check_plots()
-    kinds = {
-        kind: picture
-        for measures in found.values()
-        for name, measured in measures.items()
-        for kind, picture in MEASURES[name].pictures.items()
-        if kind in measured.tables
-    }
+    pictures = {k: p for m in MEASURES.values() for k, p in m.pictures.items()}
+    kinds = [t for ms in found.values() for m in ms.values() for t in m.tables]
     files = []
-    for kind, picture in kinds.items():
+    for kind in dict.fromkeys(kinds):
+        if kind not in pictures:
+            continue
+        picture = pictures[kind]
         having = {
             split: measured
             for split, measures in found.items()

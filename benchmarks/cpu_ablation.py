@@ -60,7 +60,7 @@ import time
 from {} import {} as Made
 Made.spent = lambda self: time.process_time()
 """
-_OURS = _CLOCK.format("benchmarks.subject", "Subject")
+_OURS = _CLOCK.format("benchmarks.subject", "MeasuredNetwork")
 _THEIRS = _CLOCK.format("benchmarks.peers.torch_speed", "TorchSubject")
 # Relative, as vectors.
 TOLERANCE = 2e-2

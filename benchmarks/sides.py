@@ -109,7 +109,7 @@ def serve():
     name, case, prelude = pickle.load(sys.stdin.buffer)
     exec(prelude, {})
     if name == OURS:
-        from benchmarks.subject import Subject as Made
+        from benchmarks.subject import MeasuredNetwork as Made
     else:
         from benchmarks.peers.torch_speed import TorchSubject as Made
     side = Made(Case(**case), name)

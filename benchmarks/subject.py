@@ -19,7 +19,7 @@ from .sides import Case
 CLASSES = 10
 
 
-class Subject:
+class MeasuredNetwork:
     """What `fit` does in an epoch, without its log; `compile` it before training."""
 
     def __init__(self, case: Case, name: str = ""):

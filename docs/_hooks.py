@@ -12,7 +12,7 @@ from typing import Any, Literal
 import latex2mathml.converter
 import typer.main
 
-from eqcifar import config, meanings, recipes
+from eqcifar import config, measures, recipes
 from eqcifar_cli import app
 
 
@@ -104,9 +104,9 @@ def _cell(text: str) -> str:
 def numbers() -> Iterator[str]:
     """Every number of sharpness with its unit and meaning."""
     yield "| column | unit | meaning |\n|---|---|---|"
-    for name in meanings.MEANINGS:
-        text = _cell(meanings.meaning(name, "").replace(" ()", ""))
-        yield f"| `{name}` | {meanings.unit(name, 'loss')} | {text} |"
+    for name in measures.COLUMNS:
+        text = _cell(measures.meaning(name, "").replace(" ()", ""))
+        yield f"| `{name}` | {measures.unit(name, 'loss')} | {text} |"
 
 
 def recipe_table() -> Iterator[str]:

@@ -1,3 +1,5 @@
+from typing import Any
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -96,7 +98,8 @@ def test_every_derivative_is_that_of_the_formula():
         y = unit * weight[:, None, None] + bias[:, None, None]
         return y, 0.1 * mean.ravel(), 0.9 + 0.1 * var.ravel()
 
-    at = tuple(jnp.asarray(random_batch(*a)) for a in ((0,), (1, (3,)), (2, (3,))))
+    shapes: Any = ((0,), (1, (3,)), (2, (3,)))
+    at = tuple(jnp.asarray(random_batch(*each)) for each in shapes)
     for a, b in zip(
         every_derivative(ours, at), every_derivative(theirs, at), strict=True
     ):

@@ -6,6 +6,7 @@ import re
 import resource
 import tracemalloc
 from pathlib import Path
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -152,7 +153,8 @@ def test_other_programs_read_a_checkpoint(tmp_path):
     trained = busy()
     assert np.array_equal(found["model.conv.weight"], trained.model.conv.weight)
     assert found["step"] == trained.step
-    running_mean = named_arrays(trained.model, trained.state)["norm.running_mean"]
+    arrays: Any = named_arrays(trained.model, trained.state)
+    running_mean = arrays["norm.running_mean"]
     assert np.array_equal(found["model.norm.running_mean"], running_mean)
 
 

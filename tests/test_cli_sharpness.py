@@ -147,7 +147,7 @@ def test_a_diverged_network_is_one_line(trained, tmp_path):
     weight = jnp.full_like(loaded.model.stem.weight, jnp.nan)
     model = eqx.tree_at(lambda m: m.stem.weight, loaded.model, weight)
     state = TrainState(model, loaded.state, (), jnp.asarray(2), Totals.zero())
-    dataset = measurements.open_subject(trained).dataset
+    dataset = measurements.open_network(trained).dataset
     runs.save_model(tmp_path / "model.safetensors", state, loaded.config, dataset)
     for command in ("sharpness", "compare"):
         result = run_cli(command, tmp_path)
@@ -158,7 +158,7 @@ def test_a_diverged_network_is_one_line(trained, tmp_path):
 
 
 def test_data_that_changed_since_training_is_said(trained, monkeypatch):
-    dataset = measurements.open_subject(trained).dataset
+    dataset = measurements.open_network(trained).dataset
     labels = (dataset.test.labels + 1) % 10
     test = dataclasses.replace(dataset.test, labels=labels)
     changed = dataclasses.replace(dataset, test=test)
@@ -198,7 +198,7 @@ def test_the_original_columns_follow_their_formula(trained):
     assert result.exit_code == 0, result.stderr
     loaded, dataset = (
         runs.load_model(trained),
-        measurements.open_subject(trained).dataset,
+        measurements.open_network(trained).dataset,
     )
     config = loaded.config
     train, test = (
@@ -230,7 +230,7 @@ def test_the_original_columns_follow_their_formula(trained):
 
 
 def test_dropout_is_off_when_measured(trained, tmp_path):
-    dataset = measurements.open_subject(trained).dataset
+    dataset = measurements.open_network(trained).dataset
     config, trace = runs.load_model(trained).config, {}
     for dropout in (0.0, 0.5):
         # The same weights, in a network that drops half of its values in training.
@@ -306,7 +306,7 @@ def test_plots_are_two_files_a_kind(trained, monkeypatch):
     from eqcifar.measurements import _plots
     from eqcifar.sharpness import Estimate, Measured
 
-    subject = measurements.open_subject(trained)
+    subject = measurements.open_network(trained)
     rows = [{"name": n, "value": 1.0, "half": 1 / n} for n in (2, 10, 20)]
     layers = [
         {"name": f".layer{k}", "value": 9.0, "half": 9.0, "share": s, "share_half": 0.1}

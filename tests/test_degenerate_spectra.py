@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from jax.flatten_util import ravel_pytree
 
-from eqcifar import sharpness
+from eqcifar import measurements, sharpness
 from eqcifar.errors import RunError, UsageError
 from eqcifar.sharpness import Examples, Network, Operator
 from eqcifar.sharpness._lanczos import values_nearby
@@ -102,9 +102,11 @@ def test_more_than_there_are_is_refused():
     for name in ("eigenvalues", "lmax"):
         if name == "eigenvalues":
             with pytest.raises(UsageError, match=r"3 parameters.*smaller --top"):
-                sharpness.measure(net, data(4), name, "ce", probes=4, top=5, key=KEY)
+                measurements.measure(net, data(4), name, "ce", probes=4, top=5, key=KEY)
         else:
-            assert sharpness.measure(net, data(4), name, "ce", probes=4, key=KEY).values
+            assert measurements.measure(
+                net, data(4), name, "ce", probes=4, key=KEY
+            ).values
 
 
 @pytest.mark.parametrize("kind", ["hess", "ggn"])
@@ -145,7 +147,7 @@ def test_what_is_not_finite_is_refused():
     net, examples = of(weights, lambda w, x: w**2 @ x), data(4)
     for name in ("lmax", "eigenvalues", "radius", "gram", "spectrum", *LINES, *PLANES):
         with pytest.raises(RunError, match="not finite"):
-            sharpness.measure(net, examples, name, "ce", probes=4, top=2, key=KEY)
+            measurements.measure(net, examples, name, "ce", probes=4, top=2, key=KEY)
 
 
 LINES, PLANES = ("landscape", "eigenline"), ("plane", "eigenplane")
@@ -160,7 +162,7 @@ NAMES = [
 def test_a_constant_network_is_flat(x64, name):
     split = data(6)
     for examples in (split, split.take(np.arange(3))):
-        got = sharpness.measure(
+        got = measurements.measure(
             constant(), examples, name, "mse", probes=10, top=3, key=KEY
         )
         assert got.values
@@ -173,7 +175,7 @@ def test_a_constant_network_is_flat(x64, name):
 def test_one_image_of_several_tells_no_error(x64, name):
     net, split = small(), data(5)
     one = split.take(np.arange(1))
-    got = sharpness.measure(net, one, name, "ce", probes=4, top=2, key=KEY)
+    got = measurements.measure(net, one, name, "ce", probes=4, top=2, key=KEY)
     for key, estimate in got.values.items():
         assert np.isfinite(estimate.value)
         if key != "frobenius2":  # of these images
@@ -183,7 +185,7 @@ def test_one_image_of_several_tells_no_error(x64, name):
 @pytest.mark.parametrize("name", NAMES)
 def test_all_images_leave_no_error_of_their_draw(x64, name):
     net = small()
-    got = sharpness.measure(net, data(5), name, "ce", probes=4, top=2, key=KEY)
+    got = measurements.measure(net, data(5), name, "ce", probes=4, top=2, key=KEY)
     for estimate in got.values.values():
         assert estimate.data_error == estimate.bias == 0
 
@@ -194,7 +196,7 @@ def test_one_class(x64):
     x = examples.images.reshape(4, -1)
 
     def find(name, loss):
-        return sharpness.measure(net, examples, name, loss, probes=4, key=KEY).values
+        return measurements.measure(net, examples, name, loss, probes=4, key=KEY).values
 
     close(find("lmax", "mse")["lmax"].value, np.linalg.eigvalsh(x @ x.T / 4)[-1])
     # The softmax of one logit is 1: a flat loss.
@@ -209,7 +211,7 @@ def test_a_single_scalar_parameter(x64):
     net, examples = of(1.3, lambda t, x: t * x[:CLASSES]), data(4)
     x = examples.images.reshape(4, -1)[:, :CLASSES]
     curvature = (x**2).sum(1).mean()
-    find = lambda name, **more: sharpness.measure(  # noqa: E731
+    find = lambda name, **more: measurements.measure(  # noqa: E731
         net, examples, name, "mse", probes=4, key=KEY, **more
     )
     close(find("lmax").values["lmax"].value, curvature)

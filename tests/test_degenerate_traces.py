@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from eqcifar import data as images_of, sharpness, training
+from eqcifar import data as images_of, measurements, sharpness, training
 from eqcifar.errors import RunError, UsageError
 
 from .sharpness_tools import close, data, network
@@ -218,7 +218,7 @@ def test_keys_are_used_once_and_axes_written_out():
     with jax.debug_key_reuse(True), jax.numpy_rank_promotion("raise"):
         net, examples = make(lambda a, x: a["two"] @ (a["one"] @ x), TWO), data(6)
         for name in ("trace", "ntk", "eigenvalues", "xtrace", "hutch++"):
-            sharpness.measure(
+            measurements.measure(
                 net, examples, name, "ce", probes=10, key=jax.random.key(0)
             )
         sharpness.compare(

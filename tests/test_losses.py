@@ -78,13 +78,13 @@ def run(tmp_path_factory):
 OPTIONS = SharpnessOptions(samples=8, batch_size=4, probes=0)
 
 
-def open_subject(run, **more):
-    return measurements.open_subject(run.path, small_net(), small_dataset(), **more)
+def open_network(run, **more):
+    return measurements.open_network(run.path, small_net(), small_dataset(), **more)
 
 
 def test_a_run_with_it_is_measured_by_it(run):
-    subject = open_subject(run, loss=threefold)
-    found = measurements.measure_subject(
+    subject = open_network(run, loss=threefold)
+    found = measurements.measure_network(
         subject, ["trace"], ["train"], OPTIONS, devices=1
     )
     value = found["train"]["trace"].values["tr_ggn"].value
@@ -102,10 +102,10 @@ def test_a_run_with_it_is_measured_by_it(run):
 
 def test_without_it_one_is_told_what_to_do(run):
     with pytest.raises(UsageError, match=r"threefold, which only.*--loss mse or ce"):
-        open_subject(run).loss(OPTIONS)
-    assert open_subject(run).loss(SharpnessOptions(loss="ce")) == LOSSES["ce"]
+        open_network(run).loss(OPTIONS)
+    assert open_network(run).loss(SharpnessOptions(loss="ce")) == LOSSES["ce"]
     with pytest.raises(UsageError, match=r"threefold, and not with .*distance: give"):
-        open_subject(run, loss=distance)
+        open_network(run, loss=distance)
 
 
 def test_the_command_line_says_so_too(tmp_path):

@@ -9,7 +9,7 @@ from pathlib import Path
 import jax
 import pytest
 
-from eqcifar import data, sharpness, storage
+from eqcifar import data, measures, sharpness, storage
 from eqcifar.config import TrainConfig
 
 from .cli_tools import run_cli
@@ -110,9 +110,9 @@ def test_every_column_and_measure_is_in_the_manual():
     files = (reference / "files.md").read_text(encoding="utf-8")
     for column in (*storage.COLUMNS, *storage.ABOUT):
         assert f"`{column}`" in files, column
-    measures = (reference / "measures.md").read_text(encoding="utf-8")
-    for measure in sharpness.MEASURES:
-        assert f"`{measure}`" in measures, measure
+    page = (reference / "measures.md").read_text(encoding="utf-8")
+    for measure in measures.MEASURES:
+        assert f"`{measure}`" in page, measure
 
 
 def test_the_tutorial_prints_what_it_shows():

@@ -12,9 +12,11 @@ import eqcifar
 PACKAGE = Path(eqcifar.__file__).parent
 # Lower floors first; a room imports rooms of its own floor only where named.
 FLOORS = [
-    {"errors", "extras", "options", "config", "recipes", "fields", "meanings"},
+    {"errors", "extras", "options", "config", "recipes", "fields"},
     {"parallel", "models", "data", "storage", "figures", "losses"},
     {"training", "sharpness"},
+    # What a measure computes, it imports when it does, so that results may read it.
+    {"measures"},
     {"runs", "results", "sweeps"},
     {"measurements", "exchange"},
 ]
@@ -40,7 +42,7 @@ WITHOUT_JAX = (
     "config",
     "recipes",
     "fields",
-    "meanings",
+    "measures",
     "storage",
     "results",
     "sweeps",

@@ -9,8 +9,7 @@ import pytest
 from eqcifar import measurements, sharpness, storage, training
 from eqcifar.errors import RunError, UsageError
 from eqcifar.measurements import SharpnessOptions
-from eqcifar.measurements._measure import open_partial
-from eqcifar.parallel import make_mesh
+from eqcifar.measurements._work import Work
 from eqcifar.sharpness import Measured
 from eqcifar.storage._growing_table import append_wide, keep_rows, read_wide
 
@@ -30,7 +29,7 @@ def start():
 @pytest.fixture
 def subject(start, tmp_path):
     dataset, train_state = start
-    return measurements.Subject(
+    return measurements.MeasuredNetwork(
         path=tmp_path,
         table=tmp_path / "sharpness.tsv",
         model=train_state.model,
@@ -48,7 +47,7 @@ class Stop(Exception):
 
 
 def measure(subject, report=lambda *_: None):
-    return measurements.measure_subject(
+    return measurements.measure_network(
         subject, ["trace", "ntk"], ["train"], OPTIONS, devices=1, report=report
     )
 
@@ -68,7 +67,7 @@ def without_time(found):
 @pytest.mark.parametrize("where", [("trace", 8), ("ntk", 4)])
 def test_interrupted_and_resumed_gives_the_same_bits(subject, where):
     whole = measure(subject)
-    measurements.record(subject, OPTIONS, whole, devices=1)
+    measurements.append_measures(subject, OPTIONS, whole, devices=1)
     hidden = f".{subject.table.name}-*"
     assert not list(subject.table.parent.glob(hidden))
 
@@ -84,7 +83,7 @@ def test_interrupted_and_resumed_gives_the_same_bits(subject, where):
     if where[0] == "ntk":
         assert set(seen) == {"ntk"}
     assert without_time(resumed) == without_time(whole)
-    measurements.record(subject, OPTIONS, resumed, devices=1)
+    measurements.append_measures(subject, OPTIONS, resumed, devices=1)
     first, second = read_wide(subject.table)
     del first["time"], second["time"]
     assert first == second
@@ -97,9 +96,9 @@ def test_interrupted_and_resumed_gives_the_same_bits(subject, where):
 )
 def test_only_an_equal_measurement_goes_on(subject, change, monkeypatch):
     options = OPTIONS
-    before = open_partial(subject, options, make_mesh(1))
+    before = Work(subject, options, "measures", devices=1).unfinished
     before.finish("train-ntk", Measured({}, {}, {}))
-    same = open_partial(subject, options, make_mesh(1))
+    same = Work(subject, options, "measures", devices=1).unfinished
     assert "train-ntk" in same.finished
     if change == "data":
         labels = (subject.dataset.train.labels + 1) % 4
@@ -114,7 +113,7 @@ def test_only_an_equal_measurement_goes_on(subject, change, monkeypatch):
         monkeypatch.setenv(change, "--xla_other")
     precision = "highest" if change == "jax_default_matmul_precision" else None
     with jax.default_matmul_precision(precision):
-        other = open_partial(subject, options, make_mesh(1))
+        other = Work(subject, options, "measures", devices=1).unfinished
     assert other.finished == {}
 
 
@@ -140,7 +139,7 @@ def test_every_measure_goes_on_with_the_same_bits(subject, name, where, monkeypa
                 raise Stop
 
         options = dataclasses.replace(OPTIONS, loss="mse")
-        found = measurements.measure_subject(
+        found = measurements.measure_network(
             subject, [name], ["train"], options, devices=1, report=report
         )
         return without_time(found), len(seen)
@@ -168,7 +167,7 @@ def test_a_comparison_goes_on_with_the_same_bits(subject):
             count=2,
             devices=1,
             report=report,
-            keep=False,
+            append=False,
         )
 
     for at in (("trace, test", 4), ("common vectors", 2), ("eigenvectors", 20)):
@@ -188,7 +187,7 @@ def test_a_comparison_goes_on_with_the_same_bits(subject):
 
 def test_devices_do_not_change_the_values(subject):
     one = measure(subject)["train"]["trace"].values
-    several = measurements.measure_subject(
+    several = measurements.measure_network(
         subject, ["trace"], ["train"], OPTIONS, devices=2
     )["train"]["trace"].values
     for name, estimate in several.items():
@@ -260,9 +259,9 @@ def test_impossible_options_are_refused(subject):
         SharpnessOptions(rtol=0.0)
     many = SharpnessOptions(samples=10, probes=10**9)
     with pytest.raises(UsageError, match="more than the 1 GB allowed"):
-        measurements.measure_subject(subject, ["trace"], ["train"], many, devices=1)
+        measurements.measure_network(subject, ["trace"], ["train"], many, devices=1)
     with pytest.raises(UsageError, match="no val split: there are train, test"):
-        measurements.measure_subject(subject, ["trace"], ["val"], OPTIONS, devices=1)
+        measurements.measure_network(subject, ["trace"], ["val"], OPTIONS, devices=1)
 
 
 def test_a_network_with_dropout_has_no_training_mode(subject):
@@ -282,7 +281,7 @@ def test_a_folder_that_cannot_be_written_is_a_warning(subject, monkeypatch):
     warnings = []
     with monkeypatch.context() as broken:
         broken.setattr(_unfinished, "write_json", fail)
-        found = measurements.measure_subject(
+        found = measurements.measure_network(
             subject, ["ntk"], ["train"], OPTIONS, devices=1, warn=warnings.append
         )
     assert len(warnings) == 1
@@ -325,7 +324,7 @@ def test_the_log_follows_training_and_resuming(start, subject, tmp_path):
     assert row["tr_ntk"] == before[0]["tr_ntk"]
     assert np.isfinite(float(row["tr_ntk_se"]))
     # As it is measured otherwise, with the same options.
-    found = measurements.measure_subject(
+    found = measurements.measure_network(
         subject, ["ntk"], ["train"], options, devices=1
     )
     estimate = found["train"]["ntk"].values["tr_ntk"]

@@ -619,11 +619,11 @@ def test_a_network_made_in_python_says_how_to_read_it(tmp_path):
         assert re.search(said, result.stderr)
         assert result.stderr.count("\n") == 1
     with pytest.raises(UsageError, match="cannot be had: unknown dataset 'small'"):
-        measurements.open_subject(run.path, like=small_net())
-    subject = measurements.open_subject(run.path, small_net(), small_dataset())
+        measurements.open_network(run.path, like=small_net())
+    subject = measurements.open_network(run.path, small_net(), small_dataset())
     assert subject.same_data
     other = rolled(small_dataset())
-    assert not measurements.open_subject(run.path, small_net(), other).same_data
+    assert not measurements.open_network(run.path, small_net(), other).same_data
     exchange.export_model(run, tmp_path / "export", like=small_net())
     card = (tmp_path / "export" / "README.md").read_text()
     assert 'runs.load_model("model.safetensors", like=(model, state))' in card

@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from eqcifar import sharpness
+from eqcifar import measurements, sharpness
 from eqcifar.sharpness import Examples
 from eqcifar.sharpness._draw import CUTS, estimate_fitted
 
@@ -21,7 +21,8 @@ def relu():
 
 
 def measure(relu, name, **options):
-    return sharpness.measure(relu[0], relu[1], name, key=KEY, **options).values
+    options = {"loss": "ce", "probes": 10, **options}
+    return measurements.measure(relu[0], relu[1], name, key=KEY, **options).values
 
 
 def expected(value, terms, halves, n=20, size=30):

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from jax.flatten_util import ravel_pytree
 
-from eqcifar import meanings, sharpness
+from eqcifar import measurements, measures, sharpness
 from eqcifar.errors import UsageError
 
 from .sharpness_tools import CLASSES, close, data, dense, mean_loss, network
@@ -22,7 +22,8 @@ def relu():
 
 def measure(relu, name, **options):
     net, examples, _ = relu
-    return sharpness.measure(net, examples, name, key=KEY, **options)
+    options = {"loss": "ce", "probes": 10, **options}
+    return measurements.measure(net, examples, name, key=KEY, **options)
 
 
 @pytest.mark.parametrize("loss", ["ce", "mse"])
@@ -119,8 +120,8 @@ def test_lanczos_takes_the_steps_that_memory_admits(x64, relu):
 def test_every_number_has_a_meaning():
     names = ["lambda_3", "lambda_ggn_12", "tr_ggn_xtrace", "tr_hess_hutch++", "plane"]
     for name in names:
-        assert "(ce)" in meanings.meaning(name, "ce") or "ce loss" in (
-            meanings.meaning(name, "ce")
+        assert "(ce)" in measures.meaning(name, "ce") or "ce loss" in (
+            measures.meaning(name, "ce")
         )
-        assert meanings.depends_on_loss(name)
-    assert not meanings.depends_on_loss("tr_ntk_mean")
+        assert measures.depends_on_loss(name)
+    assert not measures.depends_on_loss("tr_ntk_mean")

@@ -60,10 +60,10 @@ def compare(
         memory=memory,
         seed=seed,
     )
-    subject = open_run(run, out)
+    trained = open_run(run, out)
     with Meter() as meter:
         found = measurements.compare_splits(
-            subject,
+            trained,
             options,
             count=eigenvectors,
             devices=devices,
@@ -79,7 +79,7 @@ def compare(
         ratios = {name: estimate_to_json(e) for name, e in common.trace_ratio.items()}
         print_json(
             {
-                **header(subject, options),
+                **header(trained, options),
                 "options": dataclasses.asdict(options),
                 "trace_ratio": estimate_to_json(found.ratio),
                 "trace_ratio_common": ratios,
@@ -104,10 +104,10 @@ def compare(
     if common.overlap:
         sides = [f"{common.overlap[k]:.4f}" for k in ("across", "first", "second")]
         rows.append((f"overlap of {found.count} eigenvectors", "", *sides))
-    mark = " SYNTHETIC" if subject.dataset.synthetic else ""
+    mark = " SYNTHETIC" if trained.dataset.synthetic else ""
     print_table(
-        f"{subject.path}: {subject.config.arch}, {subject.loss(options)}, "
-        f"{subject.dataset.title}",
+        f"{trained.path}: {trained.config.arch}, {trained.loss(options)}, "
+        f"{trained.dataset.title}",
         (
             f"alike{mark}",
             "train, test",

@@ -17,7 +17,7 @@ from ._progress import make_bar
 from ._stop import StopRequest, exit_code
 
 if TYPE_CHECKING:
-    from eqcifar.measurements import Subject
+    from eqcifar.measurements import MeasuredNetwork
     from eqcifar.sharpness import Estimate
 
 RunPath = Annotated[
@@ -73,7 +73,7 @@ class _Stopped(Exception):
     pass
 
 
-def open_run(run: Path | None, out: Path) -> "Subject":
+def open_run(run: Path | None, out: Path) -> "MeasuredNetwork":
     """The network to measure, with warnings about what is odd."""
     from eqcifar import measurements, storage
 
@@ -81,17 +81,17 @@ def open_run(run: Path | None, out: Path) -> "Subject":
 
     keep_compilations()
     path = storage.latest_run(out).path if run is None else run
-    subject = measurements.open_subject(path)
-    if not subject.same_data:
+    trained = measurements.open_network(path)
+    if not trained.same_data:
         print_warning(
-            f"{subject.dataset.name} is not the data that {path} was trained on"
+            f"{trained.dataset.name} is not the data that {path} was trained on"
         )
-    if subject.config.dropout:
+    if trained.config.dropout:
         print_warning(
-            f"dropout ({subject.config.dropout:g} in training) is off: the network is "
+            f"dropout ({trained.config.dropout:g} in training) is off: the network is "
             "measured in inference mode"
         )
-    return subject
+    return trained
 
 
 class Meter:

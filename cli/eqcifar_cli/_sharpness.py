@@ -3,6 +3,8 @@ from typing import Annotated, Literal
 
 import typer
 
+from eqcifar.measures import MEASURES, usual_measures
+
 from ._measuring import (
     BatchSize,
     Devices,
@@ -19,8 +21,6 @@ from ._measuring import (
 )
 from ._output import print_json, print_warning
 
-_USUAL = "trace,ntk,unit,lmax,radius"
-
 
 def sharpness(
     run: RunPath = None,
@@ -30,9 +30,9 @@ def sharpness(
     measures: Annotated[
         str | None,
         typer.Option(
-            help="What to measure, with commas: trace, ntk, unit, lmax, radius (by "
-            "default); ntk_mean, eigenvalues, gram, spectrum; hutchinson, hutch++, "
-            "xtrace, xnystrace; landscape, plane, eigenline, eigenplane; or all.",
+            help=f"What to measure, with commas: {', '.join(usual_measures())} (by "
+            f"default); {', '.join(n for n in MEASURES if n not in usual_measures())}; "
+            "or all.",
             show_default=False,
         ),
     ] = None,
@@ -112,12 +112,12 @@ def sharpness(
     """
     from eqcifar import measurements
     from eqcifar.errors import UsageError
-    from eqcifar.sharpness import check_measures
+    from eqcifar.measures import check_measures
 
     from . import _sharpness_tables as tables
 
     if measures is None:
-        measures = _USUAL + (",spectrum" if plot else "")
+        measures = ",".join(usual_measures()) + (",spectrum" if plot else "")
         if batch_statistics:
             measures = "trace"
     names = check_measures(name.strip() for name in measures.split(","))
@@ -141,33 +141,33 @@ def sharpness(
     )
     if plot:
         measurements.check_plots()
-    subject = open_run(run, out)
-    if plot and not subject.same_data:
+    trained = open_run(run, out)
+    if plot and not trained.same_data:
         raise UsageError(
-            f"--plot draws beside {subject.table}, which is of other data: bring the "
+            f"--plot draws beside {trained.table}, which is of other data: bring the "
             "data back, or leave out --plot"
         )
     if how_many is not None:
-        plan = measurements.plan_subject(
-            subject, splits[0], options, how_many, devices=devices
+        plan = measurements.plan_network(
+            trained, splits[0], options, how_many, devices=devices
         )
-        tables.print_plan(subject, splits[0], options, plan, how_many, as_json)
+        tables.print_plan(trained, splits[0], options, plan, how_many, as_json)
         return
     with Meter() as meter:
         if convention == "original":
             original_devices = original_devices or 8
             original = measurements.measure_original(
-                subject,
+                trained,
                 options,
                 original_devices,
                 devices=devices,
                 report=meter,
                 warn=print_warning,
             )
-            tables.print_original(subject, original, original_devices, as_json)
+            tables.print_original(trained, original, original_devices, as_json)
             return
-        found = measurements.measure_subject(
-            subject,
+        found = measurements.measure_network(
+            trained,
             names,
             splits,
             options,
@@ -176,17 +176,17 @@ def sharpness(
             warn=print_warning,
         )
     try:
-        measurements.record(subject, options, found, devices=devices)
+        measurements.append_measures(trained, options, found, devices=devices)
     finally:
         # Whatever becomes of the file, and of the reader of our output.
         if as_json:
-            print_json(tables.to_json(subject, options, found, sharpest))
+            print_json(tables.to_json(trained, options, found, sharpest))
         else:
-            tables.print_found(subject, options, found)
-            tables.print_shares(subject, found, layers, classes, sharpest)
-    if subject.same_data:
-        typer.echo(f"Appended to {subject.table}", err=as_json)
+            tables.print_found(trained, options, found)
+            tables.print_shares(trained, found, layers, classes, sharpest)
+    if trained.same_data:
+        typer.echo(f"Appended to {trained.table}", err=as_json)
     if plot:
-        files = measurements.plot_sharpness(subject, options, found)
+        files = measurements.plot_sharpness(trained, options, found)
         names = ", ".join(path.name for path in files)
-        typer.echo(f"Plotted in {subject.table.parent}: {names}", err=as_json)
+        typer.echo(f"Plotted in {trained.table.parent}: {names}", err=as_json)

@@ -8,8 +8,9 @@ from typing import Any
 
 import typer
 
-from eqcifar import meanings, sharpness, training
-from eqcifar.measurements import SharpnessOptions, Subject
+from eqcifar import sharpness, training
+from eqcifar.measurements import MeasuredNetwork, SharpnessOptions
+from eqcifar.measures import meaning
 from eqcifar.sharpness import Estimate, Measured
 
 from ._measuring import format_estimate, plus_minus
@@ -18,29 +19,29 @@ from ._output import print_json, print_table
 Found = Mapping[str, Mapping[str, Measured]]
 
 
-def print_found(subject: Subject, options: SharpnessOptions, found: Found):
+def print_found(trained: MeasuredNetwork, options: SharpnessOptions, found: Found):
     """A table a split, and under it what the numbers rest on."""
-    loss = subject.loss_name(options)
+    loss = trained.loss_name(options)
     for split, measures in found.items():
         rows = []
         for measured in measures.values():
             for name, estimate in measured.values.items():
                 cells = _cells(estimate, measured.bounds.get(name))
-                rows.append((name, *cells, meanings.meaning(name, loss)))
+                rows.append((name, *cells, meaning(name, loss)))
         most = max(e.examples for m in measures.values() for e in m.values.values())
         print_table(
-            f"{subject.path}: {subject.config.arch} on {most} of "
-            f"{len(subject.dataset.splits[split])} {split} images of "
-            f"{subject.dataset.title}, {subject.loss(options)}",
-            ("measure", _value(subject), plus_minus(), "images", "meaning"),
+            f"{trained.path}: {trained.config.arch} on {most} of "
+            f"{len(trained.dataset.splits[split])} {split} images of "
+            f"{trained.dataset.title}, {trained.loss(options)}",
+            ("measure", _value(trained), plus_minus(), "images", "meaning"),
             rows,
             left=("meaning",),
         )
-    typer.echo(_notes(subject, options, found))
+    typer.echo(_notes(trained, options, found))
 
 
-def _value(subject: Subject) -> str:
-    return "SYNTHETIC" if subject.dataset.synthetic else "value"
+def _value(trained: MeasuredNetwork) -> str:
+    return "SYNTHETIC" if trained.dataset.synthetic else "value"
 
 
 def _cells(estimate: Estimate, bound: float | None) -> tuple[str, str, str]:
@@ -48,7 +49,7 @@ def _cells(estimate: Estimate, bound: float | None) -> tuple[str, str, str]:
     return (*format_estimate(estimate.value, half), str(estimate.examples))
 
 
-def _notes(subject: Subject, options: SharpnessOptions, found: Found) -> str:
+def _notes(trained: MeasuredNetwork, options: SharpnessOptions, found: Found) -> str:
     whose = {"split": "the split", "population": "the population it is from"}
     lines = [
         f"{plus_minus()}: half the 95 % interval of the value over "
@@ -64,7 +65,7 @@ def _notes(subject: Subject, options: SharpnessOptions, found: Found) -> str:
     paths = [measured.tables["path"] for measured in traces]
     lines += _path_note(paths[0]) if paths else []
     mode = "each batch" if options.batch_statistics else "running statistics"
-    penalty = _penalty(subject, options)
+    penalty = _penalty(trained, options)
     lines.append(
         f"Normalised by {mode}, without augmentation and dropout. Weight decay is left "
         f"out: it would add lambda P = {penalty:.6g} to tr_hess."
@@ -110,9 +111,9 @@ def _rise_note(found: Found) -> list[str]:
     return lines
 
 
-def _penalty(subject: Subject, options: SharpnessOptions) -> float:
-    network = subject.network(options)
-    coefficients = training.l2_coefficients(network.params, subject.config)
+def _penalty(trained: MeasuredNetwork, options: SharpnessOptions) -> float:
+    network = trained.network(options)
+    coefficients = training.l2_coefficients(network.params, trained.config)
     return sharpness.penalty_trace(network, coefficients)
 
 
@@ -134,18 +135,18 @@ def _path_note(path: Mapping[str, Any]) -> list[str]:
 
 
 def print_shares(
-    subject: Subject, found: Found, layers: bool, classes: bool, sharpest: int
+    trained: MeasuredNetwork, found: Found, layers: bool, classes: bool, sharpest: int
 ):
     """What the trace of the GGN is made of: layers, classes, images."""
     for split, measures in found.items():
         shares = measures["trace"].tables if "trace" in measures else {}
-        names = subject.dataset.classes
+        names = trained.dataset.classes
         if layers:
             rows = [(r["name"], r["value"], r["half"]) for r in shares["layers"]]
             total = sum(value for _, value, _ in rows) or 1.0
             print_table(
                 f"tr_ggn by parameter array, {split}",
-                ("parameters", _value(subject), plus_minus(), "share"),
+                ("parameters", _value(trained), plus_minus(), "share"),
                 [
                     (
                         name,
@@ -158,7 +159,7 @@ def print_shares(
         if classes:
             print_table(
                 f"tr_ggn by class, {split}",
-                ("class", _value(subject), plus_minus()),
+                ("class", _value(trained), plus_minus()),
                 [
                     (names[r["name"]], *format_estimate(r["value"], r["half"]))
                     for r in shares["classes"]
@@ -177,21 +178,21 @@ def print_shares(
 
 
 def to_json(
-    subject: Subject, options: SharpnessOptions, found: Found, sharpest: int
+    trained: MeasuredNetwork, options: SharpnessOptions, found: Found, sharpest: int
 ) -> dict[str, Any]:
     """Everything at full precision."""
-    loss = subject.loss_name(options)
+    loss = trained.loss_name(options)
     return {
-        **header(subject, options),
+        **header(trained, options),
         "options": dataclasses.asdict(options),
-        "penalty": _penalty(subject, options),
+        "penalty": _penalty(trained, options),
         "splits": {
             split: {
                 "values": {
                     name: {
                         **estimate_to_json(estimate),
                         "bound": measured.bounds.get(name),
-                        "meaning": meanings.meaning(name, loss),
+                        "meaning": meaning(name, loss),
                     }
                     for measured in measures.values()
                     for name, estimate in measured.values.items()
@@ -207,18 +208,18 @@ def to_json(
     }
 
 
-def header(subject: Subject, options: SharpnessOptions) -> dict[str, Any]:
+def header(trained: MeasuredNetwork, options: SharpnessOptions) -> dict[str, Any]:
     """What is measured, as JSON."""
     return {
-        "run": str(subject.path),
-        "arch": subject.config.arch,
-        "seed": subject.config.seed,
-        "step": subject.step,
-        "dataset": subject.dataset.name,
-        "synthetic": subject.dataset.synthetic,
-        "same_data": subject.same_data,
-        "loss_name": subject.loss_name(options),
-        "label_smoothing": subject.label_smoothing(options),
+        "run": str(trained.path),
+        "arch": trained.config.arch,
+        "seed": trained.config.seed,
+        "step": trained.step,
+        "dataset": trained.dataset.name,
+        "synthetic": trained.dataset.synthetic,
+        "same_data": trained.same_data,
+        "loss_name": trained.loss_name(options),
+        "label_smoothing": trained.label_smoothing(options),
     }
 
 
@@ -230,7 +231,7 @@ def estimate_to_json(estimate: Estimate) -> dict[str, Any]:
 
 
 def print_plan(
-    subject: Subject,
+    trained: MeasuredNetwork,
     split: str,
     options: SharpnessOptions,
     plan: sharpness.HowMany,
@@ -238,12 +239,12 @@ def print_plan(
     as_json: bool,
 ):
     """How many images and random vectors a precision takes, and the command."""
-    loss = subject.loss(options)
-    size = len(subject.dataset.splits[split])
+    loss = trained.loss(options)
+    size = len(trained.dataset.splits[split])
     plans = {"random": plan.random, "exact": plan.exact}
     if as_json:
         print_json(
-            {**header(subject, options), "split": split, **dataclasses.asdict(plan)}
+            {**header(trained, options), "split": split, **dataclasses.asdict(plan)}
         )
         return
     print_table(
@@ -266,7 +267,7 @@ def print_plan(
     typer.echo(
         f"One image tells the trace to {100 * math.sqrt(plan.pilot.data):.0f} %, one "
         f"random vector adds {100 * math.sqrt(plan.pilot.mixed):.0f} %.\n"
-        f"Next: eqcifar sharpness {subject.path} --split {split} "
+        f"Next: eqcifar sharpness {trained.path} --split {split} "
         f"--samples {best.examples} --probes {best.probes}"
         + (f" --loss {options.loss}" if options.loss else "")
         + (" --one-hot" if options.one_hot else "")
@@ -274,7 +275,7 @@ def print_plan(
 
 
 def print_original(
-    subject: Subject, original: sharpness.Original, devices: int, as_json: bool
+    trained: MeasuredNetwork, original: sharpness.Original, devices: int, as_json: bool
 ):
     """The original's six columns, with their defects beside them."""
     if as_json:
@@ -282,14 +283,14 @@ def print_original(
         factors = {"penalty": original.penalty, "divisor": original.divisor}
         extra = {"columns": columns, **factors, "defects": original.defects}
         original_loss = SharpnessOptions(loss="mse", one_hot=True)
-        print_json({**header(subject, original_loss), **extra})
+        print_json({**header(trained, original_loss), **extra})
         return
     print_table(
-        f"{subject.path}: the original's convention on {devices} devices, "
-        f"{subject.dataset.title}",
-        ("column", _value(subject), plus_minus(), "meaning"),
+        f"{trained.path}: the original's convention on {devices} devices, "
+        f"{trained.dataset.title}",
+        ("column", _value(trained), plus_minus(), "meaning"),
         [
-            (k, *_cells(e, None)[:2], meanings.meaning(k, "mse"))
+            (k, *_cells(e, None)[:2], meaning(k, "mse"))
             for k, e in original.columns.items()
         ],
         left=("meaning",),

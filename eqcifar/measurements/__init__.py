@@ -3,20 +3,23 @@ from ._compare_splits import (
     SplitComparison as SplitComparison,
     compare_splits as compare_splits,
 )
-from ._measure import (
-    column_name as column_name,
-    first_columns as first_columns,
-    measure_subject as measure_subject,
-    record as record,
-    sharpness_row as sharpness_row,
+from ._measure import measure as measure
+from ._measure_network import (
+    append_measures as append_measures,
+    measure_network as measure_network,
 )
 from ._measured_network import (
+    MeasuredNetwork as MeasuredNetwork,
     SharpnessOptions as SharpnessOptions,
-    Subject as Subject,
-    open_subject as open_subject,
+    open_network as open_network,
 )
 from ._original import (
     measure_original as measure_original,
-    plan_subject as plan_subject,
+    plan_network as plan_network,
 )
 from ._plots import check_plots as check_plots, plot_sharpness as plot_sharpness
+from ._row import (
+    column_name as column_name,
+    first_columns as first_columns,
+    sharpness_row as sharpness_row,
+)

@@ -9,16 +9,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .. import sharpness
 from ..config import TrainConfig
 from ..data import Dataset
 from ..errors import EqcifarError
 from ..losses import AnyLoss
+from ..measures import check_measures
 from ..parallel import is_main_process, make_mesh
 from ..storage import Run, append_wide, keep_rows, read_wide
 from ..training import Row, TrainState, steps_per_epoch
-from ._measure import measure_examples, sharpness_row
-from ._measured_network import SharpnessOptions, Subject
+from ._measure_network import measure_examples
+from ._measured_network import MeasuredNetwork, SharpnessOptions
+from ._row import sharpness_row
 
 
 class SharpnessLog:
@@ -48,7 +49,7 @@ class SharpnessLog:
 
         - `config`: of the run.
         - `every`: epochs between measurements; the last epoch is always measured.
-        - `measures`, `options`: see `measure_subject`, without a split: they are taken
+        - `measures`, `options`: see `measure_network`, without a split: they are taken
             of the training images; by default of 500.
         - `warn`: called with a line for a measurement that failed.
         - `show`: called with each epoch's row.
@@ -58,7 +59,7 @@ class SharpnessLog:
         - `loss`: of the run, if it is a function of one's own.
         """
         self._config, self._every = config, every
-        self._measures = sharpness.check_measures(measures)
+        self._measures = check_measures(measures)
         self._options = SharpnessOptions(samples=500) if options is None else options
         self._warn, self._show = warn, show
         self._report, self._should_stop, self._loss = report, should_stop, loss
@@ -85,7 +86,7 @@ class SharpnessLog:
         if epoch % self._every and epoch < self._config.epochs:
             return
         model, state = jax.tree.map(_local, (train_state.model, train_state.state))
-        subject = Subject(
+        trained = MeasuredNetwork(
             path=self._path.parent,
             table=self._path,
             model=model,
@@ -102,12 +103,12 @@ class SharpnessLog:
         if options.samples is not None and options.samples > limit:
             options = dataclasses.replace(options, samples=0)
         try:
-            network = subject.network(options)
+            network = trained.network(options)
             # One device is enough for so little, and the others may be elsewhere.
-            examples = subject.examples("train", options, make_mesh(1))
+            examples = trained.examples("train", options, make_mesh(1))
             found = {
                 name: measure_examples(
-                    subject,
+                    trained,
                     network,
                     examples,
                     name,
@@ -117,7 +118,7 @@ class SharpnessLog:
                 for name in self._measures
             }
             row = {"epoch": epoch}
-            row |= sharpness_row(subject, options, {"train": found})
+            row |= sharpness_row(trained, options, {"train": found})
             append_wide(self._path, row)
         except _Stopped:
             return

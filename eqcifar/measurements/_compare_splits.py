@@ -1,16 +1,15 @@
 import dataclasses
-from collections.abc import Callable
 from functools import partial
 
 import jax
 
 from .. import sharpness
 from ..errors import UsageError
-from ..parallel import make_mesh
 from ..sharpness import Comparison, Estimate
-from ..storage import append_wide
-from ._measure import Show, column_name, first_columns, open_partial, saving
-from ._measured_network import SharpnessOptions, Subject
+from ..storage import Cell
+from ._measured_network import MeasuredNetwork, SharpnessOptions
+from ._row import column_name, columns_of, first_columns
+from ._work import Show, Warn, Work, silent
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,41 +29,40 @@ class SplitComparison:
 
 
 def compare_splits(
-    subject: Subject,
+    trained: MeasuredNetwork,
     options: SharpnessOptions,
     *,
     count: int = 10,
     devices: int | None = None,
-    report: Show = lambda *_: None,
-    warn: Callable[[str], None] = lambda message: None,
-    keep: bool = True,
+    report: Show = silent,
+    warn: Warn = silent,
+    append: bool = True,
 ) -> SplitComparison:
     """Compare the curvature of the training loss with that of the test loss.
 
-    An equal call goes on where one was interrupted, as `measure_subject` does.
+    An equal call goes on where one was interrupted, as `measure_network` does.
 
     **Arguments:**
 
     - `options`: `probes` are the random vectors that all matrices share.
     - `count`: eigenvectors of each half of a split; 0: none.
-    - `report`, `warn`: called as by `measure_subject`.
-    - `keep`: append it to the subject's table.
+    - `report`, `warn`: called as by `measure_network`.
+    - `append`: append it to the network's table.
     """
     if options.batch_statistics:
         raise UsageError("splits are compared with running statistics")
-    mesh, key = make_mesh(devices), jax.random.key(options.seed)
-    network, loss = subject.network(options), subject.loss(options)
-    memory = 1e9 * options.memory * mesh.size
+    key = jax.random.key(options.seed)
+    work = Work(trained, options, f"compare {count}", devices=devices, warn=warn)
+    network, loss = trained.network(options), trained.loss(options)
+    memory = 1e9 * options.memory * work.mesh.size
     sharpness.check_comparison(network, options.probes, count, memory)
-    splits = {s: subject.examples(s, options, mesh) for s in ("train", "test")}
+    splits = {s: trained.examples(s, options, work.mesh) for s in ("train", "test")}
     train, test = splits.values()
-    unfinished = open_partial(subject, options, mesh, warn, f"compare {count}")
-    with unfinished.keeping("compare") as (rows, save):
 
-        def show(what: str, done: int, total: int):
-            report(what, str(loss), done, total, lambda: None)
+    def show(what: str, done: int, total: int):
+        report(what, str(loss), done, total, lambda: None)
 
-        follow = saving(show, save)
+    with work.keeping("compare", show) as (rows, follow):
         traces = [
             sharpness.output_traces(
                 network,
@@ -93,27 +91,25 @@ def compare_splits(
             report=follow,
         )
     found = SplitComparison(sharpness.ratio(*traces[::-1]), common, count)
-    if keep and subject.same_data:
-        _keep(subject, options, found, len(train), len(test))
-    unfinished.forget()
+    row = _row(trained, options, found, len(train), len(test))
+    work.append(row if append else None)
     return found
 
 
-def _keep(
-    subject: Subject,
+def _row(
+    trained: MeasuredNetwork,
     options: SharpnessOptions,
     found: SplitComparison,
     train: int,
     test: int,
-):
-    row = first_columns(subject, options) | {"examples": train, "examples_te": test}
+) -> dict[str, Cell]:
+    row = first_columns(trained, options) | {"examples": train, "examples_te": test}
     values = {"ratio_ggn": found.ratio}
     for matrix, cosines in found.common.cosine.items():
         values[f"cos_{matrix}"] = cosines["splits"]
     for name, estimate in values.items():
-        column = column_name(subject, options, name, "train")
-        row[column], row[f"{column}_se"] = estimate.value, estimate.standard_error
+        row |= columns_of(column_name(trained, options, name, "train"), estimate)
     if found.common.overlap:
-        column = column_name(subject, options, "overlap", "train")
+        column = column_name(trained, options, "overlap", "train")
         row[column] = found.common.overlap["across"]
-    append_wide(subject.table, row)
+    return row

@@ -24,7 +24,7 @@ _DEFAULT_SAMPLES = 1000
 
 
 @dataclasses.dataclass(frozen=True)
-class Subject:
+class MeasuredNetwork:
     """A trained network and the data to measure it on.
 
     - `table`: where its measures are kept: `sharpness.tsv` in the folder of a run,
@@ -70,7 +70,7 @@ class Subject:
             raise UsageError(
                 f"{self.path} was trained with the loss {self.config.loss}, which only "
                 f"Python has: measure by another, --loss {known}, or give the function "
-                "to eqcifar.measurements.open_subject(..., loss=...)"
+                "to eqcifar.measurements.open_network(..., loss=...)"
             )
         return get_loss(self.loss_name(options), self.label_smoothing(options))
 
@@ -115,12 +115,12 @@ class Subject:
         ).sample(count, options.seed)
 
 
-def open_subject(
+def open_network(
     path: str | os.PathLike[str],
     like: tuple[Model, eqx.nn.State] | None = None,
     dataset: Dataset | None = None,
     loss: AnyLoss | None = None,
-) -> Subject:
+) -> MeasuredNetwork:
     """Read a network to measure, and its data.
 
     **Arguments:**
@@ -151,7 +151,7 @@ def open_subject(
     dataset = data_of(path, config) if dataset is None else dataset
     of_run = file.stem == "model" and (file.parent / "config.json").exists()
     name = "sharpness.tsv" if of_run else f"{file.stem}.sharpness.tsv"
-    return Subject(
+    return MeasuredNetwork(
         path=path,
         table=file.with_name(name),
         model=loaded.model,

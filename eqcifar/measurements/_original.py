@@ -1,5 +1,4 @@
 import dataclasses
-from collections.abc import Callable
 
 import jax
 import numpy as np
@@ -8,13 +7,13 @@ from .. import sharpness
 from ..errors import UsageError
 from ..parallel import make_mesh
 from ..sharpness import HowMany, Original
-from ..storage import append_wide
-from ._measure import Show, first_columns, open_partial, saving
-from ._measured_network import SharpnessOptions, Subject
+from ._measured_network import MeasuredNetwork, SharpnessOptions
+from ._row import columns_of, first_columns
+from ._work import Show, Warn, Work, silent
 
 
-def plan_subject(
-    subject: Subject,
+def plan_network(
+    trained: MeasuredNetwork,
     split: str,
     options: SharpnessOptions,
     rtol: float,
@@ -35,23 +34,23 @@ def plan_subject(
     if options.batch_statistics:
         raise UsageError("a plan is for a sum over images: use running statistics")
     return sharpness.how_many(
-        subject.network(options),
-        subject.examples(split, options, make_mesh(devices)),
-        subject.loss(options),
+        trained.network(options),
+        trained.examples(split, options, make_mesh(devices)),
+        trained.loss(options),
         rtol=rtol,
         key=jax.random.key(options.seed),
     )
 
 
 def measure_original(
-    subject: Subject,
+    trained: MeasuredNetwork,
     options: SharpnessOptions,
     original_devices: int = 8,
     *,
     devices: int | None = None,
-    report: Show = lambda *_: None,
-    warn: Callable[[str], None] = lambda message: None,
-    keep: bool = True,
+    report: Show = silent,
+    warn: Warn = silent,
+    append: bool = True,
 ) -> Original:
     """The columns of sungyubkim/cifar_jax, over whole splits in their stored order.
 
@@ -61,45 +60,42 @@ def measure_original(
     **Arguments:**
 
     - `original_devices`: on which its `tr_hess` depends.
-    - `report`, `warn`: called as by `measure_subject`.
-    - `keep`: append them to the subject's table.
+    - `report`, `warn`: called as by `measure_network`.
+    - `append`: append them to the network's table.
     """
     if options.samples is not None:
         raise UsageError("the original measures whole splits: leave out --samples")
     if options.loss == "ce" or options.batch_statistics:
         raise UsageError("the original measures mse with running statistics")
     options = dataclasses.replace(options, loss="mse", one_hot=True)
-    mesh = make_mesh(devices)
-    whole = SharpnessOptions(samples=0, batch_size=options.batch_size)
-    splits = [subject.examples(name, whole, mesh) for name in ("train", "test")]
-    train, test = (examples.take(np.sort(examples.order)) for examples in splits)
     what = f"original {original_devices}"
-    unfinished = open_partial(subject, options, mesh, warn, what)
-    with unfinished.keeping("original") as (rows, save):
+    work = Work(trained, options, what, devices=devices, warn=warn)
+    whole = SharpnessOptions(samples=0, batch_size=options.batch_size)
+    splits = [trained.examples(name, whole, work.mesh) for name in ("train", "test")]
+    train, test = (examples.take(np.sort(examples.order)) for examples in splits)
+
+    def show(done: int, total: int):
+        report("original", "traces", done, total, lambda: None)
+
+    with work.keeping("original", show) as (rows, follow):
         original = sharpness.original_traces(
-            subject.network(options),
+            trained.network(options),
             train,
             test,
-            weight_decay=subject.config.weight_decay,
-            batch_size=subject.config.batch_size,
+            weight_decay=trained.config.weight_decay,
+            batch_size=trained.config.batch_size,
             devices=original_devices,
             probes=options.probes,
             key=jax.random.key(options.seed),
             done=rows,
-            report=saving(_follow(report), save),
+            report=follow,
         )
-    if keep and subject.same_data:
-        row = first_columns(subject, options) | {
-            "examples": len(train),
-            "examples_te": len(test),
-            "original_devices": original_devices,
-        }
-        for name, estimate in original.columns.items():
-            row[name], row[f"{name}_se"] = estimate.value, estimate.standard_error
-        append_wide(subject.table, row)
-    unfinished.forget()
+    row = first_columns(trained, options) | {
+        "examples": len(train),
+        "examples_te": len(test),
+        "original_devices": original_devices,
+    }
+    for name, estimate in original.columns.items():
+        row |= columns_of(name, estimate)
+    work.append(row if append else None)
     return original
-
-
-def _follow(report: Show) -> Callable[[int, int], None]:
-    return lambda done, total: report("original", "traces", done, total, lambda: None)

@@ -12,7 +12,7 @@ from ..storage import write_json
 _EVERY_SECONDS = 30.0
 
 
-class Partial:
+class Unfinished:
     """What is known of a measurement that is not complete, kept beside its table.
 
     Its pieces are in `.npz` files, see `eqcifar.sharpness.Rows`.

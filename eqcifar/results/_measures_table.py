@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from ..fields import NOTHING, show_field
-from ..meanings import meaning
+from ..measures import meaning
 from ._cells import show_conditions, show_summary
 from ._columns import Column, group_equal, images_of, parse_column, show_images
 from ._pivot import TextTable

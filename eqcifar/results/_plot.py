@@ -18,7 +18,7 @@ from ..figures import (
     new_figure,
     set_log,
 )
-from ..meanings import unit
+from ..measures import unit
 from ..storage import COLUMNS, read_log, read_sharpness_log
 from ._cells import show_seeds
 from ._columns import error_of, group_equal, images_of, parse_column, show_images

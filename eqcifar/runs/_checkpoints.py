@@ -227,7 +227,7 @@ def load_model(
         raise UsageError(
             f"{path} holds a {config.arch}, which no name in `eqcifar archs` makes: in "
             "Python, make such a (model, state) and give it as `like` to "
-            "eqcifar.runs.load_model, open_subject or export_model"
+            "eqcifar.runs.load_model, open_network or export_model"
         )
     with reporting(path):
         # Shapes are all that is needed of it.

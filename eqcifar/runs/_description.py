@@ -214,7 +214,7 @@ def data_of(path: Path, config: DataConfig) -> Dataset:
     except UsageError as error:
         raise UsageError(
             f"the data of {path} cannot be had: {error}; data of one's own is given in "
-            "Python, to eqcifar.measurements.open_subject or eqcifar.training.predict"
+            "Python, to eqcifar.measurements.open_network or eqcifar.training.predict"
         ) from error
 
 

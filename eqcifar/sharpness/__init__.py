@@ -42,17 +42,14 @@ from ._landscape import (
     filter_normalised as filter_normalised,
     landscape as landscape,
 )
-from ._measures import (
-    MEASURES as MEASURES,
-    check_measures as check_measures,
-    measure as measure,
-)
+from ._memory import MEMORY as MEMORY, check_memory as check_memory
 from ._network import (
     Network as Network,
     check_independent as check_independent,
     scaling as scaling,
 )
 from ._operator import (
+    Kind as Kind,
     Operator as Operator,
     ggn_vector_product as ggn_vector_product,
     hessian_vector_product as hessian_vector_product,
@@ -71,6 +68,7 @@ from ._probe_traces import (
     quadratic_forms as quadratic_forms,
 )
 from ._radius import (
+    CLIMBS as CLIMBS,
     average_sharpness as average_sharpness,
     loss_at as loss_at,
     sam_sharpness as sam_sharpness,
@@ -89,5 +87,9 @@ from ._stopping import (
     plan as plan,
     variances as variances,
 )
-from ._task import Measured as Measured, Report as Report
+from ._task import (
+    Measured as Measured,
+    Report as Report,
+    Task as Task,
+)
 from ._verify import Check as Check, verify as verify

@@ -134,7 +134,8 @@ def _bytes_computed(program: Jaxpr) -> int:
         if inner:
             total += sum(map(_bytes_computed, inner))
         else:
-            total += sum(x.aval.size * x.aval.dtype.itemsize for x in equation.outvars)
+            shapes: list[Any] = [x.aval for x in equation.outvars]
+            total += sum(x.size * x.dtype.itemsize for x in shapes)
     return total
 
 
@@ -313,7 +314,7 @@ def _weight_norms(
     inputs, outputs, weight = _as_product(layer, weight, x, cotangents)
     _, rows, width = outputs.shape
     gram = inputs.gram_cost + rows**2 * width
-    weighted = None
+    weighted = jnp.zeros((len(outputs), 1), outputs.dtype)
     if "theta" in scaled or math.prod((*inputs.shape, width)) <= gram:
         squares = jnp.square(jnp.einsum("tp,kto->pko", inputs.matrix(), outputs))
         by_filter = jnp.sum(squares, 0)

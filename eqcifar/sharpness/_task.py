@@ -2,26 +2,29 @@
 
 import dataclasses
 import itertools
-from collections.abc import Callable, MutableMapping
+from collections.abc import Callable, MutableMapping, Sequence
+from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.flatten_util import ravel_pytree
-from jaxtyping import Array, PRNGKeyArray
+from jaxtyping import Array, PRNGKeyArray, PyTree
 
 from eqcifar.losses import AnyLoss, get_loss
 
 from ._draw import CUTS, estimate_fitted, is_sample, over_halves
 from ._estimate import Estimate, Target, estimate_mean
-from ._examples import Batch, Examples, Rows, stream
+from ._examples import Batch, Examples, Rows, piece, stream
 from ._lanczos import DEPTH, Eigen, eigenpairs, values_nearby
+from ._landscape import as_direction
 from ._memory import check_memory
 from ._network import Network
 from ._operator import Kind, Operator, operator
 from ._output_traces import OutputTraces, output_traces
 from ._probe_traces import quadratic_forms
+from ._radius import rises_at
 
 # Work done, the whole, and what gives the estimate so far, called when it is shown.
 Report = Callable[[int, int, Callable[[], Estimate | None]], None]
@@ -44,7 +47,7 @@ class Measured:
 
 @dataclasses.dataclass(frozen=True)
 class Task:
-    """What to measure on, and how; see `measure`."""
+    """What a measure computes on, and how; see `eqcifar.measurements.measure`."""
 
     network: Network
     examples: Examples
@@ -133,7 +136,11 @@ class Task:
 
     def work(self, count: int) -> int:
         """About how many products `leading` and then `of_draw` take."""
-        return self.steps_to(count) + self.is_sample * 2 * CUTS * DEPTH * count
+        return self.steps_to(count) + self.work_of_draw(count)
+
+    def work_of_draw(self, count: int) -> int:
+        """How many products the error of the draw of so many eigenpairs takes."""
+        return self.is_sample * 2 * CUTS * DEPTH * count
 
     def leading(
         self,
@@ -195,6 +202,35 @@ class Task:
             )
             for k, value in enumerate(found.values.tolist())
         ]
+
+    def rises(
+        self, name: str, directions: Sequence[PyTree], reach: float
+    ) -> np.ndarray:
+        """Each image's mean rise of the loss at `reach` along directions."""
+        done = self.passes(f"{name}-ends")
+        find = partial(self._rises, self.examples, directions, reach)
+        return piece(done, 0, lambda: {"rise": find()})["rise"]
+
+    def rises_of_halves(
+        self, name: str, vectors: Array, reach: float, before: int, total: int
+    ) -> np.ndarray:
+        """The mean rise of each half of the images along eigenvectors of its own."""
+        numbers = itertools.count()
+
+        def find(half: Examples, rows: Rows) -> np.ndarray:
+            start = before + next(numbers) * DEPTH * len(vectors)
+            own = self.nearby(half, "hess", vectors, rows, start, total)[1]
+            directions = [as_direction(self.network, vector) for vector in own]
+            return np.asarray(self._rises(half, directions, reach).mean())
+
+        return over_halves(
+            self.examples, find, lambda end: self.passes(f"{name}-{end}")
+        )
+
+    def _rises(
+        self, examples: Examples, directions: Sequence[PyTree], reach: float
+    ) -> np.ndarray:
+        return rises_at(self.network, examples, self.loss, directions, reach)
 
     def fitted(
         self, value: float, terms: np.ndarray, halves: np.ndarray | None = None

@@ -21,7 +21,7 @@ CONVENTION = (
 ABOUT = "time", "epoch", "data", "step", "probes", "sample_seed", *CONVENTION
 
 
-# Measures that take fewer images than they are given; see `sharpness.MEASURES`.
+# Measures that take fewer images than they are given; see `eqcifar.measures`.
 _AT_MOST = {"lmax_ntk": 64, "rank_ntk": 64}
 
 

@@ -1,0 +1,74 @@
+"""The row of `sharpness.tsv` that a measurement is."""
+
+import datetime
+from collections.abc import Mapping
+
+import equinox as eqx
+import jax
+
+from ..measures import depends_on_loss
+from ..sharpness import Estimate, Measured
+from ..storage import Cell
+from ._measured_network import MeasuredNetwork, SharpnessOptions
+
+SUFFIXES = {"train": "", "test": "_te", "val": "_va"}
+
+
+def sharpness_row(
+    trained: MeasuredNetwork,
+    options: SharpnessOptions,
+    found: Mapping[str, Mapping[str, Measured]],
+) -> dict[str, Cell]:
+    """The row of `sharpness.tsv` for what was found."""
+    row = first_columns(trained, options)
+    for split, measures in found.items():
+        seen = [e.examples for m in measures.values() for e in m.values.values()]
+        row[f"examples{SUFFIXES[split]}"] = max(seen, default=0)
+    for split, measures in found.items():
+        for measured in measures.values():
+            for name, estimate in measured.values.items():
+                column = column_name(trained, options, name, split)
+                row |= columns_of(column, estimate)
+                if name in measured.bounds:
+                    row[f"{column}_bound"] = measured.bounds[name]
+    return row
+
+
+def column_name(
+    trained: MeasuredNetwork, options: SharpnessOptions, name: str, split: str
+) -> str:
+    """The column of a measure: what is not the run's own loss or mode is named."""
+    loss, smoothing = trained.loss_name(options), trained.label_smoothing(options)
+    if depends_on_loss(name):
+        if loss != trained.config.loss:
+            name = f"{name}_{loss}"
+        if smoothing != trained.config.label_smoothing:
+            name = f"{name}_onehot"
+    if options.batch_statistics:
+        name = f"{name}_trainmode"
+    return name + SUFFIXES[split]
+
+
+def first_columns(
+    trained: MeasuredNetwork, options: SharpnessOptions
+) -> dict[str, Cell]:
+    """The first columns of a row: when, on what and how."""
+    dataset = trained.dataset
+    numbers = jax.tree.leaves(eqx.filter(trained.model, eqx.is_inexact_array))
+    return {
+        "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "data": "SYNTHETIC" if dataset.synthetic else dataset.name,
+        "step": trained.step,
+        "loss_name": trained.loss_name(options),
+        "loss_smoothing": trained.label_smoothing(options),
+        "target": options.target,
+        "precision": str(numbers[0].dtype),
+        **({"batch_size": options.batch_size} if options.batch_statistics else {}),
+        "probes": options.probes,
+        "sample_seed": options.seed,
+    }
+
+
+def columns_of(name: str, estimate: Estimate) -> dict[str, Cell]:
+    """The columns of an estimate: its value and its standard error."""
+    return {name: estimate.value, f"{name}_se": estimate.standard_error}

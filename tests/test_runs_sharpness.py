@@ -10,6 +10,7 @@ from eqcifar import measurements, sharpness, storage, training
 from eqcifar.errors import RunError, UsageError
 from eqcifar.measurements import SharpnessOptions
 from eqcifar.measurements._work import Work
+from eqcifar.parallel import make_mesh
 from eqcifar.sharpness import Measured
 from eqcifar.storage._growing_table import append_wide, keep_rows, read_wide
 

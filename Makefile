@@ -6,14 +6,15 @@ BIN := .venv/bin
 INSTALLED := .venv/installed
 DEMO := results/demo
 
-.PHONY: help install format check test docs docs-serve demo clean
+.PHONY: help install format check test test-slow docs docs-serve demo clean
 
 help:
-	@echo "make test    install into .venv, check style and types, build the manual, run the tests"
-	@echo "make demo    install into .venv, train, evaluate and measure a small network on the CPU"
-	@echo "make docs    build the manual into site/; docs-serve shows it while you write"
-	@echo "make format  format and fix what can be fixed"
-	@echo "make clean   remove .venv and the demo's results"
+	@echo "make test       install into .venv, check style and types, build the manual, run the tests"
+	@echo "make test-slow  run the proofs that take long, with all of the compiler's optimisation"
+	@echo "make demo       install into .venv, train, evaluate and measure a small network on the CPU"
+	@echo "make docs       build the manual into site/; docs-serve shows it while you write"
+	@echo "make format     format and fix what can be fixed"
+	@echo "make clean      remove .venv and the demo's results"
 
 install: $(INSTALLED)
 
@@ -35,7 +36,11 @@ check: $(INSTALLED)
 	$(BIN)/pyright
 
 test: check docs
-	$(BIN)/pytest --quiet --numprocesses 2 --durations=10
+	$(BIN)/pytest --quiet --numprocesses 2 --durations=10 -m 'not slow'
+
+test-slow: export JAX_DISABLE_MOST_OPTIMIZATIONS = 0
+test-slow: $(INSTALLED)
+	$(BIN)/pytest --quiet --durations=10 -m slow
 
 # Strict: a broken link or a missing reference fails. Nothing is fetched.
 docs: export JAX_PLATFORMS = cpu

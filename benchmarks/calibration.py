@@ -6,10 +6,9 @@ confidence by a pattern, whose size gives the true error. The patterns: overconf
 a constant, by a share of 1 - confidence, up and down in turn from bin to bin, and in
 one bin alone, which is the hardest.
 
-    python -m benchmarks.calibration [--repeats 1000] [--examples 1000 5000 10000]
+    python -m benchmarks calibration --repeats 1000 --examples 1000 5000 10000
 """
 
-import argparse
 import zlib
 
 import numpy as np
@@ -17,7 +16,7 @@ from scipy.optimize import brentq
 
 from eqcifar.training import calibration_error
 
-from .records import store
+from .shared import Row, parser, row, share, store
 
 LAWS = {"sure": (9.0, 0.6), "unsure": (4.0, 1.5)}
 PATTERNS = {
@@ -79,29 +78,30 @@ def cover(law: str, pattern: str, truth: float, n: int, repeats: int) -> dict | 
     }
 
 
-def main():
+def main(argv: list[str]):
     """Measure every case and store the table."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--repeats", type=int, default=1000)
-    parser.add_argument("--examples", type=int, nargs="+", default=[1000, 5000, 10_000])
-    args = parser.parse_args()
-    rows = []
+    options = parser(__doc__)
+    options.add_argument("--repeats", type=int, default=1000)
+    options.add_argument(
+        "--examples", type=int, nargs="+", default=[1000, 5000, 10_000]
+    )
+    args = options.parse_args(argv)
     for n in args.examples:
         for law in LAWS:
             for truth in TRUTHS:
                 for pattern in PATTERNS if truth else list(PATTERNS)[:1]:
-                    row = cover(law, pattern, truth, n, args.repeats)
-                    if row is not None:
-                        rows.append(row)
-                        print(
-                            f"{n:6} {law:6} {truth:.2f} {row['pattern']:8}  "
-                            f"{row['coverage']:.3f}  value {row['mean']:.4f}  "
-                            f"plug-in {row['mean_plugin']:.4f}",
-                            flush=True,
-                        )
-    result = {"repeats": args.repeats, "cases": rows}
-    store("calibration", result)
+                    found = cover(law, pattern, truth, n, args.repeats)
+                    if found is not None:
+                        store("calibration", rows(found, args.repeats))
 
 
-if __name__ == "__main__":
-    main()
+def rows(found: dict, repeats: int) -> list[Row]:
+    """A case as rows of the table."""
+    what = "{law}, error {truth:g} {pattern}, {examples:,} images".format(**found)
+    hits = round(found["coverage"] * repeats)
+    return [
+        share(what, "coverage", hits, repeats),
+        row(what, "mean value", found["mean"], n=repeats),
+        row(what, "mean plug-in", found["mean_plugin"], n=repeats),
+        row(what, "mean width", found["width"], n=repeats),
+    ]

@@ -1,15 +1,12 @@
-"""Coverage of the 95 % intervals over 1,000 repeats, on small trained networks.
+"""Coverage of the 95 % intervals of traces and cosines, on small trained networks.
 
 Every per-example Hessian is formed in float64, so that the truth is known and a repeat
 costs nothing but draws; the intervals are those of the library's own functions. Each
 part is stored as soon as it is known.
 
-    python -m benchmarks.coverage [--repeats 1000] [--only "resnet: examples"]
+    python -m benchmarks coverage --only "resnet: examples" --repeats 1000
 """
 
-import argparse
-import json
-import time
 import zlib
 from functools import partial
 
@@ -22,8 +19,9 @@ from jax.flatten_util import ravel_pytree
 from scipy.special import stdtrit
 
 from eqcifar import models, sharpness
+from eqcifar.sharpness._compare import _cosine, _jackknife, _quotient
 
-from .records import RESULTS, store
+from .shared import Row, parser, row, share, store
 
 jax.config.update("jax_enable_x64", True)
 CLASSES, SPLIT = 4, 1000
@@ -113,21 +111,20 @@ def covered(estimate, truth):
     return low <= truth <= high
 
 
-def summarise(draws, truth):
+def summarise(what: str, draws: list[sharpness.Estimate], truth: float) -> list[Row]:
+    """How often the interval held the truth, and how far off the values are."""
+    hits = sum(covered(e, truth) for e in draws)
     values = np.asarray([e.value for e in draws])
-    errors = np.asarray([e.standard_error for e in draws])
-    return {
-        "coverage": float(np.mean([covered(e, truth) for e in draws])),
-        "relative_rmse": float(np.sqrt(((values - truth) ** 2).mean()) / abs(truth)),
-        "mean_error_over_rmse": float(
-            np.mean(errors) / np.sqrt(((values - truth) ** 2).mean())
-        ),
-    }
+    error = float(np.sqrt(((values - truth) ** 2).mean()) / abs(truth))
+    return [
+        share(what, "coverage", hits, len(draws)),
+        row(what, "relative error (RMS)", error, n=len(draws)),
+    ]
 
 
 def on_examples(name, hessians, ggns, grams, ntks, flips, repeats, rng):
     """Intervals of means over examples: exact, near-exact and general path."""
-    results = {}
+    rows = []
     n, size = len(hessians), hessians.shape[-1]
     mean = sharpness.estimate_mean
 
@@ -146,9 +143,9 @@ def on_examples(name, hessians, ggns, grams, ntks, flips, repeats, rng):
                 r = signs(2, count, classes)
                 table = np.einsum("mic,icd,mid->im", r, gram[ids], r)
                 near.append(mean(table, population=n))
-            results[f"{label} exact, {count} of {n}"] = summarise(exact, truth)
-            results[f"{label} two output probes, {count} of {n}"] = summarise(
-                near, truth
+            rows += summarise(f"{name}: {label} exact, {count} of {n}", exact, truth)
+            rows += summarise(
+                f"{name}: {label} two output probes, {count} of {n}", near, truth
             )
         whole, one = [], []
         for _ in range(repeats):
@@ -156,8 +153,8 @@ def on_examples(name, hessians, ggns, grams, ntks, flips, repeats, rng):
             table = np.einsum("mic,icd,mid->im", r, gram, r, optimize=True)
             whole.append(mean(table))
             one.append(mean(table[:, :1]))
-        results[f"{label} two output probes, all"] = summarise(whole, truth)
-        results[f"{label} one output probe, all (safe)"] = summarise(one, truth)
+        rows += summarise(f"{name}: {label} two output probes, all", whole, truth)
+        rows += summarise(f"{name}: {label} one output probe, all (safe)", one, truth)
     truth = np.trace(hessians.mean(0))
     exact_ggn = np.trace(ggns, axis1=1, axis2=2)
     for batch, probes in ((25, 2), (25, 4), (25, 1), (100, 10)):
@@ -171,15 +168,14 @@ def on_examples(name, hessians, ggns, grams, ntks, flips, repeats, rng):
             plain.append(mean(((v @ blocks) * v).sum(2)))
             controlled.append(mean(base + ((v @ rest) * v).sum(2)))
         case = f"{probes} probes a batch of {batch}, all"
-        results[f"hess, {case}"] = summarise(plain, truth)
-        results[f"hess by control variate, {case}"] = summarise(controlled, truth)
-    results |= on_own_directions(hessians, ggns, flips, repeats, rng)
-    return {f"{name}: {key}": value for key, value in results.items()}
+        rows += summarise(f"{name}: hess, {case}", plain, truth)
+        rows += summarise(f"{name}: hess by control variate, {case}", controlled, truth)
+    return rows + on_own_directions(name, hessians, ggns, flips, repeats, rng)
 
 
-def on_own_directions(hessians, ggns, flips, repeats, rng):
+def on_own_directions(name, hessians, ggns, flips, repeats, rng):
     """The general path as it is by default: a direction a batch, signs an example."""
-    results, n, batch, probes = {}, len(hessians), 25, 2
+    rows, n, batch, probes = [], len(hessians), 25, 2
     truth, mean = np.trace(hessians.mean(0)), sharpness.estimate_mean
     whole = np.tile(np.arange(n), (repeats, 1))
     without = np.stack([rng.permutation(n)[:250] for _ in range(repeats)])
@@ -206,8 +202,8 @@ def on_own_directions(hessians, ggns, flips, repeats, rng):
                 )
                 for ids, table in zip(order, tables, strict=True)
             ]
-            results[f"{what}, {case}, {count}"] = summarise(draws, truth)
-    return results
+            rows += summarise(f"{name}: {what}, {case}, {count}", draws, truth)
+    return rows
 
 
 def own_forms(matrices, flips, order, groups, probes, rng):
@@ -248,7 +244,7 @@ def flip_places(network):
 
 def on_one_matrix(name, hessian, ggn, products, repeats, rng):
     """Intervals of trace estimators of one operator, by number of products."""
-    results, key = {}, jax.random.key(int(rng.integers(2**31)))
+    rows, key = [], jax.random.key(int(rng.integers(2**31)))
     cases = [
         (f, m, hessian)
         for f in (sharpness.hutchinson, sharpness.hutch_plus_plus, sharpness.xtrace)
@@ -266,14 +262,47 @@ def on_one_matrix(name, hessian, ggn, products, repeats, rng):
                 function(operator, matvecs=probes, key=jax.random.fold_in(key, i))
             )
         label = f"{name}: {function.__name__}, {probes} products"
-        results[label] = summarise(draws, truth)
-        print(label, results[label], flush=True)
-    return results
+        rows += summarise(label, draws, truth)
+    return rows
+
+
+def on_cosines(name, hessians, ggns, repeats, rng):
+    """Jackknife intervals of `compare`: cosines and ratios under common probes."""
+    rows, n = [], len(hessians)
+    quarters = np.array_split(rng.permutation(n), 4)
+    pairs = {
+        "two splits": [(4, 5)],
+        "halves across splits": [(0, 2), (0, 3), (1, 2), (1, 3)],
+        "halves of a split": [(0, 1)],
+    }
+    for kind, each in (("H", hessians), ("GGN", ggns), ("H - GGN", hessians - ggns)):
+        halves = [each[ids].mean(0) for ids in quarters]
+        wholes = [(halves[0] + halves[1]) / 2, (halves[2] + halves[3]) / 2]
+        sets = np.stack([*halves, *wholes])
+        inner = np.einsum("aij,bij->ab", sets, sets)
+        for probes in (5, 10, 20, 50):
+            draws = {pair: [] for pair in [*pairs, "ratio"]}
+            for _ in range(repeats):
+                v = rng.choice([-1.0, 1.0], size=(sets.shape[-1], probes))
+                pushed = sets @ v
+                gram = np.einsum("aim,bim->mab", pushed, pushed)
+                for label, which in pairs.items():
+                    draws[label].append(_jackknife(partial(_cosine, pairs=which), gram))
+                forms = np.einsum("im,aim->ma", v, pushed[4:])
+                draws["ratio"].append(_jackknife(_quotient, forms))
+            for label, which in pairs.items():
+                what = f"{name}: cosine of {kind}, {label}, {probes} probes"
+                rows += summarise(what, draws[label], _cosine(inner, which))
+            if kind != "H - GGN":
+                truth = np.trace(wholes[1]) / np.trace(wholes[0])
+                what = f"{name}: trace ratio of {kind}, {probes} probes"
+                rows += summarise(what, draws["ratio"], truth)
+    return rows
 
 
 def on_stopping(name, hessian, traces, repeats, rng):
     """Share of sequential stops whose value is within the relative tolerance."""
-    results = {}
+    rows = []
     truth, size = np.trace(hessian), len(hessian)
     for rtol in (0.1, 0.05, 0.02):
         stop, met, used = sharpness.Stop(rtol), 0, []
@@ -285,10 +314,9 @@ def on_stopping(name, hessian, traces, repeats, rng):
                 count = _first_stop(stop, values)
             used.append(count)
             met += int(abs(values[:count].mean() / truth - 1) <= rtol)
-        results[f"{name}: Hutchinson stopped at {rtol:g}"] = {
-            "met": met / repeats,
-            "mean_products": float(np.mean(used)),
-        }
+        what = f"{name}: Hutchinson, stopped at {rtol:g}"
+        rows.append(share(what, "within the tolerance", met, repeats))
+        rows.append(row(what, "products, mean", float(np.mean(used)), n=repeats))
         met, used, truth_data = 0, [], traces.mean()
         for _ in range(repeats):
             order, count = rng.permutation(len(traces)), 50
@@ -303,11 +331,10 @@ def on_stopping(name, hessian, traces, repeats, rng):
             used.append(count)
             error = abs(traces[order[:count]].mean() / truth_data - 1)
             met += int(error <= rtol)
-        results[f"{name}: exact path over examples stopped at {rtol:g}"] = {
-            "met": met / repeats,
-            "mean_examples": float(np.mean(used)),
-        }
-    return results
+        what = f"{name}: exact path over images, stopped at {rtol:g}"
+        rows.append(share(what, "within the tolerance", met, repeats))
+        rows.append(row(what, "images, mean", float(np.mean(used)), n=repeats))
+    return rows
 
 
 def _first_stop(stop, values):
@@ -332,32 +359,18 @@ def _first_stop(stop, values):
     return None
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--repeats", type=int, default=1000)
-    parser.add_argument("--only", default="", help="how the names of parts begin")
-    options = parser.parse_args()
+def main(argv: list[str]):
+    options = parser(__doc__)
+    options.add_argument("--repeats", type=int, default=1000)
+    options.add_argument("--only", default="", help="how the names of parts begin")
+    args = options.parse_args(argv)
     images, labels = images_of_classes(SPLIT, np.random.default_rng(0))
     builds = {
         "resnet": small_resnet,
         "gelu": Smooth,
     }
-    path = RESULTS / "coverage.json"
-    parts = json.loads(path.read_text()).get("parts", {}) if path.exists() else {}
-
-    def part(name, find):
-        if not name.startswith(options.only):
-            return
-        start, rng = time.time(), np.random.default_rng(zlib.crc32(name.encode()))
-        found = find(rng)
-        seconds = round(time.time() - start)
-        parts[name] = {"repeats": options.repeats, "seconds": seconds, "results": found}
-        store("coverage", {"examples": SPLIT, "parts": parts})
-        for label, row in found.items():
-            print(label, {k: round(v, 3) for k, v in row.items()}, flush=True)
-
     for name, build in builds.items():
-        if options.only and not options.only.startswith(name):
+        if args.only and not args.only.startswith(name):
             continue
         model, state = eqx.nn.make_with_state(build)(jax.random.key(0))
         network = train(model, state, images, labels)
@@ -365,15 +378,15 @@ def main():
         hessian, ggn = (matrix.mean(0) for matrix in every[:2])
         traces = np.trace(every[2], axis1=1, axis2=2)
         products = (12, 30, 60) if name == "resnet" else (30,)
-        flips, repeats = flip_places(network), options.repeats
+        flips, repeats = flip_places(network), args.repeats
         finds = {
             "examples": partial(on_examples, name, *every, flips, repeats),
+            "cosines": partial(on_cosines, name, *every[:2], repeats),
             "one matrix": partial(on_one_matrix, name, hessian, ggn, products, repeats),
             "stopping": partial(on_stopping, name, hessian, traces, repeats),
         }
         for kind, find in finds.items():
-            part(f"{name}: {kind}", find)
-
-
-if __name__ == "__main__":
-    main()
+            part = f"{name}: {kind}"
+            if part.startswith(args.only):
+                rng = np.random.default_rng(zlib.crc32(part.encode()))
+                store("coverage", find(rng))

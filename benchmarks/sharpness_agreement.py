@@ -1,11 +1,10 @@
-"""The same figures here, in curvlinops and in PyHessian, float64, copied weights.
+"""Curvature here, in curvlinops and in PyHessian: float64, copied weights.
 
 Dense traces on a small ResNet; matrix products, eigenvalues and single probes on a run.
 
-    python -m benchmarks.sharpness_agreement RUN DATASET
+    python -m benchmarks sharpness_agreement RUN DATASET
 """
 
-import argparse
 from typing import Any
 
 import equinox as eqx
@@ -15,12 +14,33 @@ import numpy as np
 import torch
 from jax.flatten_util import ravel_pytree
 
-from eqcifar import models, sharpness
+from eqcifar import data, models, sharpness
+from eqcifar.runs import load_model
 from eqcifar.sharpness import Examples, Network
 
 from .peers import torch_sharpness as peers
-from .records import store
-from .sharpness_measures import first, load
+from .shared import Row, parser, row, store
+
+
+def load(run: str, dataset: str) -> tuple[Network, dict[str, Examples], Any]:
+    """The network of a run and both splits in one fixed random order."""
+    loaded = load_model(run)
+    config, images = loaded.config, data.load(dataset)
+
+    def prepare(x):
+        return data.normalise(x, config.mean, config.std)
+
+    splits = {"train": images.train, "test": images.test}
+    examples = {
+        name: Examples(split.images, split.labels, prepare).sample(len(split), 0)
+        for name, split in splits.items()
+    }
+    return Network(loaded.model, loaded.state), examples, loaded
+
+
+def first(examples: Examples, count: int) -> Examples:
+    """The first so many of a random order."""
+    return examples.take(examples.order[:count])
 
 
 def as_float64(tree: Any, arrays: list[np.ndarray] | None = None) -> Any:
@@ -43,21 +63,17 @@ def relative(ours: Any, theirs: Any) -> float:
     return float(np.linalg.norm(ours - theirs) / np.linalg.norm(theirs))
 
 
-def both(ours: float, theirs: float) -> dict[str, float]:
-    """Two numbers and their relative difference."""
-    return {"eqcifar": ours, "peer": theirs, "relative": relative(ours, theirs)}
-
-
 def products(network: Network, examples: Examples, peer: Any, loss: str) -> dict:
-    """What can be compared on a network of any size."""
-    rng, rows = np.random.default_rng(0), {}
+    """Relative differences of what can be compared on a network of any size."""
+    rng, apart = np.random.default_rng(0), {}
     size = network.size
+    few = size < 10_000
     vector = rng.choice([-1.0, 1.0], size)
     unravel = ravel_pytree(network.params)[1]
     for kind in ("hess", "ggn"):
         ours = sharpness.operator(network, examples, loss, kind)(jnp.asarray(vector))
         theirs = peer.product(kind, vector)
-        rows[f"{kind} v, curvlinops, norm of difference"] = relative(ours, theirs)
+        apart[f"{kind} v, curvlinops"] = relative(ours, theirs)
         batch = examples.batch(0)
         forms = sharpness.quadratic_forms(
             network,
@@ -66,58 +82,47 @@ def products(network: Network, examples: Examples, peer: Any, loss: str) -> dict
             batch.labels,
             unravel(jnp.asarray(vector)),
         )
-        rows[f"v'{kind} v by jvp of jvp, curvlinops"] = both(
-            float(forms[kind].mean()), float(vector @ theirs)
+        ours = float(forms[kind].mean())
+        apart[f"v'{kind} v by jvp of jvp, curvlinops"] = relative(
+            ours, float(vector @ theirs)
         )
         found = sharpness.eigenpairs(
             sharpness.operator(network, examples, loss, kind),
-            rtol=1e-12 if size < 10_000 else 1e-6,
+            rtol=1e-12 if few else 1e-6,
             steps=150,
             key=jax.random.key(0),
         )
         value = float(found.values[0])
-        rows[f"lambda_max of {kind}, curvlinops"] = both(
-            value, peer.largest(kind, 0 if size < 10_000 else 1e-6)
-        )
+        largest = peer.largest(kind, 0 if few else 1e-6)
+        apart[f"lambda_max of {kind}, curvlinops"] = relative(value, largest)
         if kind == "hess":
-            rows["lambda_max of hess, PyHessian (power iteration)"] = both(
-                value, peer.pyhessian_largest(400 if size < 10_000 else 60)
-            )
+            largest = peer.pyhessian_largest(400 if few else 60)
+            apart["lambda_max of hess, PyHessian"] = relative(value, largest)
     hess = sharpness.operator(network, examples, loss)
     ours = [float(v @ np.asarray(hess(jnp.asarray(v)))) for v in peer.signs(5, seed=1)]
     theirs = peer.pyhessian_traces(5, seed=1)
-    rows["Hutchinson, 5 probes, same signs, PyHessian, norm of difference"] = relative(
-        ours, theirs
-    )
-    return rows
+    apart["v'hess v of 5 probes, PyHessian"] = relative(ours, theirs)
+    return apart
 
 
 def dense(network: Network, examples: Examples, peer: Any, loss: str) -> dict:
-    """Whole traces."""
+    """Relative differences of whole traces, which the peer takes from unit vectors."""
     key = jax.random.key(0)
     found = sharpness.hessian_trace(network, examples, loss, key=key)
-    assert found.method == "exact"
-    rows = {
-        "tr H, curvlinops": both(found.hess.value, peer.trace("hess")),
-        "tr GGN, curvlinops": both(found.ggn.value, peer.trace("ggn")),
+    return {
+        "tr H, curvlinops": relative(found.hess.value, peer.trace("hess")),
+        "tr GGN, curvlinops": relative(found.ggn.value, peer.trace("ggn")),
     }
-    values = np.asarray(peer.pyhessian_traces(400, seed=2))
-    rows["tr H, PyHessian, 400 probes"] = both(found.hess.value, values.mean()) | {
-        "standard_errors_apart": float(
-            (values.mean() - found.hess.value) / (values.std(ddof=1) / 20)
-        )
-    }
-    return rows
 
 
-def run() -> dict[str, Any]:
+def main(argv: list[str]):
     """Compare on both networks."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("run")
-    parser.add_argument("dataset")
-    parser.add_argument("--data-name", default="CIFAR-10 (JPEG copy)")
-    parser.add_argument("--images", type=int, default=16)
-    args = parser.parse_args()
+    options = parser(__doc__)
+    options.add_argument("run", help="of a vgg11 of width 0.25")
+    options.add_argument("dataset")
+    options.add_argument("--data-name", default="CIFAR-10 (JPEG copy)")
+    options.add_argument("--images", type=int, default=16)
+    args = options.parse_args(argv)
     trained, splits, _ = load(args.run, args.dataset)
     chosen = first(splits["test"], args.images)
     images = np.asarray(chosen.with_batch_size(args.images).batch(0).images, np.float64)
@@ -125,7 +130,6 @@ def run() -> dict[str, Any]:
     more = first(splits["train"], 1024).with_batch_size(1024).batch(0)
     batch = [(torch.from_numpy(images), torch.from_numpy(labels).long())]
     jax.config.update("jax_enable_x64", True)  # a run can only be loaded as saved
-    result: dict[str, Any] = {"data": args.data_name, "images": args.images}
 
     params, state = as_float64(trained.params), as_float64(trained.state)
     here = Network(eqx.combine(params, trained.static), state)
@@ -152,30 +156,18 @@ def run() -> dict[str, Any]:
     )
     tiny = Network(as_float64(model, weights), as_float64(empty, statistics))
     examples = Examples(images, labels, batch_size=args.images)
-    for loss in ("ce", "mse"):
-        rows = {"parameters": tiny.size}
-        peer = peers.Peer(small, batch, loss)
-        rows |= products(tiny, examples, peer, loss)
-        rows |= dense(tiny, examples, peer, loss)
-        result[f"small ResNet, {loss}"] = rows
-        store("sharpness_agreement", result)
-    for loss in ("ce", "mse"):
-        rows = {"parameters": here.size}
-        peer = peers.Peer(there, batch, loss)
-        rows |= products(here, examples, peer, loss)
-        result[f"vgg11 of the run, {loss}"] = rows
-        store("sharpness_agreement", result)
-    return result
-
-
-def main() -> None:
-    """Compare, then say how far apart the furthest are."""
-    result = run()
-    for network, rows in result.items():
-        if isinstance(rows, dict):
-            for name, found in rows.items():
-                print(f"{network:24} {name:60} {found}")
-
-
-if __name__ == "__main__":
-    main()
+    for name, network, theirs in (
+        (f"ResNet of {tiny.size} parameters", tiny, small),
+        ("trained vgg11", here, there),
+    ):
+        for loss in ("ce", "mse"):
+            peer = peers.Peer(theirs, batch, loss)
+            apart = products(network, examples, peer, loss)
+            if network is tiny:
+                apart |= dense(network, examples, peer, loss)
+            rows: list[Row] = [
+                row(f"{name}, {loss}: {what}", "relative difference", value)
+                for what, value in apart.items()
+            ]
+            about = {"data": args.data_name, "images": args.images}
+            store("sharpness_agreement", rows, **about)

@@ -5,12 +5,10 @@ Ours goes over the whole split. A probe of the others is timed on a sample in tu
 ours, and multiplied up to the split and to the number of probes that its measured
 variance asks for to reach the standard error that ours had.
 
-    python -m benchmarks.sharpness_cost RUN DATASET
+    python -m benchmarks sharpness_cost RUN DATASET
 """
 
-import argparse
-import os
-import statistics
+import math
 import time
 from collections.abc import Callable
 from typing import Any
@@ -25,8 +23,8 @@ from eqcifar.parallel import jit
 from eqcifar.sharpness import Examples, Network
 
 from .peers import torch_sharpness as peers
-from .records import store
-from .sharpness_measures import first, load, record
+from .shared import Row, alternate, parser, row, spread, store
+from .sharpness_agreement import first, load
 
 KEY = jax.random.key(7)
 
@@ -38,33 +36,12 @@ def clock(work: Callable[[], Any]) -> tuple[float, Any]:
     return time.perf_counter() - begin, found
 
 
-def in_turns(works: dict[str, Callable[[], Any]], repeats: int) -> dict[str, Any]:
-    """Median seconds of each, after one call to compile, taking turns."""
-    times: dict[str, list[float]] = {name: [] for name in works}
-    for turn in range(repeats + 1):
-        for name, work in works.items():
-            seconds, _ = clock(work)
-            if turn > 0:
-                times[name].append(seconds)
-        print(f"turn {turn}", flush=True)
-    return {
-        name: {"seconds": statistics.median(rows), "all": rows}
-        for name, rows in times.items()
-    }
-
-
 @jit
 def _gradient(network: Network, loss: Any, images: Any, labels: Any) -> Any:
     def total(params):
         return jnp.mean(jax.vmap(loss)(network(params, images), labels))
 
     return jax.grad(total)(network.params)
-
-
-def gradient(network: Network, examples: Examples) -> Any:
-    """The gradient of the mean loss, batch by batch."""
-    ce = sharpness.get_loss("ce")
-    return [_gradient(network, ce, b.images, b.labels) for b in examples.batches()]
 
 
 def one_probe(network: Network, examples: Examples, loss: str, probes: int = 1) -> Any:
@@ -74,52 +51,62 @@ def one_probe(network: Network, examples: Examples, loss: str, probes: int = 1) 
     )
 
 
-def agree(network: Network, examples: Examples, peer: Any) -> dict[str, float]:
+def agree(network: Network, examples: Examples, peer: Any) -> float:
     """Check the answer before the clock: the same probes, float32."""
     apply = sharpness.operator(network, examples, "ce")
     ours = [float(v @ np.asarray(apply(jnp.asarray(v)))) for v in peer.signs(2, 3)]
     theirs = peer.pyhessian_traces(2, 3)
     apart = float(np.max(np.abs(np.subtract(ours, theirs) / np.asarray(theirs))))
-    assert apart < 1e-2
-    return {"largest relative difference of v'Hv, 2 probes, float32": apart}
+    assert apart < 1e-2, apart
+    return apart
 
 
-def passes(arch: str, batch: int, repeats: int) -> dict[str, Any]:
+def passes(arch: str, batch: int, rounds: int) -> list[Row]:
     """Seconds of a gradient and of a jvp of a jvp; weights do not matter for them."""
     network = Network(*models.create(arch, key=KEY))
     images = jax.random.normal(KEY, (batch, 3, 32, 32))
     labels = jnp.arange(batch) % 10
     tangent = jax.tree.map(jnp.sign, network.params)
     ce = sharpness.get_loss("ce")
-    return in_turns(
-        {
-            "gradient": lambda: _gradient(network, ce, images, labels),
-            "jvp of jvp": lambda: sharpness.quadratic_forms(
-                network, ce, images, labels, tangent
-            ),
-        },
-        repeats,
-    )
+    works = {
+        "gradient": lambda: _gradient(network, ce, images, labels),
+        "jvp of jvp": lambda: sharpness.quadratic_forms(
+            network, ce, images, labels, tangent
+        ),
+    }
+    seconds = alternate({k: waited(work) for k, work in works.items()}, rounds)
+    ratios = np.divide(seconds["jvp of jvp"], seconds["gradient"])
+    what = f"{arch}, {batch} images"
+    units = {"gradient": "gradient, s", "jvp of jvp": "jvp of jvp, s"}
+    return [
+        *(spread(what, units[k], values) for k, values in seconds.items()),
+        spread(what, "ratio", [float(r) for r in ratios]),
+    ]
 
 
-def main() -> None:
+def waited(work: Callable[[], Any]) -> Callable[[], Any]:
+    """The work, done when its result is there."""
+    return lambda: jax.block_until_ready(work())
+
+
+def main(argv: list[str]):
     """Measure and store, part by part."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("run")
-    parser.add_argument("dataset")
-    parser.add_argument("--data-name", default="CIFAR-10 (JPEG copy)")
-    parser.add_argument("--sample", type=int, default=256)
-    parser.add_argument("--pilot", type=int, default=256)
-    parser.add_argument("--probes", type=int, default=20)
-    parser.add_argument("--repeats", type=int, default=5)
-    args = parser.parse_args()
+    options = parser(__doc__)
+    options.add_argument("run", help="of a vgg11 of width 0.25")
+    options.add_argument("dataset")
+    options.add_argument("--data-name", default="CIFAR-10 (JPEG copy)")
+    options.add_argument("--sample", type=int, default=256)
+    options.add_argument("--pilot", type=int, default=256)
+    options.add_argument("--probes", type=int, default=20)
+    options.add_argument("--rounds", type=int, default=5)
+    args = options.parse_args(argv)
     torch.manual_seed(0)
     network, splits, loaded = load(args.run, args.dataset)
     config = loaded.config
     if (config.arch, config.width) != ("vgg11", 0.25):
-        parser.error("the peers' network is a vgg11 of width 0.25")
+        options.error("the peers' network is a vgg11 of width 0.25")
     test = splits["test"]
-    few = first(test, args.sample)
+    few, pilot = first(test, args.sample), first(test, args.pilot)
     batches = [
         (torch.tensor(np.asarray(b.images)), torch.tensor(np.asarray(b.labels)).long())
         for b in few.batches()
@@ -130,89 +117,67 @@ def main() -> None:
         [np.asarray(x) for x in jax.tree.leaves(network.state)],
     )
     peer, squared = peers.Peer(model, batches, "ce"), peers.Peer(model, batches, "mse")
-    result: dict[str, Any] = {
-        "data": args.data_name,
-        "network": f"{config.arch}, width {config.width:g}, BatchNorm, trained",
-        "parameters": network.size,
-        "split": len(test),
-        "sample": args.sample,
-        "load_average": os.getloadavg(),
-        "check": agree(network, few, peer),
-    }
-    store("sharpness_cost", result)
-    ce = sharpness.get_loss("ce")
-    tangent = jax.tree.map(jnp.sign, network.params)
-
-    def forms():
-        return [
-            sharpness.quadratic_forms(network, ce, b.images, b.labels, tangent)
-            for b in few.batches()
-        ]
-
-    result["a probe on the sample"] = in_turns(
+    about = {"data": args.data_name, "images": len(test)}
+    about["v'Hv of 2 probes apart from PyHessian"] = agree(network, few, peer)
+    seconds = alternate(
         {
-            "eqcifar gradient": lambda: gradient(network, few),
-            "eqcifar jvp of jvp": forms,
-            "eqcifar exact path, 1 output vector": lambda: one_probe(
-                network, few, "ce"
-            ),
-            "torch gradient": lambda: peer.gradient(),
-            "PyHessian, 1 probe": lambda: peer.pyhessian_traces(1, 0),
-            "curvlinops Hessian, 2 products": lambda: peer.hutchinson("hess", 2),
-            "curvlinops GGN (mse), 2 products": lambda: squared.hutchinson("ggn", 2),
+            "PyHessian": lambda: peer.pyhessian_traces(1, 0),
+            "Hessian": lambda: peer.hutchinson("hess", 2),
+            "GGN": lambda: squared.hutchinson("ggn", 2),
         },
-        args.repeats,
+        args.rounds,
     )
-    store("sharpness_cost", result)
-
-    result["whole split"] = {}
-    for loss, name in (("ce", "tr H"), ("mse", "tr NTK")):
-        seconds, found = clock(lambda loss=loss: one_probe(network, test, loss))
-        again = one_probe(network, first(test, args.pilot), loss, probes=2)
-        within = again.table().var(axis=1, ddof=1).mean()
-        result["whole split"][name] = {
-            "seconds": seconds,
-            "estimate": record(found.estimate()),
-            "standard_error": float(np.sqrt(within / len(test))),
-            "standard_error_from": f"2 vectors on {args.pilot} images",
-        }
-        store("sharpness_cost", result)
-
-    pilot = first(test, args.pilot)
+    grow = len(test) / args.sample
+    each = {name: grow * float(np.median(s)) for name, s in seconds.items()}
     rows = sharpness.probe_traces(
         network, pilot, "ce", probes=args.probes, fresh=False, key=KEY
     )
-    result["variance of a random direction"] = {
-        name: vars(sharpness.variances(rows.values[name]))
-        for name in ("hess", "ggn", "ntk")
-    } | {"images": args.pilot, "probes": args.probes}
-    store("sharpness_cost", result)
+    plus, term = peer.hutch_plus_plus("hess", 8)
+    for goal, loss, kind in (("tr H", "ce", "hess"), ("tr NTK", "mse", "ntk")):
+        one_probe(network, few, loss)  # compiles
+        taken, found = clock(lambda loss=loss: one_probe(network, test, loss))
+        again = one_probe(network, pilot, loss, probes=2)
+        within = again.table().var(axis=1, ddof=1).mean()
+        wanted = math.sqrt(within / len(test)) / found.estimate().value
+        parts = sharpness.variances(rows.values[kind])
+        needed = (parts.probe + parts.mixed / len(test)) / wanted**2
+        if kind == "ntk":
+            costs = {
+                "PyHessian, on the mse loss": (needed, each["PyHessian"]),
+                "curvlinops Hutchinson on the GGN": (needed, each["GGN"] / 2),
+            }
+        else:
+            costs = {
+                "PyHessian": (needed, each["PyHessian"]),
+                "curvlinops Hutchinson": (needed, each["Hessian"] / 2),
+                "curvlinops Hutch++": (
+                    16 + (term / plus / wanted) ** 2,
+                    each["Hessian"] / 2,
+                ),
+            }
+        store(
+            "sharpness_cost",
+            [
+                row(f"{goal}: eqcifar", "relative standard error", wanted),
+                *products_and_time(f"{goal}: eqcifar", 1, taken, taken),
+                *(
+                    each_row
+                    for name, (count, one) in costs.items()
+                    for each_row in products_and_time(
+                        f"{goal}: {name}", count, count * one, taken
+                    )
+                ),
+            ],
+            **about,
+        )
+    for arch in ("resnet18", "vgg", "wrn16-4", "resnet20"):
+        store("sharpness_passes", passes(arch, 64, args.rounds))
 
-    seconds, (value, spread) = clock(lambda: peer.hutch_plus_plus("hess", 8))
-    result["Hutch++"] = {
-        "columns": 8,
-        "products": 24,
-        "seconds": seconds,
-        "trace of the sample": value,
-        "standard deviation of a term": spread,
-    }
-    result["passes"] = {
-        "batch": 64,
-        "networks": {
-            arch: passes(arch, 64, args.repeats)
-            for arch in ("resnet18", "vgg", "wrn16-4", "resnet20")
-        },
-    }
-    store("sharpness_cost", result)
-    seconds, exact = clock(
-        lambda: sharpness.output_traces(network, few, "ce", scaled=("plain",))
-    )
-    result["exact, C vectors, on the sample"] = {
-        "seconds": seconds,
-        "value": exact.estimate().value,
-    }
-    store("sharpness_cost", result)
 
-
-if __name__ == "__main__":
-    main()
+def products_and_time(what: str, count: float, seconds: float, ours: float):
+    """Products an image, time, and that as a multiple of ours."""
+    return [
+        row(what, "products an image", count),
+        row(what, "time, s", seconds),
+        row(what, "times ours", seconds / ours),
+    ]

@@ -14,7 +14,7 @@ from eqcifar.parallel import make_mesh
 from eqcifar.training._recipe import make_recipe
 from eqcifar.training._step import Epoch, epoch_order, make_steps
 
-from .speed import Case, peak_memory
+from .sides import Case
 
 CLASSES = 10
 
@@ -22,7 +22,7 @@ CLASSES = 10
 class Subject:
     """What `fit` does in an epoch, without its log; `compile` it before training."""
 
-    def __init__(self, case: Case):
+    def __init__(self, case: Case, name: str = ""):
         self.case, self.mesh = case, make_mesh(1)
         images, labels = case.pixels()
         self.images, self.labels = jnp.asarray(images), jnp.asarray(labels)
@@ -43,19 +43,10 @@ class Subject:
         after = take(self._epoch(order), self.start(config), 1)
         return float(after.totals.loss), _arrays(after.model)
 
-    def compile(self) -> dict[str, float]:
-        """Compile the step; seconds to trace, to compile, and the memory it needs."""
-        begin = time.perf_counter()
+    def compile(self):
+        """Compile the step."""
         lowered = self._steps(self.case.config()).lower(*self._arguments())
-        traced = time.perf_counter()
         self.compiled = lowered.compile()
-        memory = self.compiled.compiled.memory_analysis()
-        return {
-            "trace_seconds": traced - begin,
-            "compile_seconds": time.perf_counter() - traced,
-            "temporary_bytes": memory.temp_size_in_bytes,
-            "argument_bytes": memory.argument_size_in_bytes,
-        }
 
     def train(self, calls: int) -> float:
         """Seconds that so many calls take, of `case.steps` steps each."""
@@ -75,14 +66,6 @@ class Subject:
             training.predict(state.model, state.state, images, config, mesh=self.mesh)
         return time.perf_counter() - begin
 
-    def about(self) -> dict[str, Any]:
-        """The most memory used so far, on the device too where it tells."""
-        stats = jax.devices()[0].memory_stats() or {}
-        return {
-            "peak_bytes": peak_memory(),
-            "device_peak_bytes": stats.get("peak_bytes_in_use"),
-        }
-
     def start(self, config: TrainConfig) -> training.TrainState:
         return training.initialise(self.model, self.state, config, self.case.images)
 
@@ -97,28 +80,6 @@ class Subject:
     def _arguments(self) -> tuple[Epoch, training.TrainState, int]:
         order = epoch_order(jax.random.key(0), 0, self.case.images)
         return self._epoch(order), self.train_state, self.case.steps
-
-
-def peak_flops(precision: str) -> float:
-    """Operations a second of a large matrix product, the best of five."""
-    dtype = jnp.bfloat16 if precision == "bf16" else jnp.float32
-    size = 2048 if jax.default_backend() == "cpu" else 8192
-    a = jax.random.normal(jax.random.key(0), (size, size)).astype(dtype)
-    product = jax.jit(jnp.matmul)
-    jax.block_until_ready(product(a, a))
-    seconds = []
-    for _ in range(5):
-        begin = time.perf_counter()
-        jax.block_until_ready(product(a, a))
-        seconds.append(time.perf_counter() - begin)
-    return 2 * size**3 / min(seconds)
-
-
-def flops_per_image(arch: str) -> int:
-    """Operations of a training step for one image: three times the forward pass."""
-    key = jax.random.key(0)
-    shapes = eqx.filter_eval_shape(models.create, arch, CLASSES, key=key)
-    return 3 * 2 * models.count_multiply_adds(*shapes)
 
 
 def _arrays(model: Any) -> list[np.ndarray]:

@@ -3,15 +3,12 @@
 Writes folders as training leaves them, tabulates them by the command line in processes
 of their own, and checks the table against what was written before reporting a time.
 
-    python benchmarks/tabulate.py --runs 10000 --epochs 200
+    python -m benchmarks tabulate --runs 10000 --epochs 200
 """
 
-import argparse
 import json
 import math
-import os
 import random
-import shutil
 import statistics
 import subprocess
 import sys
@@ -19,9 +16,10 @@ import tempfile
 import time
 from pathlib import Path
 
-from benchmarks.records import store
 from eqcifar.config import TrainConfig
 from eqcifar.storage import COLUMNS, run_path
+
+from .shared import parser, row, spread, store
 
 _CODE = """
 import json, resource, sys, time
@@ -38,33 +36,27 @@ print(json.dumps(report), file=sys.stderr)
 """
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--runs", type=int, default=10_000)
-    parser.add_argument("--epochs", type=int, default=200)
-    parser.add_argument("--repeats", type=int, default=5)
-    options = parser.parse_args()
-    folder = Path(tempfile.mkdtemp())
-    try:
-        means = write(folder, options.runs, options.epochs)
-        measured = [measure(folder, means) for _ in range(options.repeats)]
-    finally:
-        shutil.rmtree(folder)
-    seconds = [second for second, _ in measured]
-    result = {
-        "runs": options.runs,
-        "epochs": options.epochs,
-        "rows": len(means),
-        "seconds": seconds,
-        "median_seconds": statistics.median(seconds),
-        # Of the process alone: on a busy machine, far less than it took.
-        "cpu_seconds": [report["cpu"] for _, report in measured],
-        "load_average": os.getloadavg()[0],
-        "peak_bytes": max(report["peak"] for _, report in measured),
-        "imported": measured[0][1]["imported"],
-    }
-    print(json.dumps(result, indent=2))
-    store("tabulate", result)
+def main(argv: list[str]):
+    """Write runs, then tabulate them again and again."""
+    options = parser(__doc__)
+    options.add_argument("--runs", type=int, default=10_000)
+    options.add_argument("--epochs", type=int, default=200)
+    options.add_argument("--rounds", type=int, default=5)
+    args = options.parse_args(argv)
+    with tempfile.TemporaryDirectory() as folder:
+        means = write(Path(folder), args.runs, args.epochs)
+        found = [measure(Path(folder), means) for _ in range(args.rounds)]
+    assert found[0][1]["imported"] == [], found[0][1]
+    what = f"{args.runs:,} runs of {args.epochs} epochs"
+    seconds, reports = zip(*found, strict=True)
+    store(
+        "tabulate",
+        [
+            spread(what, "s", seconds),
+            spread(what, "s of the processor", [r["cpu"] for r in reports]),
+            row(what, "most memory, MB", max(r["peak"] for r in reports) / 1e6),
+        ],
+    )
 
 
 def write(root: Path, runs: int, epochs: int) -> list[float]:
@@ -112,7 +104,3 @@ def measure(root: Path, means: list[float]) -> tuple[float, dict]:
     worst = max(abs(x - y) for x, y in zip(found, means, strict=True))
     assert worst < 1e-12, worst
     return seconds, report
-
-
-if __name__ == "__main__":
-    main()

@@ -119,10 +119,14 @@ _CPU_OPTIONS: dict[str, Any] = {
 def compiler_options() -> dict[str, Any]:
     """What XLA is told for the processors at hand, for `jax.jit`.
 
-    On CPUs, convolutions by Eigen in place of YNNPACK (1.4 times the speed of a
-    training step), and barriers that last until operations are fused, for which
-    the networks' convolutions and rematerialisation have use. Figures are in
-    docs/measurements/speed.md. Options that this XLA does not have are left out.
+    On CPUs, convolutions by Eigen in place of YNNPACK, and barriers that last until
+    operations are fused, for which the networks' convolutions and rematerialisation
+    have use: see `eqcifar.models.fast`. Options that this XLA does not have are left
+    out.
+
+    **Returns:**
+
+    Names and values of options; none on other devices.
     """
     if jax.default_backend() != "cpu":
         return {}

@@ -9,6 +9,8 @@ os.environ["JAX_COMPILATION_CACHE_DIR"] = os.path.join(
 )
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 os.environ["HF_HUB_OFFLINE"] = "1"
+# The compiler's optimisation takes longer than most of what it would make quicker.
+os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 
 import jax  # noqa: E402
 import pytest  # noqa: E402

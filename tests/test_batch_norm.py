@@ -59,6 +59,50 @@ def test_agrees_with_the_formulas():
     np.testing.assert_allclose(new_var, 0.9 + 0.1 * var.ravel(), rtol=1e-12)
 
 
+def every_derivative(function, at):
+    """Values and both ways to second derivatives that the package takes."""
+    along = tuple(jnp.cos(each) for each in at)
+
+    def scalar(*args):
+        return sum(jnp.sum(jnp.sin(y)) for y in function(*args))
+
+    def slope(*args):
+        return jax.jvp(scalar, args, along)[1]
+
+    def run(at):
+        gradient = jax.grad(scalar, (0, 1, 2))
+        return (
+            function(*at),
+            jax.jvp(gradient, at, along),
+            jax.jvp(slope, at, along),
+        )
+
+    return jax.tree.leaves(jax.jit(run)(at))
+
+
+@pytest.mark.usefixtures("x64")
+def test_every_derivative_is_that_of_the_formula():
+    norm, state = make()
+
+    def ours(x, weight, bias):
+        layer = eqx.tree_at(lambda n: (n.weight, n.bias), norm, (weight, bias))
+        y, moved = jax.vmap(layer, **MAPPED)(x, state)
+        return y, *running(norm, moved)
+
+    def theirs(x, weight, bias):
+        axes = (0, 2, 3)
+        mean, var = x.mean(axes, keepdims=True), x.var(axes, keepdims=True)
+        unit = (x - mean) / jnp.sqrt(var + 1e-5)
+        y = unit * weight[:, None, None] + bias[:, None, None]
+        return y, 0.1 * mean.ravel(), 0.9 + 0.1 * var.ravel()
+
+    at = tuple(jnp.asarray(random_batch(*a)) for a in ((0,), (1, (3,)), (2, (3,))))
+    for a, b in zip(
+        every_derivative(ours, at), every_derivative(theirs, at), strict=True
+    ):
+        np.testing.assert_allclose(a, b, rtol=1e-11, atol=1e-11)
+
+
 @pytest.mark.usefixtures("x64")
 def test_agrees_with_pytorch_over_several_steps():
     torch = pytest.importorskip("torch", reason="pip install 'eqcifar[torch]'")

@@ -357,7 +357,7 @@ HEADERS = [
     ({"environment": None}, "environment = None is no dict"),
     ({"environment": {"versions": 3}}, "environment: versions = 3 is no dict"),
     ({"holds": "all"}, "holds = 'all' is neither"),
-    ({"config": {"lr": "x"}}, "lr = 'x': must be of type float"),
+    ({"config": {"lr": "x"}}, "lr = 'x': must be a number"),
     ({"config": {"arch": "wrn40000-1"}}, "wrn40000-1"),
     ({"config": {"arch": "nonsense"}}, "unknown architecture 'nonsense'"),
     ({"config": {"width": 1e300}}, "lacks model.stem.weight, in the model float32"),
@@ -405,6 +405,11 @@ def test_a_pipe_is_no_file(tmp_path):
     os.mkfifo(tmp_path / "x.safetensors")
     with pytest.raises(UsageError, match="no file"):
         load_small_model(tmp_path / "x.safetensors", start())
+
+
+def test_a_folder_that_is_gone_is_not_called_intact(tmp_path):
+    with pytest.raises(RunError, match=r"x.safetensors: there is no folder .*gone$"):
+        save(tmp_path / "gone" / "x.safetensors", start())
 
 
 @pytest.mark.parametrize("limit", [0, 1, 2000])

@@ -105,7 +105,7 @@ def test_completion_script_and_values():
         ("archs resnet19", "unknown architecture 'resnet19'; did you mean 'resnet18'?"),
         ("train --arch resnet99", "unknown architecture 'resnet99'"),
         ("train --dataset /nonexistent", "'/nonexistent': there is no such folder"),
-        ("data info nowhere", "Unknown dataset 'nowhere'"),
+        ("data info nowhere", "unknown dataset 'nowhere'"),
         ("eval --out nowhere", "no folder nowhere"),
         ("eval nowhere", "no file nowhere"),
     ],

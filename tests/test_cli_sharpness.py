@@ -21,6 +21,7 @@ from eqcifar_cli._measuring import format_estimate
 from eqcifar_cli._stop import StopRequest
 
 from .cli_tools import TINY, run_cli, start_cli
+from .helpers import random_network
 
 QUICK = "--samples", 8, "--batch-size", 4, "--devices", 1
 
@@ -73,56 +74,54 @@ def test_a_table_a_row_and_the_same_numbers_as_json(trained):
     assert math.fsum(row["value"] for row in layers) == pytest.approx(trace["value"])
 
 
-def test_what_cannot_be_measured_is_one_line(trained, tmp_path):
-    unfinished = tmp_path / "unfinished"
-    unfinished.mkdir()
-    shutil.copy(trained / "config.json", unfinished)
-    for arguments, code, message in (
-        (("--measures", "trase"), 2, "unknown measure 'trase'; did you mean 'trace'?"),
-        (("--samples", 1), 2, "one image tells nothing about the error"),
-        (("--samples", 41, "--devices", 1), 2, "41 samples asked for, but the train"),
-        (("--split", "val", *QUICK), 2, "no val split: there are train, test"),
-        (("--measures", "ntk", "--layers"), 2, "need the measure trace"),
-        (("--top", 0), 2, "top must be 1 or more"),
-        (("--probes", 10**9, *QUICK), 2, "more than the 1 GB allowed"),
-        (("--original-devices", 4), 2, "needs --convention original"),
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--measures", "trase"), "unknown measure 'trase'; did you mean 'trace'?"),
+        (("--samples", 1), "one image tells nothing about the error"),
+        (("--samples", 41, "--devices", 1), "41 samples asked for, but the train"),
+        (("--split", "val", *QUICK), "no val split: there are train, test"),
+        (("--measures", "ntk", "--layers"), "need the measure trace"),
+        (("--top", 0), "top must be 1 or more"),
+        (("--probes", 10**9, *QUICK), "more than the 1 GB allowed"),
+        (("--original-devices", 4), "needs --convention original"),
         (
             ("--convention", "original", "--original-devices", 0),
-            2,
             "greater than or equal to 1",
         ),
-        (("--seed", 10**20), 2, "seed must be 0 or more, and below 2**32"),
-        (("--sharpest", -1), 2, "greater than or equal to 0"),
-        (("--how-many", 2, *QUICK), 2, "must be between 0 and 1"),
+        (("--seed", 10**20), "seed must be 0 or more, and below 2**32"),
+        (("--sharpest", -1), "greater than or equal to 0"),
+        (("--how-many", 2, *QUICK), "must be between 0 and 1"),
         (
             ("--top", 5000, "--measures", "eigenvalues", "--memory", 0.02, *QUICK),
-            2,
             "take a smaller --top or allow more memory",
         ),
         (
             ("--top", 10**8, "--measures", "eigenvalues", *QUICK),
-            2,
             "there are no 100000000 eigenvalues: take a smaller --top",
         ),
         (
             ("--measures", "xtrace", "--probes", 5000, "--memory", 0.03, *QUICK),
-            2,
             "4 blocks of 2500 vectors take 0.2 GB, more than the 0.12 GB allowed",
         ),
-        (("--memory", 1e-6, *QUICK, "--batch-size", 3), 2, "allow more memory"),
+        (("--memory", 1e-6, *QUICK, "--batch-size", 3), "allow more memory"),
         (
             ("--batch-statistics", *QUICK, "--measures", "trace,ntk"),
-            2,
             "couple the examples, so ntk cannot",
         ),
-        (("--convention", "original", "--samples", 8), 2, "measures whole splits"),
-        (("--devices", 99), 2, "99 devices asked for"),
-    ):
-        result = run_cli("sharpness", trained, *arguments)
-        assert result.exit_code == code, (arguments, result.stderr)
-        assert message in result.stderr
-        assert result.stderr.count("\n") == 1
-    result = run_cli("sharpness", unfinished)
+        (("--convention", "original", "--samples", 8), "measures whole splits"),
+        (("--devices", 99), "99 devices asked for"),
+    ],
+)
+def test_what_cannot_be_measured_is_one_line(trained, arguments, message):
+    result = run_cli("sharpness", trained, *arguments)
+    assert (result.exit_code, result.stderr.count("\n")) == (2, 1), result.stderr
+    assert message in result.stderr
+
+
+def test_a_run_without_a_model_is_refused(trained, tmp_path):
+    shutil.copy(trained / "config.json", tmp_path)
+    result = run_cli("sharpness", tmp_path)
     assert result.exit_code == 2
     assert "has no model.safetensors: finish its training" in result.stderr
 
@@ -132,7 +131,7 @@ def test_what_cannot_be_measured_is_one_line(trained, tmp_path):
     [
         (("--probes", 2), "greater than or equal to 3"),
         (("--eigenvectors", -1), "greater than or equal to 0"),
-        (("--eigenvectors", 10**6), "Cannot compare 1000000 eigenvectors of "),
+        (("--eigenvectors", 10**6), "cannot compare 1000000 eigenvectors of "),
         (("--memory", 1e-9), "more than the 4e-09 GB allowed: ask for fewer"),
         (("--seed", 10**20), "below 2**32"),
     ],
@@ -230,39 +229,33 @@ def test_the_original_columns_follow_their_formula(trained):
     assert "cannot split a batch of 16 over 7 devices" in wrong.stderr
 
 
-def test_dropout_is_off_when_measured(tmp_path):
-    result = run_cli(
-        *(*TINY, "--arch", "wrn10-1", "--dropout", 0.5, "--epochs", 1),
-        *("--out", tmp_path),
-    )
-    assert result.exit_code == 0, result.stderr
-    run = storage.latest_run(tmp_path).path
-    result = run_cli(
-        *("sharpness", run, "--measures", "ntk", "--probes", 0, "--json", *QUICK)
-    )
-    assert "dropout (0.5 in training) is off" in result.stderr
-    value = json.loads(result.stdout)["splits"]["train"]["values"]["tr_ntk"]["value"]
-    loaded, subject = runs.load_model(run), measurements.open_subject(run)
-    without = models.create(
-        "wrn10-1", 10, width=loaded.config.width, key=jax.random.key(0)
-    )
-    model, state = runs.replace_arrays(
-        *without, runs.named_arrays(loaded.model, loaded.state)
-    )
-    order = np.random.default_rng(0).permutation(40)[:8]
-    images = jnp.asarray(subject.dataset.train.images[order])
-    images = data.normalise(images, loaded.config.mean, loaded.config.std)
-    assert value == pytest.approx(ntk_trace(model, state, images), rel=1e-4)
+def test_dropout_is_off_when_measured(trained, tmp_path):
+    dataset = measurements.open_subject(trained).dataset
+    config, trace = runs.load_model(trained).config, {}
+    for dropout in (0.0, 0.5):
+        # The same weights, in a network that drops half of its values in training.
+        made = random_network(
+            models.create, "wrn10-1", 10, width=1 / 16, dropout=dropout
+        )
+        options = {"arch": "wrn10-1", "width": 1 / 16, "dropout": dropout}
+        file = tmp_path / f"{dropout}.safetensors"
+        runs.save_model(file, made, dataclasses.replace(config, **options), dataset)
+        result = run_cli("sharpness", file, "--measures", "ntk", "--json", *QUICK)
+        assert result.exit_code == 0, result.stderr
+        said = "dropout (0.5 in training) is off" in result.stderr
+        assert said == (dropout > 0)
+        values = json.loads(result.stdout)["splits"]["train"]["values"]
+        trace[dropout] = values["tr_ntk"]["value"]
+    assert trace[0.5] == trace[0.0] > 0
 
 
 def test_a_killed_command_goes_on_with_the_same_bits(trained, tmp_path):
     run, pieces = tmp_path / "run", ".sharpness.tsv-*eigen-hess*.npz"
     shutil.copytree(trained, run, ignore=shutil.ignore_patterns("*sharpness.tsv*"))
     command = "sharpness", run, "--measures", "ntk,eigenvalues", *QUICK
-    often = "from eqcifar.runs import _partial; _partial._EVERY_SECONDS = 0"
+    often = "from eqcifar.measurements import _unfinished as u; u._EVERY_SECONDS = 0"
     with start_cli(*command, first=often) as process:
-        until = time.monotonic() + 120
-        while not list(run.glob(pieces)) and time.monotonic() < until:
+        while not list(run.glob(pieces)) and process.poll() is None:
             time.sleep(0.005)
         process.kill()
     assert process.returncode == -signal.SIGKILL

@@ -85,6 +85,7 @@ def test_a_failure_shows_the_end_of_its_log_and_exits_1(tmp_path):
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="has no such signals")
+@pytest.mark.slow
 def test_ctrl_c_stops_every_run_resumably(tmp_path):
     options = "--epochs", 5000, "--eval-every", 5000, "--seeds", "0-1"
     process = start_cli(*SWEEP, *options, "--jobs", 2, "--out", tmp_path)
@@ -113,6 +114,8 @@ def test_ctrl_c_stops_every_run_resumably(tmp_path):
 LISTEN = """
 import os, signal, sys, time
 from eqcifar_cli._stop import StopRequest, exit_code
+if sys.argv[1:]:  # heeds all: under `nohup` one comes ignored
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 with StopRequest() as stop:
     if "early" in sys.argv:
         print("listening", flush=True)

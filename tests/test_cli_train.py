@@ -154,7 +154,7 @@ def test_train_refuses_before_it_makes_a_folder(tmp_path):
     for option, message in (
         (("--arch", "resnet19"), "unknown architecture"),
         (("--devices", 99), "99 devices asked for"),
-        (("--dataset", "nowhere"), "Unknown dataset"),
+        (("--dataset", "nowhere"), "unknown dataset"),
         (("--batch-size", 41), "larger than the training set of 40"),
         (("--crop-pad", 32), "give a --crop-pad below 32"),
         (("--cutout", 33), "give a --cutout of 32 at most"),
@@ -274,6 +274,7 @@ parallel.initialise = lambda: alone("localhost:{port}", 2, {process})
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="has no such signals")
+@pytest.mark.slow
 def test_a_signal_to_one_process_stops_all_alike(tmp_path):
     with socket.socket() as free:
         free.bind(("localhost", 0))

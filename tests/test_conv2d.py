@@ -86,10 +86,18 @@ def test_is_equinox_convolution(make, kernel_size, stride, padding, height, widt
         push = jax.jvp(function, (arrays, x), (arrays, jnp.sin(x)))[1]
         return y, pull(jnp.cos(y)), push
 
+    both_ways = eqx.filter_jit(both_ways)
     close(both_ways(ours), both_ways(plain(ours)), 1e-14)
 
 
-@pytest.mark.parametrize("name", ["vgg11", "resnet18", "wrn10-1"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param("vgg11", marks=pytest.mark.slow),
+        pytest.param("resnet18", marks=pytest.mark.slow),
+        "wrn10-1",
+    ],
+)
 def test_first_gradients_of_networks(name):
     model, state = models.create(name, width=1 / 16, key=jax.random.key(2))
     x = jax.random.normal(jax.random.key(3), (3, 3, 32, 32))

@@ -10,7 +10,7 @@ from jax import lax
 from jax.sharding import NamedSharding, PartitionSpec
 
 from eqcifar import parallel
-from eqcifar.models._convolve_3x3 import convolve_3x3
+from eqcifar.models.fast import convolve_3x3
 
 # As many as the algorithm wants, and fewer.
 MANY, FEW = 32, 3

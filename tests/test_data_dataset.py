@@ -120,14 +120,14 @@ def test_check_passes_good_data_on(uneven):
     [
         ({"classes": ("a",)}, "has 1 classes: at least 2 are needed"),
         ({"classes": ("a", "b", "a")}, "has more than one class 'a': rename one"),
-        ({"test": _split([])}, "Split 'test' of 'toy' has no examples"),
+        ({"test": _split([])}, "split 'test' of 'toy' has no examples"),
         ({"val": _split([0], 5)}, "split 'val' of 'toy' are 5x5 pixels, not 4x4"),
         (
             {"test": _split([0, 1, 3, 3])},
-            r"Label 3 in row 2 of split 'test' of 'toy' is out of range: 3 classes are "
+            r"label 3 in row 2 of split 'test' of 'toy' is out of range: 3 classes are "
             r"numbered 0 to 2 \(2 such rows\)",
         ),
-        ({"train": _split([0, 1, 2, -1])}, "Label -1 in row 3 of split 'train'"),
+        ({"train": _split([0, 1, 2, -1])}, "label -1 in row 3 of split 'train'"),
     ],
 )
 def test_check_refuses(uneven, change, message):

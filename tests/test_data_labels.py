@@ -106,8 +106,8 @@ def test_the_cache_says_again_what_was_assumed(tmp_path):
         ([0, 1, 3], "are the numbers 0, 1, 3, not 0 to 2"),
         ([-1, 0, 1], "are the numbers -1, 0, 1, not 0 to 2"),
         ([0, 0.5, 1], "are the numbers 0, 0.5, 1, not"),
-        ([float("nan"), 0, 1], r"Row 0 of split 'train' .* has no label \(1 such rows"),
-        ([0, 1, None], "Row 2 of split 'train' .* has no label"),
+        ([float("nan"), 0, 1], r"row 0 of split 'train' .* has no label \(1 such rows"),
+        ([0, 1, None], "row 2 of split 'train' .* has no label"),
         ([0, 0, 0], "has 1 classes: at least 2 are needed"),
         (list(range(5, 15)), r"are the numbers 5, 6, 7, 8, \.\.\., 13, 14, not 0 to 9"),
     ],
@@ -129,8 +129,8 @@ def test_what_the_refusal_advises_settles_it(tmp_path):
 @pytest.mark.parametrize(
     ("kind", "labels", "message"),
     [
-        (_value("string"), ["a", "", "b"], "Row 1 of split 'train' .* has no label"),
-        (_value("string"), ["a", None, "b"], "Row 1 of split 'train' .* has no label"),
+        (_value("string"), ["a", "", "b"], "row 1 of split 'train' .* has no label"),
+        (_value("string"), ["a", None, "b"], "row 1 of split 'train' .* has no label"),
         (datasets.List(_value("int64")), [[0], [1], [0]], "one class for each image"),
         (_value("timestamp[s]"), [0, 1, 2], "one class for each image is needed"),
     ],

@@ -38,21 +38,29 @@ def assert_same(a, b, rtol=1e-12):
         np.testing.assert_allclose(row_a[column], row_b[column], rtol=rtol)
 
 
-def test_pieces_remat_and_devices_do_not_change_the_numbers(x64):
-    whole = run()
-    for devices, grad_accum, remat in (
-        (1, 4, False),
-        (1, 1, True),
+@pytest.fixture(scope="module")
+def whole():
+    with jax.enable_x64(True):
+        return run()
+
+
+@pytest.mark.parametrize(
+    ("devices", "grad_accum", "remat"),
+    [
+        pytest.param(1, 4, False, marks=pytest.mark.slow),
+        pytest.param(1, 1, True, marks=pytest.mark.slow),
         (4, 2, True),
-        (8, 4, False),
-    ):
-        found = run(devices=devices, grad_accum=grad_accum, remat=remat)
-        assert_same(found, whole)
+        pytest.param(8, 4, False, marks=pytest.mark.slow),
+    ],
+)
+def test_pieces_remat_and_devices_do_not_change_the_numbers(
+    x64, whole, devices, grad_accum, remat
+):
+    assert_same(run(devices=devices, grad_accum=grad_accum, remat=remat), whole)
 
 
-def test_pieces_in_a_loop_are_the_same(x64, monkeypatch):
+def test_pieces_in_a_loop_are_the_same(x64, whole, monkeypatch):
     # As on an accelerator: the loop is rolled, and an epoch is one call.
-    whole = run()
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     assert_same(run(devices=2, grad_accum=4, remat=True), whole)
 

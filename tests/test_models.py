@@ -241,13 +241,13 @@ def test_max_over_space():
 def test_airbench_takes_images_of_9x9_or_more():
     model, state = shapes("airbench94", width=1 / 16)
     assert models.count_multiply_adds(model, state, image_size=9) > 0
-    with pytest.raises(UsageError, match="airbench 9x9"):
+    with pytest.raises(UsageError, match="of 8x8 are too small: .* 9x9 or more"):
         models.count_multiply_adds(model, state, image_size=8)
 
 
 def test_vgg_says_that_an_image_is_too_small():
     model, state = shapes("vgg", width=1 / 16)
-    with pytest.raises(UsageError, match="VGG needs 32x32 or more"):
+    with pytest.raises(UsageError, match="of 16x16 are too small: .* 32x32 or more"):
         models.count_multiply_adds(model, state, image_size=16)
 
 
@@ -266,10 +266,34 @@ def test_width_leaves_a_channel(width):
         shapes("resnet20", width=width)
 
 
+class Linear(eqx.Module):
+    """Takes no width; its dropout is only kept."""
+
+    linear: eqx.nn.Linear
+    dropout: float
+
+    def __init__(self, num_classes, *, dropout=0.0, key):
+        self.linear = eqx.nn.Linear(3, num_classes, key=key)
+        self.dropout = dropout
+
+    def __call__(self, x, state, *, key=None):
+        return self.linear(x.mean((1, 2))), state
+
+
+def test_a_line_in_the_dictionary_makes_an_architecture(monkeypatch):
+    monkeypatch.setitem(models.ARCHITECTURES, "linear", Linear)
+    model, state = models.create("linear", 4, dropout=0.5, key=KEY)
+    assert model.dropout == 0.5
+    assert model(jnp.ones((3, 2, 2)), state)[0].shape == (4,)
+    with pytest.raises(UsageError, match="linear has no width: leave it at 1, .*vgg"):
+        models.create("linear", width=2.0, key=KEY)
+    with pytest.raises(UsageError, match="one that has: .*, linear$"):
+        models.create("vgg", dropout=0.5, key=KEY)
+    models.check_name("linear")
+
+
 def test_every_name_can_be_made():
-    listed = models.names()
-    assert len(set(listed)) == len(listed)
-    assert set(PARAMETERS) <= set(listed)
+    assert set(PARAMETERS) <= set(models.ARCHITECTURES)
     assert models.count_parameters(shapes("wrn22-8")[0]) == 17_158_106
 
 
@@ -300,7 +324,10 @@ def test_wrong_names_are_answered(name, message):
 @pytest.mark.parametrize(
     ("kwargs", "message"),
     [
-        ({"name": "resnet18", "dropout": 0.1}, "resnet18 has no dropout"),
+        (
+            {"name": "resnet18", "dropout": 0.1},
+            "resnet18 has no dropout: leave it at 0, .*wrn16-4",
+        ),
         ({"name": "wrn16-4", "dropout": 1.0}, "from 0 to below 1, not 1"),
         ({"name": "wrn16-4", "dropout": -0.5}, "from 0 to below 1, not -0.5"),
         ({"name": "vgg", "num_classes": 0}, "at least 1, not 0"),

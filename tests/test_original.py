@@ -256,8 +256,6 @@ def test_layers_of_one_shape_start_apart():
 
 
 def test_what_cannot_be_made_is_answered():
-    with pytest.raises(UsageError, match="partial identities"):
-        eqx.filter_eval_shape(models.create, "airbench94", init="lecun", key=KEY)
     shapes = eqx.filter_eval_shape(models.create, "original-resnet18", key=KEY)
-    with pytest.raises(UsageError, match="halved three times"):
+    with pytest.raises(UsageError, match="halved in each stage"):
         models.count_multiply_adds(*shapes, image_size=20)

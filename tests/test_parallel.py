@@ -6,33 +6,32 @@ import subprocess
 import sys
 from pathlib import Path
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from eqcifar import parallel
+from eqcifar.config import TrainConfig
 from eqcifar.errors import UsageError
 from eqcifar.parallel import check_batch, initialise, make_mesh, replicate
+from eqcifar.runs import Hooks, train_run_with
+
+from .helpers import small_dataset, small_net
 
 _TRAIN = """
-import hashlib, json, os, sys
-os.environ["JAX_PLATFORMS"] = "cpu"
+import hashlib, json, sys
 import jax
-port, process, processes, devices, folder = sys.argv[1:]
-jax.config.update("jax_num_cpu_devices", int(devices))
-if int(processes) > 1:
-    jax.config.update("jax_cpu_collectives_implementation", "gloo")
-    from eqcifar import parallel
-    parallel.initialise(f"localhost:{port}", int(processes), int(process))
-import equinox as eqx
+port, process, folder = sys.argv[1:]
+jax.config.update("jax_num_cpu_devices", 2)
+jax.config.update("jax_cpu_collectives_implementation", "gloo")
+from eqcifar import parallel
+parallel.initialise(f"localhost:{port}", 2, int(process))
 import numpy as np
-from eqcifar.config import TrainConfig
 from eqcifar.errors import EqcifarError, UsageError
 from eqcifar.parallel import everywhere
-from eqcifar.runs import Hooks, train_run_with
-from tests.helpers import small_dataset, small_net
-config = TrainConfig(epochs=1, batch_size=64, warmup=0.0, bn_group=16, eval_every=1)
+from tests.test_parallel import train
 
 
 def fail_on_the_second():
@@ -44,51 +43,58 @@ try:
     said = everywhere(fail_on_the_second)
 except EqcifarError as error:
     said = str(error)
-last = []
-run = train_run_with(
-    folder, small_dataset(), *small_net(), config,
-    hooks=Hooks(on_epoch=lambda train_state, row: last.append(train_state)),
-)
-leaves = [np.asarray(x) for x in jax.tree.leaves(eqx.filter(last[0], eqx.is_array))]
+run, leaves = train(folder)
 digest = hashlib.sha256(b"".join(leaf.tobytes() for leaf in leaves)).hexdigest()
 np.savez(f"{folder}-{process}.npz", *leaves)
 print(json.dumps({"digest": digest, "state": run.status()["state"], "said": said}))
 """
 
 
-def start(processes: int, devices: int, folder: Path) -> list[dict]:
+def train(folder, mesh=None):
+    """A run of one epoch, and all the numbers at its end."""
+    last = []
+    run = train_run_with(
+        folder,
+        small_dataset(),
+        *small_net(),
+        TrainConfig(epochs=1, batch_size=64, warmup=0.0, bn_group=16, eval_every=1),
+        mesh=mesh,
+        hooks=Hooks(on_epoch=lambda train_state, row: last.append(train_state)),
+    )
+    arrays = eqx.filter(last[0], eqx.is_array)
+    return run, [np.asarray(leaf) for leaf in jax.tree.leaves(arrays)]
+
+
+def start(folder: Path) -> list[dict]:
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = free.getsockname()[1]
     children = [
         subprocess.Popen(
-            [sys.executable, "-c", _TRAIN]
-            + [str(x) for x in (port, process, processes, devices, folder)],
+            [sys.executable, "-c", _TRAIN] + [str(x) for x in (port, process, folder)],
             stdout=subprocess.PIPE,
             text=True,
         )
-        for process in range(processes)
+        for process in range(2)
     ]
     outputs = [child.communicate(timeout=300)[0] for child in children]
-    assert [child.returncode for child in children] == [0] * processes
+    assert [child.returncode for child in children] == [0, 0]
     return [json.loads(output.splitlines()[-1]) for output in outputs]
 
 
 def test_two_processes_hold_the_numbers_of_one(tmp_path):
     one, two = tmp_path / "one", tmp_path / "two"
-    start(1, 4, one)
-    results = start(2, 2, two)
+    _, alone = train(one, make_mesh(4))
+    results = start(two)
     assert results[0]["digest"] == results[1]["digest"]
     assert {result["state"] for result in results} == {"done"}
     # What fails on one fails on both, each with its own words.
     assert "another process failed" in results[0]["said"]
     assert results[1]["said"] == "no such data here"
-    with np.load(f"{one}-0.npz") as alone, np.load(f"{two}-0.npz") as together:
-        for name in alone:
-            scale = max(np.abs(alone[name]).max(), 1e-3)
-            np.testing.assert_allclose(
-                together[name], alone[name], rtol=0, atol=1e-5 * scale
-            )
+    with np.load(f"{two}-0.npz") as together:
+        for a, b in zip(together.values(), alone, strict=True):
+            scale = max(np.abs(b).max(), 1e-3)
+            np.testing.assert_allclose(a, b, rtol=0, atol=1e-5 * scale)
     # The second process wrote nothing of its own.
     assert {path.name for path in two.iterdir()} == {p.name for p in one.iterdir()}
 

@@ -54,6 +54,7 @@ def test_an_unknown_recipe_is_refused():
         recipe_options("quick")
 
 
+@pytest.mark.slow
 def test_the_fast_recipe_in_pieces_trains_and_eval_agrees_with_the_log(tmp_path):
     small = "--recipe", "fast", "--arch", "airbench94", "--width", 1 / 16, "--epochs", 1
     pieces = "--bn-group", 10, "--grad-accum", 2, "--remat"

@@ -257,7 +257,7 @@ def test_a_page_that_cannot_be_written_is_one_line(tmp_path):
 
 @pytest.mark.skipif(_CHROMIUM is None, reason="needs Chromium to look at the page")
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("width", [390, 1280])
+@pytest.mark.parametrize("width", [390, pytest.param(1280, marks=pytest.mark.slow)])
 def test_screenshots(report, tmp_path, width, scheme):
     # A window is never as narrow as a phone: the page goes into a frame.
     frame = tmp_path / "frame.html"

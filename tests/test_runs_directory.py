@@ -147,7 +147,7 @@ def test_runs_are_read_without_jax(tmp_path):
     make_run(tmp_path / "a", config={"arch": "vgg"})
     write_log(tmp_path / "a" / "log.tsv", 2)
     code = (
-        "import sys; from eqcifar.runs import find_runs\n"
+        "import sys; from eqcifar.storage import find_runs\n"
         f"run, = find_runs({str(tmp_path)!r})\n"
         "assert run.config() == {'arch': 'vgg'} and len(run.log()) == 2\n"
         "assert run.status()['state'] == 'done'\n"

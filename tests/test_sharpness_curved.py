@@ -199,7 +199,7 @@ def test_one_image_near_a_steep_bend_counts(x64):
 def test_what_is_curved_is_said():
     net = network("gelu")
     with pytest.raises(UsageError, match=r"curved in layers\.0\.weight .* 4 of 6"):
-        sharpness.hessian_trace(net, data(2), method="exact", key=KEY)
+        sharpness.hessian_trace(net, data(2), "ce", method="exact", key=KEY)
     net = network("vgg", batch_statistics=True)
     found = sharpness.curved_leaves(net, jnp.asarray(data(2).images))
     assert "stages.0.0.0.weight" in found

@@ -174,7 +174,7 @@ def test_a_plan_reaches_what_it_promises(fresh):
 
 def test_a_plan_says_when_it_cannot():
     pilot = sharpness.Variances(10.0, 0.5, 0.5, 0.2)
-    with pytest.raises(UsageError, match="Not even all 100"):
+    with pytest.raises(UsageError, match="not even all 100"):
         sharpness.plan(pilot, 1e-4, 100, fresh="none", most_probes=10)
     exact = sharpness.plan(pilot, 1e-4, 100, fresh="exact")
     assert (exact.examples, exact.probes) == (100, 0)

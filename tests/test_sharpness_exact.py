@@ -36,7 +36,12 @@ def test_softmax_regression(x64):
 
 
 @pytest.mark.parametrize(
-    ("kind", "names"), [("resnet", ("mse", "ce")), ("vgg", ("ce",)), ("wrn", ("mse",))]
+    ("kind", "names"),
+    [
+        ("resnet", ("mse", "ce")),
+        pytest.param("vgg", ("ce",), marks=pytest.mark.slow),
+        pytest.param("wrn", ("mse",), marks=pytest.mark.slow),
+    ],
 )
 def test_exact_path_is_the_dense_trace(x64, kind, names):
     examples, net = data(4), network(kind)
@@ -226,7 +231,7 @@ def test_batch_statistics_take_the_general_path(x64):
     assert result.method == "general"
     assert abs(result.hess.value - truth) < 4 * result.hess.standard_error
     assert result.curved
-    with pytest.raises(UsageError, match="Batch statistics"):
+    with pytest.raises(UsageError, match="batch statistics"):
         sharpness.output_traces(net, examples, "mse")
 
 

@@ -230,7 +230,7 @@ def test_examples_refuse_what_cannot_be_measured():
         examples.take(np.zeros(0, int))
     with pytest.raises(UsageError, match="labels"):
         dataclasses.replace(examples, labels=np.zeros(3, np.int32))
-    with pytest.raises(UsageError, match="Cannot draw 5"):
+    with pytest.raises(UsageError, match="cannot draw 5"):
         examples.sample(5)
     with pytest.raises(UsageError, match="halves"):
         examples.take(np.arange(1)).halves()
@@ -238,10 +238,10 @@ def test_examples_refuse_what_cannot_be_measured():
         sharpness.output_traces(
             network("relu"), examples.with_batch_size(3), "mse", memory=9.0
         )
-    with pytest.raises(UsageError, match="Unknown loss"):
+    with pytest.raises(UsageError, match="no loss .hinge.|unknown loss"):
         sharpness.get_loss("hinge")
     bad = dataclasses.replace(examples, labels=np.full(4, 9, np.int32))
-    with pytest.raises(UsageError, match="Label 9"):
+    with pytest.raises(UsageError, match="label 9"):
         sharpness.output_traces(network("relu"), bad, "mse")
 
 

@@ -2,8 +2,6 @@
 
 import dataclasses
 import math
-import time
-from collections.abc import Iterator
 
 import torch
 import torch.nn.functional as F
@@ -120,42 +118,6 @@ def batch(
     if config.loss == "mse":
         targets = F.one_hot(targets, 10).float()
     return inputs, targets
-
-
-def train(
-    config: TrainConfig, dataset, *, device: str, autocast: bool, compile_model: bool
-) -> Iterator[dict[str, float]]:
-    """Train from scratch, yielding a row an epoch; the last has the test accuracy."""
-    torch.manual_seed(config.seed)
-    torch.backends.cudnn.benchmark = True
-    model = ARCHITECTURES[config.arch]().to(device, memory_format=torch.channels_last)
-    if compile_model:
-        model = torch.compile(model)
-    images = torch.from_numpy(dataset.train.images).to(device)
-    labels = torch.from_numpy(dataset.train.labels).long().to(device)
-    test_images = torch.from_numpy(dataset.test.images).to(device)
-    test_labels = torch.from_numpy(dataset.test.labels).long().to(device)
-    per_epoch = len(labels) // config.batch_size
-    recipe = Recipe(model, config, config.epochs * per_epoch, autocast)
-    for epoch in range(config.epochs):
-        start = time.perf_counter()
-        model.train()
-        total = torch.zeros((), device=device)
-        order = torch.randperm(len(labels), device=device)
-        for i in range(per_epoch):
-            chosen = order[i * config.batch_size :][: config.batch_size]
-            total += recipe.step(*batch(images, labels, chosen, config))
-        row = {"epoch": epoch + 1, "loss": float(total) / per_epoch}
-        row["seconds"] = time.perf_counter() - start
-        if epoch + 1 == config.epochs:
-            row["acc_te"] = accuracy(model, test_images, test_labels, config, autocast)
-        yield row
-
-
-def accuracy(model, images, labels, config: TrainConfig, autocast: bool) -> float:
-    """Share of images whose largest logit is the label's."""
-    logits = predict(model, images, config, autocast)
-    return float((logits.argmax(1) == labels).float().mean())
 
 
 @torch.no_grad()

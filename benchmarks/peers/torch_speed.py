@@ -1,12 +1,11 @@
 """The peer's training step and evaluation, ready to be timed as `Subject` is."""
 
 import time
-from typing import Any
 
 import numpy as np
 import torch
 
-from ..speed import Case, peak_memory
+from ..sides import Case
 from . import torch_recipe
 
 FORMS = ("channels_last", "nchw", "compile")
@@ -74,15 +73,6 @@ class TorchSubject:
                 self.forward, images, config, autocast, self.format
             ).cpu()
         return time.perf_counter() - begin
-
-    def about(self) -> dict[str, Any]:
-        """The threads it computes with, and the most memory used so far."""
-        on_gpu = self.device == "cuda"
-        return {
-            "threads": torch.get_num_threads(),
-            "peak_bytes": peak_memory(),
-            "device_peak_bytes": torch.cuda.max_memory_allocated() if on_gpu else None,
-        }
 
     def _recipe(self, config) -> torch_recipe.Recipe:
         total = config.epochs * (self.case.images // config.batch_size)

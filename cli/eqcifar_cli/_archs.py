@@ -33,7 +33,7 @@ def archs(
     # Tracing makes millions of objects, none of which is garbage: not to be searched.
     gc.disable()
     rows = []
-    for name in names or models.names():
+    for name in names or models.ARCHITECTURES:
         # Shapes only: no weight is drawn.
         model, state = eqx.filter_eval_shape(
             models.create, name, classes, width=width, key=jax.random.key(0)

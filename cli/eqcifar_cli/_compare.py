@@ -121,5 +121,6 @@ def compare(
         f"tr GGN on test over train: {cell(found.ratio)} (95 %, of populations)\n"
         'Set "halves, across" against halves of one split, which differ by the draw of '
         f"images alone.\n{plus_minus()}: 95 %, of the random vectors; the draw of "
-        "images does more where the last two columns are far apart."
+        "images does more where the last two columns are far apart. From 20 vectors or "
+        "fewer, intervals of cosines held the value in 87 to 95 %."
     )

@@ -6,7 +6,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -42,8 +42,12 @@ Samples = Annotated[
     ),
 ]
 LossName = Annotated[
-    Literal[PARTS["loss"]] | None,
-    typer.Option(help="The run's own by default.", show_default=False),
+    str | None,
+    typer.Option(
+        metavar="|".join(PARTS["loss"]),
+        help="The run's own by default.",
+        show_default=False,
+    ),
 ]
 OneHot = Annotated[
     bool,

@@ -128,7 +128,7 @@ def flag_of(name: str) -> str:
 def _complete_arch(incomplete: str) -> list[str]:
     from eqcifar import models
 
-    return [name for name in models.names() if name.startswith(incomplete)]
+    return [name for name in models.ARCHITECTURES if name.startswith(incomplete)]
 
 
 def _complete_dataset(incomplete: str) -> list[str]:

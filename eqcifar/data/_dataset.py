@@ -93,46 +93,44 @@ def check(dataset: Dataset, *, size: int | None = None) -> Dataset:
     """
     count = len(dataset.classes)
     if count < 2:
-        raise UsageError(
-            f"{dataset.name!r} has {count} classes: at least 2 are needed."
-        )
+        raise UsageError(f"{dataset.name!r} has {count} classes: at least 2 are needed")
     if doubled := [c for c in set(dataset.classes) if dataset.classes.count(c) > 1]:
         raise UsageError(
-            f"{dataset.name!r} has more than one class {min(doubled)!r}: rename one."
+            f"{dataset.name!r} has more than one class {min(doubled)!r}: rename one"
         )
     expected = dataset.train.images.shape[1:3] if size is None else (size, size)
     for name, split in dataset.splits.items():
         images, labels = split.images, split.labels
         if images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] != 3:
             raise UsageError(
-                f"Images in split {name!r} of {dataset.name!r} are {images.dtype} "
-                f"{images.shape}: give uint8, 0 to 255, as (n, height, width, 3)."
+                f"images in split {name!r} of {dataset.name!r} are {images.dtype} "
+                f"{images.shape}: give uint8, 0 to 255, as (n, height, width, 3)"
             )
         if not np.issubdtype(labels.dtype, np.integer) or labels.ndim != 1:
             raise UsageError(
-                f"Labels in split {name!r} of {dataset.name!r} are {labels.dtype} "
-                f"{labels.shape}: give one whole number for each image."
+                f"labels in split {name!r} of {dataset.name!r} are {labels.dtype} "
+                f"{labels.shape}: give one whole number for each image"
             )
         if len(split) == 0:
-            raise UsageError(f"Split {name!r} of {dataset.name!r} has no examples.")
+            raise UsageError(f"split {name!r} of {dataset.name!r} has no examples")
         if len(split.images) != len(split):
             raise UsageError(
-                f"Split {name!r} of {dataset.name!r} has {len(split.images)} images "
-                f"but {len(split)} labels."
+                f"split {name!r} of {dataset.name!r} has {len(split.images)} images "
+                f"but {len(split)} labels"
             )
         if split.images.shape[1:3] != expected:
             found = "x".join(map(str, split.images.shape[1:3]))
             raise UsageError(
-                f"Images in split {name!r} of {dataset.name!r} are {found} pixels, not "
-                f"{expected[0]}x{expected[1]}: resize them first."
+                f"images in split {name!r} of {dataset.name!r} are {found} pixels, not "
+                f"{expected[0]}x{expected[1]}: resize them first"
             )
         wrong = np.flatnonzero((split.labels < 0) | (split.labels >= count))
         if len(wrong):
             row = wrong[0]
             raise UsageError(
-                f"Label {split.labels[row]} in row {row} of split {name!r} of "
+                f"label {split.labels[row]} in row {row} of split {name!r} of "
                 f"{dataset.name!r} is out of range: {count} classes are numbered 0 to "
-                f"{count - 1} ({len(wrong)} such rows). Remove or relabel them."
+                f"{count - 1} ({len(wrong)} such rows): remove or relabel them"
             )
     return dataset
 
@@ -157,7 +155,7 @@ def with_validation(dataset: Dataset, size: int, *, seed: int = 0) -> Dataset:
     if size == 0:
         return dataset
     if dataset.val is not None:
-        raise UsageError(f"{dataset.name!r} has a validation split already.")
+        raise UsageError(f"{dataset.name!r} has a validation split already")
     labels = dataset.train.labels
     held = _stratified(labels, size, len(dataset.classes), seed, "val_size")
     rest = np.setdiff1d(np.arange(len(labels)), held)
@@ -165,7 +163,7 @@ def with_validation(dataset: Dataset, size: int, *, seed: int = 0) -> Dataset:
     if len(lost):
         raise UsageError(
             f"val_size {size} leaves class {dataset.classes[lost[0]]!r} without "
-            f"training images: train has {len(labels)}. Hold out fewer."
+            f"training images: train has {len(labels)}; hold out fewer"
         )
     train, val = dataset.train.take(rest), dataset.train.take(held)
     return dataclasses.replace(dataset, train=train, val=val)
@@ -202,7 +200,7 @@ def _stratified(
     if not 0 < size <= len(labels):
         raise UsageError(
             f"{option} is {size}, but the split has {len(labels)} examples: choose a "
-            f"number from 1 to {len(labels)}, or 0 to leave it whole."
+            f"number from 1 to {len(labels)}, or 0 to leave it whole"
         )
     counts = np.bincount(labels, minlength=classes)
     # In whole numbers: a share is size * count / n.

@@ -55,12 +55,12 @@ def decode(found: Any, name: str, size: int, hint: str = "") -> Decoded:
     for column in (image, label):
         if column not in splits["test"].features:
             raise UsageError(
-                f"Column {column!r} of {name!r} is in train but not in test: make the "
-                f"splits equal."
+                f"column {column!r} of {name!r} is in train but not in test: make the "
+                f"splits equal"
             )
     for split, rows in splits.items():
         if len(rows) == 0:
-            raise UsageError(f"The split {split!r} of {name!r} has no examples.")
+            raise UsageError(f"the split {split!r} of {name!r} has no examples")
     classes, labels, note = read_labels(splits, label, name)
     notes += [note] if note else []
     assumed, paths, decoded = Counter(), [], {}
@@ -78,7 +78,7 @@ def _find_splits(found: Any, name: str, notes: list[str]) -> dict[str, Any]:
 
     if not isinstance(found, datasets.DatasetDict):
         raise UsageError(
-            f"{name!r} has no splits: save a DatasetDict with 'train' and 'test'."
+            f"{name!r} has no splits: save a DatasetDict with 'train' and 'test'"
         )
     instead = [split for split in _VALIDATION if split in found]
     test = instead[0] if "test" not in found and len(instead) == 1 else "test"
@@ -86,7 +86,7 @@ def _find_splits(found: Any, name: str, notes: list[str]) -> dict[str, Any]:
         raise UsageError(
             f"{name!r} has no split {min(missing)!r}, only "
             f"{', '.join(map(repr, map(str, found)))}: rename or make one, for both "
-            f"'train' and 'test' are needed."
+            f"'train' and 'test' are needed"
         )
     if test != "test":
         notes.append(f"test = {test}")
@@ -103,12 +103,12 @@ def _image_column(features: Any, name: str) -> str:
     if images:
         raise UsageError(
             f"{name!r} has {len(images)} image columns, {', '.join(images)}: call the "
-            f"one to use 'image' with `dataset.rename_column`, or remove the others."
+            f"one to use 'image' with `dataset.rename_column`, or remove the others"
         )
     kinds = ", ".join(f"{c} ({type(kind).__name__})" for c, kind in features.items())
     raise UsageError(
         f"{name!r} has no image column, only {kinds}: cast one with "
-        f"`dataset.cast_column(name, datasets.Image())`."
+        f"`dataset.cast_column(name, datasets.Image())`"
     )
 
 
@@ -129,7 +129,7 @@ def _images(
                 file = _open(encoded["path"], problem)
             else:
                 raise UsageError(
-                    f"The image in row {row} of {where} is missing: remove such rows."
+                    f"the image in row {row} of {where} is missing: remove such rows"
                 )
             image = upright_rgb(file, problem, size=size, assumed=assumed)
             images[row] = np.asarray(image)

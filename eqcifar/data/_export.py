@@ -43,7 +43,7 @@ def export(
 
     folder = Path(os.path.expanduser(folder))
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise UsageError(f"{str(folder)!r} exists already: give a new folder.")
+        raise UsageError(f"{str(folder)!r} exists already: give a new folder")
     folder.parent.mkdir(parents=True, exist_ok=True)
     features = datasets.Features(_features(dataset))
     # A folder that is there is whole: it gets its name last.

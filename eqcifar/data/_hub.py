@@ -38,14 +38,14 @@ def fetch(hub_id: str) -> Any:
             return datasets.load_dataset(path)
     except (DatasetNotFoundError, FileNotFoundError) as error:
         raise UsageError(
-            f"The hub shows no dataset {hub_id!r}: check the name, or run "
+            f"the hub shows no dataset {hub_id!r}: check the name, or run "
             f"`hf auth login` if it is private or gated. ({_line(error)})"
         ) from error
     except (ConnectionError, TimeoutError) as error:
         raise RunError(_unreachable(hub_id, _line(error))) from error
     except Exception as error:
         # Whatever httpx, pyarrow or `datasets` say of what they cannot read.
-        raise RunError(f"Loading {hub_id!r} failed: {_line(error)}") from error
+        raise RunError(f"loading {hub_id!r} failed: {_line(error)}") from error
 
 
 @contextlib.contextmanager
@@ -79,14 +79,14 @@ def open_folder(name: str, files: Files) -> Iterator[Any]:
             # How `datasets` answers to parquet and to its own form without rows.
             if "corresponds to no data" in str(error) or isinstance(error, IndexError):
                 raise UsageError(
-                    f"A split of {name!r} has no examples{metadata_hint(files)}: fill "
-                    f"or remove it."
+                    f"a split of {name!r} has no examples{metadata_hint(files)}: fill "
+                    f"or remove it"
                 ) from error
             if isinstance(error, DatasetGenerationError):
                 error = error.__cause__ or error  # What it wraps says more.
             reason = _line(error).replace(str(folder), name)
             raise UsageError(
-                f"Cannot read the folder {name!r} as a dataset in {_FORMS}: {reason}"
+                f"cannot read the folder {name!r} as a dataset in {_FORMS}: {reason}"
             ) from error
         yield found
 

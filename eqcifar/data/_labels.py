@@ -39,7 +39,7 @@ def label_column(features: Any, name: str, hint: str = "") -> str:
     found = "more than one" if labels else "no"
     raise UsageError(
         f"{name!r} has {found} column of class labels ({kinds}): call the one to use "
-        f"'label' with `dataset.rename_column`{hint}."
+        f"'label' with `dataset.rename_column`{hint}"
     )
 
 
@@ -74,13 +74,13 @@ def read_labels(
         differs = other != kind if named else _family(other) != _family(kind)
         if differs:
             raise UsageError(
-                f"Column {column!r} of {name!r} is {kind} in train but {other} in "
-                f"{split}: make them equal."
+                f"column {column!r} of {name!r} is {kind} in train but {other} in "
+                f"{split}: make them equal"
             )
     if not named and not _family(kind):
         raise UsageError(
-            f"Column {column!r} of {name!r} is {kind}: one class for each image is "
-            f"needed, as a ClassLabel, a string or a whole number."
+            f"column {column!r} of {name!r} is {kind}: one class for each image is "
+            f"needed, as a ClassLabel, a string or a whole number"
         )
     values = {}
     for split, rows in splits.items():
@@ -106,10 +106,10 @@ def read_labels(
         listed = [f"{number:g}" for number in found]
         listed = listed if count <= 8 else [*listed[:4], "...", *listed[-2:]]
         raise UsageError(
-            f"Labels in column {column!r} of {name!r} are the numbers "
+            f"labels in column {column!r} of {name!r} are the numbers "
             f"{', '.join(listed)}, not 0 to {count - 1}: number the classes so, or "
             f"make each number a name with "
-            f"`dataset.cast_column({column!r}, datasets.Value('string'))`."
+            f"`dataset.cast_column({column!r}, datasets.Value('string'))`"
         )
     names = tuple(map(str, range(count)))
     return names, {s: _int32(v) for s, v in values.items()}, "labels named by number"
@@ -128,8 +128,8 @@ def _refuse_missing(missing: np.ndarray, split: str, name: str):
     rows = np.flatnonzero(missing)
     if len(rows):
         raise UsageError(
-            f"Row {rows[0]} of split {split!r} of {name!r} has no label ({len(rows)} "
-            f"such rows): remove them."
+            f"row {rows[0]} of split {split!r} of {name!r} has no label ({len(rows)} "
+            f"such rows): remove them"
         )
 
 

@@ -72,7 +72,7 @@ def load(
         ("limit_test", limit_test),
     ]:
         if number < 0:
-            raise UsageError(f"{option} is {number}: give 0 or more.")
+            raise UsageError(f"{option} is {number}: give 0 or more")
     dataset = check(_find(name), size=_SIZE)
     if dataset.notes:
         _log.warning("%s: %s.", dataset.name, "; ".join(dataset.notes))
@@ -100,17 +100,17 @@ def _find(name: str) -> Dataset:
     if name.startswith("hf://datasets/"):
         hub_id = name.removeprefix("hf://datasets/")
         if not _is_hub_id(hub_id):
-            raise UsageError(f"{name!r} is not of the form hf://datasets/org/name.")
+            raise UsageError(f"{name!r} is not of the form hf://datasets/org/name")
         return _from_hub(hub_id, short.get(hub_id, hub_id))
     folder = Path(os.path.expanduser(name))
     if folder.is_dir():
         return _from_folder(folder, name)
     if not folder.exists() and name.startswith(("/", ".", "~")):
-        raise UsageError(f"Unknown dataset {name!r}: there is no such folder.")
+        raise UsageError(f"unknown dataset {name!r}: there is no such folder")
     if folder.exists() or not _is_hub_id(name):
         raise UsageError(
-            f"Unknown dataset {name!r}: it is neither a folder here nor one of "
-            f"{', '.join([*_HUB_IDS, *_SYNTHETIC])}, nor a hub id like org/name."
+            f"unknown dataset {name!r}: it is neither a folder here nor one of "
+            f"{', '.join([*_HUB_IDS, *_SYNTHETIC])}, nor a hub id like org/name"
         )
     return _from_hub(name, name)
 

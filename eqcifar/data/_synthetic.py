@@ -58,7 +58,7 @@ def synthetic(
     A dataset whose classes are as evenly filled as its sizes allow.
     """
     if classes not in (10, 100):
-        raise UsageError(f"Synthetic images have 10 or 100 classes, not {classes}.")
+        raise UsageError(f"synthetic images have 10 or 100 classes, not {classes}")
     default = 1 if classes == 10 else 2
     return Dataset(
         name="synthetic" if classes == 10 else "synthetic100",

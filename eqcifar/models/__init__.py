@@ -9,10 +9,10 @@ from ._count import (
 from ._initial_weights import lecun_normal as lecun_normal
 from ._real import check_real as check_real
 from ._registry import (
-    Architecture as Architecture,
+    ARCHITECTURES as ARCHITECTURES,
+    Model as Model,
     check_name as check_name,
     create as create,
-    names as names,
 )
 from ._resnet import ResNet as ResNet
 from ._vgg import VGG as VGG

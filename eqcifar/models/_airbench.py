@@ -10,7 +10,14 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from ._batch_norm import BatchNorm, batch_norm
 from ._conv2d import Conv2d, conv2d
-from ._layers import channels_last, classifier, max_over_space, max_pool, scale_channels
+from ._layers import (
+    channels_last,
+    check_image,
+    classifier,
+    max_over_space,
+    max_pool,
+    scale_channels,
+)
 
 # Both signs of the 12 filters that whiten patches of 2x2.
 _FIRST_CHANNELS = 24
@@ -96,6 +103,7 @@ class Airbench(eqx.Module):
         - `channels`: The channels of each group.
         - `depth`: The convolutions of each group.
         - `width`: Multiplies the groups' channels, not the 24 of the first convolution.
+        - `key`: For the initial weights.
         """
         keys = jax.random.split(key, len(channels) + 2)
         size = _FIRST_CHANNELS
@@ -132,6 +140,7 @@ class Airbench(eqx.Module):
         when it is smaller than 9x9.
         """
         del key
+        check_image(x, 2 ** len(self.groups) + 1)
         x = _gelu(self.first(channels_last(x)))
         for group in self.groups:
             x, state = group(x, state)

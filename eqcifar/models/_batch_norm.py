@@ -10,8 +10,6 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from eqcifar.errors import UsageError
 
-from ._pair import pair_spread, pair_sums
-
 _Statistics = tuple[Float[Array, " channels"], Float[Array, " channels"]]
 
 
@@ -25,9 +23,19 @@ class BatchNorm(eqx.Module):
     $r \leftarrow m\,r + (1 - m)\,\mathrm{batch}$ from mean 0 and variance 1. In
     inference mode the running statistics are used and left alone.
 
-    Both variances are the biased ones (divided by $n$), as in Flax; PyTorch keeps
-    $n / (n - 1)$ times as much in its running variance. Everything is computed in
-    float32 at the least, whatever the dtype of `x`.
+    In training and in inference mode this is the function of PyTorch's `BatchNorm2d`,
+    and all derivatives are its own. One thing differs: the running variance is the
+    biased one (divided by $n$), as the batch's is and as in Flax, where PyTorch keeps
+    $n / (n - 1)$ times as much. Everything is computed in float32 at the least,
+    whatever the dtype of `x`.
+
+    `eqx.nn.BatchNorm` (Equinox 0.13.8) is another function. By default (`mode="ema"`)
+    it normalises by the *running* statistics in training too, so that a batch leaves it
+    with neither mean 0 nor variance 1: see its issues 659 and 955, in which networks
+    for CIFAR-10 fall back to guessing. With `mode="batch"` training is PyTorch's, but
+    the running variance starts from 1 and is divided by $1 - m^t$ after $t$ steps as if
+    it had started from 0, so that it is too large by $m^t / (1 - m^t)$ in evaluation:
+    by half after 10 steps with $m = 0.9$.
 
     Ioffe & Szegedy, 2015, https://arxiv.org/abs/1502.03167
     """
@@ -162,16 +170,14 @@ def _normalise(
         middle = lax.stop_gradient(_middle(wide, spatial))
         (about,) = _batch_mean([middle], axis_name)
         centred = wide - jnp.expand_dims(about, spatial)
-        sums = pair_sums(centred, jnp.square(centred), channel_axis)
-        left, square = _batch_mean(
-            [each * (each.size / wide.size) for each in sums], axis_name
-        )
+        moments = [jnp.mean(each, spatial) for each in (centred, jnp.square(centred))]
+        left, square = _batch_mean(moments, axis_name)
         var = square - jnp.square(left)
         mean = about + left
         running = _move(running[0], mean, momentum), _move(running[1], var, momentum)
     scale = lax.rsqrt(var + eps) * weight.astype(dtype)
     offset = bias.astype(dtype) - left * scale
-    scale, offset = pair_spread(scale, offset, centred, channel_axis)
+    scale, offset = (jnp.expand_dims(each, spatial) for each in (scale, offset))
     return (centred * scale + offset).astype(x.dtype), running
 
 

@@ -3,20 +3,19 @@ from functools import partial
 from typing import Literal
 
 import equinox as eqx
-import jax
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from ._convolve_3x3 import convolve_3x3
 from ._layers import normal
+from .fast import convolve_3x3, materialise
 
 
 class Conv2d(eqx.Module):
-    """A convolution made to be quick on CPUs.
+    """A convolution that is quick on CPUs: see `eqcifar.models.fast`.
 
     The same function as `eqx.nn.Conv2d` with the same weights. By default an odd kernel
-    keeps the size. Figures are in docs/measurements/speed.md.
+    keeps the size.
     """
 
     weight: Float[Array, "out_channels in_channels kernel_size kernel_size"]
@@ -49,6 +48,8 @@ class Conv2d(eqx.Module):
         - `padding`: Zeros beyond each edge; by default, `kernel_size // 2`. "SAME" is
             as few as give sizes divided by the stride, rounded up: an odd number of
             them has one more at the end.
+        - `use_bias`: Whether a number of each channel is added.
+        - `key`: For the initial weights.
         """
         shape = out_channels, in_channels, kernel_size, kernel_size
         self.weight = normal(key, shape, math.sqrt(2 / math.prod(shape[1:])))
@@ -63,11 +64,21 @@ class Conv2d(eqx.Module):
         *,
         key: PRNGKeyArray | None = None,
     ) -> Float[Array, "out_channels new_height new_width"]:
-        """Convolve one image; `key` is ignored."""
+        """Convolve one image.
+
+        **Arguments:**
+
+        - `x`: One image, in the dtype of the weights.
+        - `key`: Ignored; every layer takes one.
+
+        **Returns:**
+
+        The image of new channels, its sides divided by the stride.
+        """
         del key
         x = x if self.channels_last else jnp.moveaxis(x, 0, -1)
-        y = _convolve(_materialise(x), self.weight, self.stride, self.padding)
-        y = _materialise(y if self.bias is None else y + self.bias[None, None])
+        y = _convolve(materialise(x), self.weight, self.stride, self.padding)
+        y = materialise(y if self.bias is None else y + self.bias[None, None])
         return y if self.channels_last else jnp.moveaxis(y, -1, 0)
 
 
@@ -88,12 +99,3 @@ def _convolve(
         padding if isinstance(padding, str) else [(padding, padding)] * 2,
         dimension_numbers=("NHWC", "OIHW", "NHWC"),
     )[0]
-
-
-def _materialise(x: Array) -> Array:
-    """Keep XLA on CPUs from computing `x` anew wherever it is used.
-
-    It would fuse normalisation and activation into the transposed copies that a
-    gradient reads, at a stride of whole images. See `parallel.compiler_options`.
-    """
-    return lax.optimization_barrier(x) if jax.default_backend() == "cpu" else x

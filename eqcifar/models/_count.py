@@ -10,7 +10,7 @@ from jax import lax
 from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn
 from jaxtyping import Array, PyTree
 
-from ._convolve_3x3 import convolve_3x3_p
+from .fast import convolve_3x3_p
 
 _CONVOLUTIONS = lax.conv_general_dilated_p, convolve_3x3_p
 # The primitives in which a network's forward pass multiplies and adds.
@@ -24,6 +24,10 @@ def count_parameters(model: PyTree) -> int:
 
     - `model`: Any Equinox model, or its shapes from `eqx.filter_eval_shape`. The state
         is kept apart, so running statistics do not count.
+
+    **Returns:**
+
+    Their number; complex ones count once.
     """
     return sum(
         math.prod(leaf.shape)
@@ -44,6 +48,10 @@ def count_multiply_adds(model: Callable, state: State, *, image_size: int = 32) 
         `eqx.filter_eval_shape`.
     - `state`: Its state, or the shapes.
     - `image_size`: The height and width in pixels.
+
+    **Returns:**
+
+    Their number; twice as many are the FLOPs that papers state.
     """
     model = eqx.nn.inference_mode(model)
     dtypes = [x.dtype for x in jax.tree.leaves(model) if hasattr(x, "dtype")]

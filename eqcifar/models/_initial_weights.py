@@ -26,6 +26,7 @@ def lecun_normal(model: _Model, *, key: PRNGKeyArray) -> _Model:
     **Arguments:**
 
     - `model`: Any model of this package's and Equinox's layers.
+    - `key`: For the weights.
 
     **Returns:**
 

@@ -67,6 +67,21 @@ def _linear(
     return eqx.tree_at(lambda x: x.bias, layer, bias)
 
 
+def check_image(image: Float[Array, "3 height width"], smallest: int):
+    """Refuse an image of which pooling would leave nothing.
+
+    **Raises:**
+
+    A `UsageError` when a side has fewer pixels than `smallest`.
+    """
+    _, height, width = image.shape
+    if min(height, width) < smallest:
+        raise UsageError(
+            f"images of {height}x{width} are too small: this network takes "
+            f"{smallest}x{smallest} or more"
+        )
+
+
 def channels_last(
     image: Float[Array, "channels height width"],
 ) -> Float[Array, "height width channels"]:
@@ -84,19 +99,8 @@ def max_pool(
     `jnp.max` looks for the maximum by equality: when XLA computes the input once more
     in the backward pass and rounds it otherwise, nothing is equal and the gradient is
     lost or NaN. Of equal values the first has the gradient, as in PyTorch.
-
-    **Raises:**
-
-    A `UsageError` when there is no 2x2 square left to pool.
     """
-    height, width, channels = x.shape
-    if min(height, width) < 2:
-        raise UsageError(
-            f"cannot pool {height}x{width} features: the images are too small for "
-            "this architecture; VGG needs 32x32 or more, airbench 9x9, a ResNet takes "
-            "any size"
-        )
-    height, width = height // 2, width // 2
+    height, width, channels = x.shape[0] // 2, x.shape[1] // 2, x.shape[2]
     x = x[: 2 * height, : 2 * width].reshape(height, 2, width, 2, channels)
     x = _larger(x[:, :, :, 0], x[:, :, :, 1])
     return _larger(x[:, 0], x[:, 1])
@@ -136,8 +140,8 @@ def mean_pool_squares(
     if height % size or width % size:
         raise UsageError(
             f"{height}x{width} features are not made of squares of {size}x{size}: this "
-            "architecture wants images whose sides can be halved three times "
-            "(resnet18 and others take any size)"
+            "network takes images whose sides can be halved in each stage, such as "
+            "32x32"
         )
     shape = height // size, size, width // size, size, channels
     return jnp.mean(x.reshape(shape), axis=(1, 3))

@@ -8,6 +8,10 @@ from ..errors import UsageError
 def check_real(parameters: PyTree) -> None:
     """Refuse complex parameters: gradients, traces and optimisers here are real.
 
+    **Arguments:**
+
+    - `parameters`: Any tree; what is no array is passed over.
+
     **Raises:**
 
     `UsageError` that names the first complex array.
@@ -16,6 +20,6 @@ def check_real(parameters: PyTree) -> None:
         if jnp.iscomplexobj(leaf):
             name = jax.tree_util.keystr(path, simple=True, separator=".")
             raise UsageError(
-                f"The parameter {name} is complex: keep its real and its imaginary "
-                "part as two real arrays."
+                f"the parameter {name} is complex: keep its real and its imaginary "
+                "part as two real arrays"
             )

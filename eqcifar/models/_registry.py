@@ -1,11 +1,12 @@
+import inspect
 import re
 from collections.abc import Callable
 from functools import partial
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import equinox as eqx
 from equinox.nn import State
-from jaxtyping import PRNGKeyArray
+from jaxtyping import Array, Float, PRNGKeyArray
 
 from eqcifar.errors import UsageError, unknown
 
@@ -15,14 +16,15 @@ from ._resnet import ResNet
 from ._vgg import VGG
 from ._wide_resnet import WideResNet
 
-Architecture: TypeAlias = VGG | ResNet | WideResNet | Airbench
+# In every room: one example and the state to its logits and the new state.
+Model: TypeAlias = Callable[..., tuple[Float[Array, " classes"], State]]
 
 _imagenet = partial(ResNet, shortcut="projection", channels=(64, 128, 256, 512))
 _cifar = partial(ResNet, block="basic", shortcut="padding", channels=(16, 32, 64))
 # Those of sungyubkim/cifar_jax, where they are not the papers'.
 _original = partial(ResNet, block="late-stride", shortcut="pooled")
 
-_ARCHITECTURES: dict[str, Callable[..., Architecture]] = {
+ARCHITECTURES: dict[str, Callable[..., Model]] = {
     "vgg": partial(VGG, depths=(2, 2, 2, 2, 2), hidden=(512, 512, 512)),
     "vgg11": partial(VGG, depths=(1, 1, 2, 2, 2)),
     "vgg13": partial(VGG, depths=(2, 2, 2, 2, 2)),
@@ -55,20 +57,14 @@ _ARCHITECTURES: dict[str, Callable[..., Architecture]] = {
         _original, depths=(4, 4, 4), channels=(160, 320, 640), stem=16
     ),
 }
-# Any other wide ResNet goes by the same pattern.
 # A name costs nothing to write, and a layer some milliseconds to make.
 _DEEPEST = 1000
-
-
+# Every other wide ResNet goes by the same pattern.
 _WIDE_RESNET = re.compile(r"wrn(\d+)-(\d+)")
 
 
-def names() -> tuple[str, ...]:
-    """List the architectures that have a name.
-
-    `create` takes `wrn<depth>-<k>` for every other wide ResNet too.
-    """
-    return tuple(_ARCHITECTURES)
+# What `create` passes to those constructors that take it, and what it is otherwise.
+_OPTIONS = {"width": 1.0, "dropout": 0.0}
 
 
 def create(
@@ -79,25 +75,26 @@ def create(
     dropout: float = 0.0,
     init: Literal["he", "lecun"] = "he",
     key: PRNGKeyArray,
-) -> tuple[Architecture, State]:
+) -> tuple[Model, State]:
     """Make an architecture by its name.
 
     **Arguments:**
 
-    - `name`: One of [`names`][], or `wrn<depth>-<k>`.
+    - `name`: One of [`ARCHITECTURES`][], or `wrn<depth>-<k>` for any wide ResNet.
     - `num_classes`: The number of logits.
     - `width`: Multiplies all channels.
     - `dropout`: The chance of a value to be dropped in training, from 0 to below 1;
-        for wide ResNets only.
+        for architectures whose constructor takes it.
     - `init`: The initial weights of layers before a ReLU have variance 2 / fan-in and
-        those of the classifier 1 / fan-in (He et al., 2015), or all as
-        [`lecun_normal`][] draws them.
+        those of the classifier 1 / fan-in (He et al., 2015), or all are drawn as
+        [`lecun_normal`][] draws them, airbench's partial identities too.
     - `key`: For the initial weights.
 
     **Returns:**
 
     The model in training mode, and its state. `model(x, state, key=None)` maps one
-    image `Float[Array, "3 height width"]` to `(logits, state)`.
+    image `Float[Array, "3 height width"]` to the logits
+    `Float[Array, "num_classes"]` and the new state.
 
     **Raises:**
 
@@ -108,25 +105,17 @@ def create(
         raise UsageError(f"num_classes is at least 1, not {num_classes}")
     if not 0 <= dropout < 1:
         raise UsageError(f"dropout is from 0 to below 1, not {dropout:g}")
-    if dropout > 0:
-        if not name.startswith("wrn"):
-            raise UsageError(
-                f"{name} has no dropout: leave it at 0, or take a wide ResNet, "
-                "such as wrn28-10"
-            )
-        build = partial(build, dropout=dropout)
-    model, state = eqx.nn.make_with_state(build)(num_classes, width=width, key=key)
-    if init == "lecun":
-        if isinstance(model, Airbench):
-            raise UsageError(
-                f"{name} starts from partial identities: leave out --init lecun"
-            )
-        model = lecun_normal(model, key=key)
-    return model, state
+    options = _fitting(name, build, {"width": width, "dropout": dropout})
+    model, state = eqx.nn.make_with_state(build)(num_classes, **options, key=key)
+    return (lecun_normal(model, key=key) if init == "lecun" else model), state
 
 
 def check_name(name: str) -> None:
     """Refuse a name that `create` does not know.
+
+    **Arguments:**
+
+    - `name`: As that of [`create`][].
 
     **Raises:**
 
@@ -135,12 +124,30 @@ def check_name(name: str) -> None:
     _find(name)
 
 
-def _find(name: str) -> Callable[..., Architecture]:
-    if name in _ARCHITECTURES:
-        return _ARCHITECTURES[name]
+def _fitting(
+    name: str, build: Callable[..., Model], options: dict[str, float]
+) -> dict[str, float]:
+    """The options that a constructor takes; the others have to be as if not given."""
+    for option, value in options.items():
+        if not _takes(build, option) and value != _OPTIONS[option]:
+            others = [x for x, make in ARCHITECTURES.items() if _takes(make, option)]
+            raise UsageError(
+                f"{name} has no {option}: leave it at {_OPTIONS[option]:g}, or take "
+                f"one that has: {', '.join(others)}"
+            )
+    return {option: x for option, x in options.items() if _takes(build, option)}
+
+
+def _takes(build: Callable[..., Any], option: str) -> bool:
+    return option in inspect.signature(build).parameters
+
+
+def _find(name: str) -> Callable[..., Model]:
+    if name in ARCHITECTURES:
+        return ARCHITECTURES[name]
     if match := _WIDE_RESNET.fullmatch(name):
         depth, widen = map(int, match.groups())
         if depth > _DEEPEST:
             raise UsageError(f"{name} is too deep to be made: at most {_DEEPEST}")
         return partial(WideResNet, depth=depth, widen=widen)
-    raise unknown("architecture", name, [*_ARCHITECTURES, "wrn<depth>-<k>"])
+    raise unknown("architecture", name, [*ARCHITECTURES, "wrn<depth>-<k>"])

@@ -54,6 +54,7 @@ class ResNet(eqx.Module):
             first halves the image.
         - `stem`: The channels of the first convolution; as those of the first stage.
         - `width`: Multiplies all channels.
+        - `key`: For the initial weights.
         """
         keys = iter(jax.random.split(key, sum(depths) + 2))
         widths = [scale_channels(c, width) for c in channels]

@@ -9,6 +9,7 @@ from ._batch_norm import BatchNorm, batch_norm
 from ._conv2d import Conv2d, conv2d
 from ._layers import (
     channels_last,
+    check_image,
     classifier,
     hidden_linear,
     max_pool,
@@ -51,6 +52,7 @@ class VGG(eqx.Module):
         - `hidden`: The sizes of the linear layers, each followed by a ReLU, before
             the classifier.
         - `width`: Multiplies all channels and hidden sizes.
+        - `key`: For the initial weights.
         """
         keys = iter(jax.random.split(key, sum(depths) + len(hidden) + 1))
         size = 3
@@ -92,9 +94,11 @@ class VGG(eqx.Module):
 
         **Raises:**
 
-        A `UsageError` when the image is smaller than 32x32.
+        A `UsageError` when nothing of the image is left to pool: with five stages, when
+        it is smaller than 32x32.
         """
         del key
+        check_image(x, 2 ** len(self.stages))
         x = channels_last(x)
         for stage in self.stages:
             for layer, norm in stage:

@@ -104,6 +104,7 @@ class WideResNet(eqx.Module):
         - `dropout`: The chance of a value between two convolutions to be dropped in
             training.
         - `width`: Multiplies all channels, those of the stem too.
+        - `key`: For the initial weights.
 
         **Raises:**
 

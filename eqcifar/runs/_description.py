@@ -12,7 +12,7 @@ import jax
 import optax
 
 from .. import __version__, data, models
-from ..config import TrainConfig
+from ..config import DataConfig, TrainConfig
 from ..data import Dataset
 from ..errors import EqcifarError, UsageError
 from ..fields import DEFAULTS
@@ -169,7 +169,7 @@ class FolderCheck:
         check_data(run.path, run.description(), self._sha256[key], config.dataset)
 
 
-def load_data(config: TrainConfig) -> Dataset:
+def load_data(config: DataConfig) -> Dataset:
     """The data that a configuration names.
 
     **Arguments:**
@@ -192,7 +192,7 @@ def load_data(config: TrainConfig) -> Dataset:
     )
 
 
-def data_of(path: Path, config: TrainConfig) -> Dataset:
+def data_of(path: Path, config: DataConfig) -> Dataset:
     """The data that a network was trained on, or what has its name now.
 
     **Arguments:**
@@ -213,7 +213,7 @@ def data_of(path: Path, config: TrainConfig) -> Dataset:
         return load_data(config)
     except UsageError as error:
         raise UsageError(
-            f"the data of {path} cannot be had: {error} Data of one's own is given in "
+            f"the data of {path} cannot be had: {error}; data of one's own is given in "
             "Python, to eqcifar.measurements.open_subject or eqcifar.training.predict"
         ) from error
 

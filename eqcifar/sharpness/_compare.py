@@ -64,7 +64,9 @@ def compare(
     one Hessian and one GGN product over every example; the halves are those of
     `Examples.halves(seed)`, and the splits the weighted means of their halves, so the
     control costs nothing. Errors are by jackknife over probes and cover the probes
-    alone: the control shows what the draw of examples does.
+    alone: the control shows what the draw of examples does. Near 1 a cosine's error is
+    skewed: 95 % intervals hold it in 87 to 95 % of draws of 5 to 20 probes, in 91 to 97
+    of 50, those of trace ratios in 91 to 95 % (`benchmarks/coverage.py`).
 
     **Arguments:**
 
@@ -170,11 +172,11 @@ def check_comparison(
     or than fit.
     """
     if probes < 3:
-        raise UsageError("A jackknife over probes needs at least 3 of them.")
+        raise UsageError("a jackknife over probes needs at least 3 of them")
     if not 0 <= eigenvectors <= network.size:
         raise UsageError(
-            f"Cannot compare {eigenvectors} eigenvectors of {network.size} parameters: "
-            "ask for fewer."
+            f"cannot compare {eigenvectors} eigenvectors of {network.size} parameters: "
+            "ask for fewer"
         )
     if eigenvectors:
         check_memory(
@@ -201,7 +203,7 @@ def _cosine(gram: Float[np.ndarray, "6 6"], pairs: list[tuple[int, int]]) -> flo
 def _quotient(forms: Float[np.ndarray, " splits"]) -> float:
     if forms[0] == 0:
         raise UsageError(
-            "The first split's trace is zero (a constant network?): no ratio exists."
+            "the first split's trace is zero (a constant network?): no ratio exists"
         )
     return float(forms[1] / forms[0])
 
@@ -231,7 +233,7 @@ def ratio(numerator: Estimate, denominator: Estimate) -> Estimate:
     `target="population"`.
     """
     if denominator.value == 0:
-        raise UsageError("The denominator of the ratio is zero.")
+        raise UsageError("the denominator of the ratio is zero")
     value = numerator.value / denominator.value
 
     def join(top: float, bottom: float) -> float:

@@ -15,7 +15,7 @@ from ._network import Network
 # Their derivative is 0 wherever it exists. (So it is of comparisons and of integers.)
 _PIECEWISE_CONSTANT = {"ceil", "floor", "nextafter", "round", "sign", "stop_gradient"}
 # How many operands count: the rest tells a shape, or which one is the largest.
-_COUNTING = {"pair_spread": 2, "select_and_gather_add": 1, "select_and_scatter_add": 1}
+_COUNTING = {"select_and_gather_add": 1, "select_and_scatter_add": 1}
 _CALLS = {"checkpoint", "closed_call", "jit", "pjit", "remat2"}
 
 

@@ -60,13 +60,11 @@ class Examples:
 
     def __post_init__(self):
         if len(self.images) != len(self.labels):
-            raise UsageError(
-                f"{len(self.images)} images but {len(self.labels)} labels."
-            )
+            raise UsageError(f"{len(self.images)} images but {len(self.labels)} labels")
         if len(self) == 0:
-            raise UsageError("There are no examples to measure on.")
+            raise UsageError("there are no examples to measure on")
         if self.batch_size < 1:
-            raise UsageError("The batch size must be at least 1.")
+            raise UsageError("the batch size must be at least 1")
 
     def __len__(self) -> int:
         return len(self.order)
@@ -95,7 +93,7 @@ class Examples:
         if count == 0:
             return self
         if not 0 < count <= len(self):
-            raise UsageError(f"Cannot draw {count} of {len(self)} examples.")
+            raise UsageError(f"cannot draw {count} of {len(self)} examples")
         order = np.random.default_rng(seed).permutation(len(self))
         return self.take(self.order[order[:count]])
 
@@ -103,7 +101,7 @@ class Examples:
         """Cut into two random halves (the second one longer by one at most)."""
         order = self.order[np.random.default_rng(seed).permutation(len(self))]
         if len(order) < 2:
-            raise UsageError("One example cannot be cut into halves.")
+            raise UsageError("one example cannot be cut into halves")
         return self.take(order[: len(order) // 2]), self.take(order[len(order) // 2 :])
 
     def with_batch_size(self, batch_size: int) -> "Examples":
@@ -115,9 +113,9 @@ class Examples:
         most = int(memory // (each * self.devices)) * self.devices
         if most < 1:
             raise UsageError(
-                f"One example takes {each / 1e9:.2g} GB, more than the "
+                f"one example takes {each / 1e9:.2g} GB, more than the "
                 f"{memory / self.devices / 1e9:.2g} GB allowed on a device: allow more "
-                "memory."
+                "memory"
             )
         # In equal parts, lest the last one be mostly padding.
         parts = -(-self.batch_size // most) * self.devices
@@ -205,8 +203,8 @@ def stream(
             rows = {k: np.asarray(v, dtype=np.float64)[:size] for k, v in rows.items()}
             if not all(np.isfinite(v).all() for v in rows.values()):
                 raise RunError(
-                    f"Batch {at} gave values that are not finite: the parameters have "
-                    "diverged or the inputs are not normalised."
+                    f"batch {at} gave values that are not finite: the parameters have "
+                    "diverged or the inputs are not normalised"
                 )
             done[at] = rows
         waiting = ahead
@@ -264,7 +262,7 @@ def load_rows(path: str | os.PathLike[str], fingerprint: str) -> Rows:
         if str(file["fingerprint"]) != fingerprint:
             raise UsageError(
                 f"{path} holds the partial sums of another measurement: delete it, or "
-                "repeat the measurement that wrote it."
+                "repeat the measurement that wrote it"
             )
         for name in file.files:
             if name != "fingerprint":

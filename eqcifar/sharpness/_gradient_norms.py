@@ -13,7 +13,7 @@ https://arxiv.org/abs/1912.06015
 import itertools
 import math
 from collections.abc import Callable, Sequence
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import equinox as eqx
@@ -79,7 +79,7 @@ def gradient_norms(
 
 
 def _sum_of_squares(gradients: Array, square: Array) -> Array:
-    return jnp.sum(square * gradients**2, range(1, gradients.ndim))
+    return jnp.sum(square[None] * gradients**2, range(1, gradients.ndim))
 
 
 def tappable(network: Network, images: Float[Array, "batch ..."]) -> Tapped:
@@ -108,15 +108,46 @@ def tappable(network: Network, images: Float[Array, "batch ..."]) -> Tapped:
     )
 
 
+def footprint(
+    network: Network, images: Float[Array, "batch ..."], tapped: Tapped, outputs: int
+) -> float:
+    """About how many bytes an example takes in `gradient_norms`.
+
+    For each pass, forward or back, those of all that a forward pass computes: more
+    than is kept, and less than is kept with the patches of the largest layer.
+    """
+    one = jax.eval_shape(lambda: images[:1])
+    program = jax.make_jaxpr(lambda params, x: network(params, x))(network.params, one)
+    leaves = jax.tree.leaves(network.params)
+    formed = sum(x.nbytes for x, tap in zip(leaves, tapped, strict=True) if not tap)
+    return (1 + outputs) / 3 * _bytes_computed(program.jaxpr) + outputs * formed
+
+
+def _bytes_computed(program: Jaxpr) -> int:
+    total = 0
+    for equation in program.eqns:
+        inner = [
+            each.jaxpr if isinstance(each, ClosedJaxpr) else each
+            for each in equation.params.values()
+            if isinstance(each, ClosedJaxpr | Jaxpr)
+        ]
+        if inner:
+            total += sum(map(_bytes_computed, inner))
+        else:
+            total += sum(x.aval.size * x.aval.dtype.itemsize for x in equation.outvars)
+    return total
+
+
 def _uses(jaxpr: Jaxpr, variable: Var) -> float:
     """How often a program uses a variable; any number of times in a loop."""
-    count = sum(variable is out for out in jaxpr.outvars)
+    count = float(sum(variable is out for out in jaxpr.outvars))
     for equation in jaxpr.eqns:
         at = [i for i, x in enumerate(equation.invars) if x is variable]
-        name, inner = equation.primitive.name, equation.params.get("jaxpr")
+        name = equation.primitive.name
         if not at:
             continue
         if name in ("jit", "pjit", "closed_call", "remat", "remat2", "checkpoint"):
+            inner: Any = equation.params["jaxpr"]
             inner = inner.jaxpr if isinstance(inner, ClosedJaxpr) else inner
             count += sum(_uses(inner, inner.invars[i]) for i in at)
         elif name in ("scan", "while", "cond"):
@@ -156,12 +187,12 @@ def _tap(
 
     def replace(node: Any) -> Any:
         count = len(jax.tree.leaves(eqx.filter(node, eqx.is_inexact_array)))
-        slot, tap = (
-            list(itertools.islice(of_leaves, count))[0] if count else (None, False)
-        )
-        if not (_is_layer(node) and tap):
+        mine = list(itertools.islice(of_leaves, count))
+        if not _is_layer(node):
             return node
-        return _with_slot(node, slot, scaled)
+        # A layer's weight is the first of its arrays.
+        slot, tap = mine[0]
+        return _with_slot(node, slot, scaled) if tap else node
 
     return jax.tree.map(replace, model, is_leaf=_is_layer)
 
@@ -209,12 +240,12 @@ def _call(layer: Any, scaled: tuple[str, ...], slot: Array, x: Array) -> Array:
         return plain(x, weight, bias)
 
     def forward(slot, x, weight, bias):
-        return plain(x, weight, bias), (slot, x, weight, bias)
+        return plain(x, weight, bias), (x, weight, bias)
 
     def backward(kept, cotangent):
-        slot, x, weight, bias = kept
+        x, weight, bias = kept
         _, pull = jax.vjp(lambda x, bias: plain(x, weight, bias), x, bias)
-        norms = _norms(static, scaled)(slot, weight, x[None], cotangent[None])
+        norms = _norms(static, scaled)(weight, x[None], cotangent[None])
         dx, dbias = pull(cotangent)
         return norms, dx, jnp.zeros_like(weight), dbias
 
@@ -225,31 +256,51 @@ def _call(layer: Any, scaled: tuple[str, ...], slot: Array, x: Array) -> Array:
 def _norms(layer: Any, scaled: tuple[str, ...]) -> Callable[..., Array]:
     """Norms from the inputs and cotangents of all calls within one example.
 
-    A layer that the model maps over tokens is called once with a new axis, over which
-    gradients are to be added before they are squared: such an axis `x` has and the slot
-    has not. Axes of examples the slot has, and those of several cotangents neither.
+    A layer that the model maps over tokens is called once with a new axis, which its
+    inputs have too; over it gradients are to be added before they are squared. The axis
+    of several cotangents, to which the same inputs belong, comes next, and last that of
+    the examples.
     """
+    several = _norms_of_several(layer, scaled)
 
-    def compute(slot: Array, weight: Array, x: Array, cotangent: Array) -> Array:
-        return _weight_norms(layer, scaled, weight, x, cotangent).astype(slot.dtype)
-
-    norms = custom_vmap(compute)
+    @custom_vmap
+    def norms(weight: Array, x: Array, cotangent: Array) -> Array:
+        return several(weight, x, cotangent[None])[0]
 
     @norms.def_vmap
-    def _(size, batched, slot, weight, x, cotangent):
-        of_slot, _, of_x, of_cotangent = batched
-        if of_slot or not of_x:
-            axes = tuple(0 if each else None for each in batched)
-            each = jax.vmap(compute, in_axes=axes)(slot, weight, x, cotangent)
-            return each, True
+    def _(size, batched, weight, x, cotangent):
+        _, of_x, of_cotangent = batched
+        if not of_x:
+            return several(weight, x, cotangent), True
         if not of_cotangent:
             cotangent = jnp.broadcast_to(cotangent, (size, *cotangent.shape))
         # The sum of what is returned is taken over the axis.
         joined = [y.reshape(-1, *y.shape[2:]) for y in (x, cotangent)]
-        total = norms(slot, weight, *joined)
+        total = norms(weight, *joined)
         return jnp.zeros((size, *total.shape), total.dtype).at[0].set(total), True
 
     return norms
+
+
+def _norms_of_several(layer: Any, scaled: tuple[str, ...]) -> Callable[..., Array]:
+    """The same for several cotangents, whose products share what the layer saw."""
+    compute = partial(_weight_norms, layer, scaled)
+    several = custom_vmap(compute)
+
+    @several.def_vmap
+    def _(size, batched, weight, x, cotangents):
+        large = weight.size >= _LARGE and jax.default_backend() == "cpu"
+        if large and batched == [False, True, True]:
+            # The product of one example fits a cache, and those of a batch do not.
+            return lax.map(lambda each: compute(weight, *each), (x, cotangents)), True
+        axes = tuple(0 if each else None for each in batched)
+        return jax.vmap(compute, in_axes=axes)(weight, x, cotangents), True
+
+    return several
+
+
+# Weights from which on products are formed example by example.
+_LARGE = 2**15
 
 
 def _weight_norms(
@@ -257,47 +308,53 @@ def _weight_norms(
     scaled: tuple[str, ...],
     weight: Array,
     x: Float[Array, "calls ..."],
-    cotangent: Float[Array, "calls ..."],
-) -> Float[Array, " scaled"]:
-    inputs, outputs, weight = _as_product(layer, weight, x, cotangent)
-    gram = inputs.gram_cost + outputs.shape[0] ** 2 * outputs.shape[1]
-    if "theta" in scaled or math.prod((*inputs.shape, outputs.shape[1])) <= gram:
-        product = inputs.matrix().T @ outputs
-        by_filter = jnp.sum(product**2, 0)
+    cotangents: Float[Array, "outputs calls ..."],
+) -> Float[Array, "outputs scaled"]:
+    inputs, outputs, weight = _as_product(layer, weight, x, cotangents)
+    _, rows, width = outputs.shape
+    gram = inputs.gram_cost + rows**2 * width
+    weighted = None
+    if "theta" in scaled or math.prod((*inputs.shape, width)) <= gram:
+        squares = jnp.square(jnp.einsum("tp,kto->pko", inputs.matrix(), outputs))
+        by_filter = jnp.sum(squares, 0)
+        weighted = jnp.sum(squares * jnp.square(weight)[:, None], 0)
     else:
-        product = None
-        by_filter = jnp.sum(outputs * (inputs.gram() @ outputs), 0)
+        products = jnp.einsum("ts,kso->kto", inputs.gram(), outputs)
+        by_filter = jnp.sum(outputs * products, 1)
     found = {
-        "plain": lambda: jnp.sum(by_filter),
-        "filter": lambda: jnp.sum(by_filter * jnp.mean(weight**2, 0)),
-        "theta": lambda: jnp.sum((product * weight) ** 2),
+        "plain": lambda: jnp.sum(by_filter, 1),
+        "filter": lambda: by_filter @ jnp.mean(jnp.square(weight), 0),
+        "theta": lambda: jnp.sum(weighted, 1),
     }
-    return jnp.stack([found[name]() for name in scaled])
+    return jnp.stack([found[name]() for name in scaled], axis=1)
 
 
 def _as_product(
-    layer: Any, weight: Array, x: Array, cotangent: Array
-) -> tuple["_Patches", Array, Array]:
-    """The gradient as A'B, and the weight in its shape: by inputs and outputs."""
+    layer: Any, weight: Array, x: Array, cotangents: Array
+) -> tuple["_Patches", Float[Array, "outputs patches width"], Array]:
+    """Gradients as A'B, with A in common, and the weight in their shape."""
     if isinstance(layer, eqx.nn.Linear):
         # A scalar in or out has no axis of its own.
-        x, cotangent = (y.reshape(len(y), -1) for y in (x, cotangent))
-        return _Patches(x, (), (), (), ()), cotangent, weight.T
+        x = x.reshape(len(x), -1)
+        cotangents = cotangents.reshape(*cotangents.shape[:2], -1)
+        return _Patches(x, (), (), (), ()), cotangents, weight.T
     kernel = weight.shape[2:]
     if isinstance(layer, Conv2d):
-        stride, dilation = (layer.stride,) * 2, (1, 1)
-        padding = ((layer.padding,) * 2,) * 2
+        stride, dilation, padding = (layer.stride,) * 2, (1, 1), layer.padding
     else:
         stride, dilation, padding = layer.stride, layer.dilation, layer.padding
-        x, cotangent = (jnp.moveaxis(y, 1, -1) for y in (x, cotangent))
-        if isinstance(padding, str):
-            reach = [(k - 1) * d + 1 for k, d in zip(kernel, dilation, strict=True)]
-            padding = lax.padtype_to_pads(x.shape[1:-1], reach, stride, padding)
+    if not getattr(layer, "channels_last", False):
+        x, cotangents = jnp.moveaxis(x, 1, -1), jnp.moveaxis(cotangents, 2, -1)
+    if isinstance(padding, int):
+        padding = ((padding, padding),) * len(kernel)
+    elif isinstance(padding, str):
+        reach = [(k - 1) * d + 1 for k, d in zip(kernel, dilation, strict=True)]
+        padding = lax.padtype_to_pads(x.shape[1:-1], reach, stride, padding)
     patches = _Patches(x, kernel, tuple(stride), tuple(dilation), tuple(padding))
     weight = jnp.moveaxis(weight, (0, 1), (-1, -2))
     return (
         patches,
-        cotangent.reshape(-1, cotangent.shape[-1]),
+        cotangents.reshape(len(cotangents), -1, cotangents.shape[-1]),
         weight.reshape(-1, weight.shape[-1]),
     )
 

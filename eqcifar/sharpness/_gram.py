@@ -36,8 +36,8 @@ def ntk_gram(
     block = int(memory // (2 * each))
     if block < 1:
         raise UsageError(
-            f"One example's gradients take {each / 1e9:.2g} GB twice, more than the "
-            f"{memory / 1e9:.2g} GB allowed: allow more memory."
+            f"one example's gradients take {each / 1e9:.2g} GB twice, more than the "
+            f"{memory / 1e9:.2g} GB allowed: allow more memory"
         )
     block = min(block, len(stack))
     count = -(-len(stack) // block)
@@ -54,8 +54,8 @@ def ntk_gram(
             rows[j, :, i] = rows[i, :, j].T
     if not np.isfinite(rows).all():
         raise RunError(
-            "The logits' gradients are not finite: the parameters have diverged or the "
-            "inputs are not normalised."
+            "the logits' gradients are not finite: the parameters have diverged or the "
+            "inputs are not normalised"
         )
     size = len(stack) * classes
     return rows.reshape(count * block * classes, -1)[:size, :size] / len(stack)

@@ -82,7 +82,7 @@ def hessian_trace(
             f"tr H may not be tr GGN for this network: its logits are curved in "
             f"{curved[0]} taken alone, as in {len(curved)} of {len(network.leaves)} "
             "parameter arrays (smooth activations and shared weights do this). Use "
-            "method='auto', which adds the residual."
+            "method='auto', which adds the residual"
         )
     if method == "auto":
         without = "control" if curved else "exact"

@@ -124,7 +124,7 @@ def _run(
         alphas.append(float(found["alpha"]))
         beta = float(found["beta"])
         if not math.isfinite(alphas[-1] + beta):
-            raise RunError("The operator returned a value that is not finite.")
+            raise RunError("the operator returned a value that is not finite")
         diagonal = np.diag(np.asarray(alphas))
         off = np.diag(np.asarray(betas), 1)
         values, pairs = np.linalg.eigh(diagonal + off + off.T)
@@ -190,8 +190,8 @@ def eigenpairs(
     """
     if not 1 <= count <= min(steps, operator.size):
         raise UsageError(
-            f"Cannot find {count} eigenpairs of a matrix of order {operator.size} in "
-            f"{steps} steps."
+            f"cannot find {count} eigenpairs of a matrix of order {operator.size} in "
+            f"{steps} steps"
         )
     begin = time.perf_counter()
 
@@ -236,7 +236,7 @@ def _check(operator: Operator, vector: Array) -> dict[str, float]:
     value = float(y @ product)
     bound = float(np.linalg.norm(product - value * y))
     if not math.isfinite(value + bound):
-        raise RunError("The operator returned a value that is not finite.")
+        raise RunError("the operator returned a value that is not finite")
     return {"value": value, "bound": bound + 10 * operator.precision * abs(value)}
 
 
@@ -378,7 +378,7 @@ def spectral_density(
     `done` holds an unfinished call: `rules` of whole vectors, and a vector's steps.
     """
     if probes < 2:
-        raise UsageError("A band needs at least 2 probes.")
+        raise UsageError("a band needs at least 2 probes")
     begin = time.perf_counter()
     done = {} if done is None else done
 

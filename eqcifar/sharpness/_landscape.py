@@ -77,9 +77,9 @@ def landscape(
     of an unfinished call.
     """
     if len(directions) not in (1, 2):
-        raise UsageError("A landscape takes one direction (a line) or two (a plane).")
+        raise UsageError("a landscape takes one direction (a line) or two (a plane)")
     if points < 1 or not 0 < reach < np.inf:
-        raise UsageError("A landscape takes a positive reach and at least one point.")
+        raise UsageError("a landscape takes a positive reach and at least one point")
     steps = np.linspace(-reach, reach, points)
     values = np.zeros((3, *(points,) * len(directions)))
 

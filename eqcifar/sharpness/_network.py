@@ -55,7 +55,7 @@ class Network(eqx.Module):
         self.unit_logits = unit_logits
         self.batch_statistics = batch_statistics
         if not self.leaves:
-            raise UsageError("The model has no floating-point arrays to differentiate.")
+            raise UsageError("the model has no floating-point arrays to differentiate")
         check_real(self.params)
 
     @property
@@ -131,7 +131,7 @@ def scaling(params: PyTree, kind: str) -> PyTree:
         return jax.tree.map(_filter_scale, params)
     if kind == "asam":
         return jax.tree_util.tree_map_with_path(_asam_scale, params)
-    raise UsageError(f"Unknown scaling {kind!r}: choose plain, theta, filter or asam.")
+    raise UsageError(f"unknown scaling {kind!r}: choose plain, theta, filter or asam")
 
 
 def _filter_scale(leaf: Array) -> Array:
@@ -155,14 +155,14 @@ def check_independent(network: Network, images: Float[Array, "batch ..."]) -> No
     """
     if network.batch_statistics:
         raise UsageError(
-            "Batch statistics couple the examples, so per-example traces are not "
-            "defined: use inference mode, or the general path (method='general')."
+            "batch statistics couple the examples, so per-example traces are not "
+            "defined: use inference mode, or the general path (method='general')"
         )
     if coupled(network, images):
         raise UsageError(
-            "One example's logits depend on the rest of its batch even in inference "
+            "one example's logits depend on the rest of its batch even in inference "
             "mode: per-example traces are not defined. Use method='general', or give "
-            "the layer at fault an `inference` flag."
+            "the layer at fault an `inference` flag"
         )
 
 

@@ -197,7 +197,7 @@ def fitting(network: Network, examples: Examples, memory: float) -> Examples:
 
     Those that the logits take on the way are about as much as any product was seen to
     keep at a time on a CPU (0.8 to 1.2 of them for 32 images in ResNet-18, kernels
-    included: `benchmarks/sharpness_memory.py`).
+    included).
     """
     if network.batch_statistics:
         return examples  # another batch would be another function

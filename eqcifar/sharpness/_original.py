@@ -67,8 +67,8 @@ def original_traces(
     """
     if devices < 1 or batch_size % devices:
         raise UsageError(
-            f"The original cannot split a batch of {batch_size} over {devices} "
-            "devices: name a number that divides it."
+            f"the original cannot split a batch of {batch_size} over {devices} "
+            "devices: name a number that divides it"
         )
     penalty, divisor = penalty_trace(network, weight_decay), batch_size / devices
     columns, done = {}, {} if done is None else done

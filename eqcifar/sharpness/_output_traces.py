@@ -16,9 +16,13 @@ from eqcifar.parallel import jit
 
 from ._estimate import Estimate, Target, estimate_mean
 from ._examples import Batch, Examples, Rows, stream
+from ._gradient_norms import Tapped, footprint, gradient_norms, tappable
 from ._memory import MEMORY
-from ._network import Network, check_independent, scaling
+from ._network import Network, check_independent
 from ._stopping import Stop
+
+# Directions that are taken through a network at once.
+_TOGETHER = 10
 
 
 @dataclasses.dataclass(frozen=True)
@@ -120,7 +124,7 @@ class OutputTraces:
     def per_output(self, scaled: str = "plain") -> Float[np.ndarray, " outputs"]:
         """Return the mean of each output direction (classes, for the NTK)."""
         if not self.exact:
-            raise UsageError("Only the exact path (probes=0) tells outputs apart.")
+            raise UsageError("only the exact path (probes=0) tells outputs apart")
         return self.by_probe[scaled].mean(axis=0)
 
     def sharpest(
@@ -154,6 +158,9 @@ def output_traces(
 ) -> OutputTraces:
     """Compute tr(D J_i' H_i J_i D) of each example by vector-Jacobian products.
 
+    From one linearisation of the network, and without the gradients: see
+    `gradient_norms`.
+
     H_i = d2l/df2 is the loss's Hessian in the logits and B_i B_i' = H_i. Exactly:
     sum_c ||D J_i' B_i e_c||^2 over the C unit vectors. At random: the mean of
     ||D J_i' B_i r||^2 over sign vectors r, fresh for each example. For `mse` H_i = I:
@@ -168,7 +175,7 @@ def output_traces(
     - `scaled`: names of D^2, see `scaling`; all come from one pass.
     - `rtol`: stop as soon as the interval reaches at most `rtol` times the value to
         either side (for the first scaling), after at least 50 examples.
-    - `memory`: bytes for per-example gradients; a smaller batch is taken if need be.
+    - `memory`: bytes for the passes; a smaller batch is taken if need be.
     - `key`: the source of the signs; each example's signs depend on the key and its
         position alone.
     - `done`, `report`: see `stream`.
@@ -178,34 +185,36 @@ def output_traces(
     `OutputTraces`.
     """
     if probes < 0:
-        raise UsageError(f"{probes} probes: 0 (exact) or more are needed.")
+        raise UsageError(f"{probes} probes: 0 (exact) or more are needed")
     loss = get_loss(loss)
-    examples = examples.within(memory, 4.0 * network.size)
     first = examples.batch(0)
     check_independent(network, first.images)
     classes = network.classes(first.images)
     exact = probes == 0
-    key = jax.random.key(0) if key is None else key
+    seed = None if exact else jax.random.key(0) if key is None else key
+    directions = np.arange(classes if exact else probes, dtype=np.int32)
+    parts = -(-len(directions) // _TOGETHER)
+    together = [jnp.asarray(units) for units in np.array_split(directions, parts)]
+    tapped = tappable(network, first.images)
+    each = footprint(network, first.images, tapped, len(together[0]))
+    examples = examples.within(memory, each)
     counts = np.bincount(np.asarray(examples.labels), minlength=classes)
     if len(counts) > classes:
-        raise UsageError(f"Label {len(counts) - 1} but only {classes} logits.")
+        raise UsageError(f"label {len(counts) - 1} but only {classes} logits")
 
     def kernel(batch: Batch) -> dict[str, Array]:
-        runs = []
-        for m in range(classes if exact else probes):
-            seed = None if exact else jax.random.fold_in(key, m)
-            # An array, since a Python integer would be compiled in.
-            runs.append(
-                _norms(network, loss, scaled, classes, batch[1:4], jnp.asarray(m), seed)
-            )
+        found = [
+            _norms(network, loss, scaled, tapped, batch[1:4], units, seed)
+            for units in together
+        ]
         rows = {}
         for name in scaled:
-            runs_of = jnp.stack([run[name] for run in runs], axis=1)
-            rows[f"{name}/probe"] = jnp.sum(runs_of, axis=2)
-            rows[f"{name}/leaf"] = runs_of.sum(1) if exact else runs_of.mean(1)
-            noise = runs_of.var(axis=1, ddof=1) / probes if probes > 1 else None
+            runs = jnp.concatenate([each[name] for each in found], axis=1)
+            rows[f"{name}/probe"] = jnp.sum(runs, axis=2)
+            rows[f"{name}/leaf"] = runs.sum(1) if exact else runs.mean(1)
+            noise = runs.var(axis=1, ddof=1) / probes if probes > 1 else None
             rows[f"{name}/noise"] = (
-                jnp.zeros_like(runs_of[:, 0]) if noise is None else noise
+                jnp.zeros_like(runs[:, 0]) if noise is None else noise
             )
         return rows
 
@@ -243,28 +252,23 @@ def _norms(
     network: Network,
     loss: Loss,
     scaled: tuple[str, ...],
-    classes: int,
+    tapped: Tapped,
     batch: tuple[Array, Array, Array],
-    unit: Array,
+    units: Int[Array, " outputs"],
     key: PRNGKeyArray | None,
-) -> dict[str, Array]:
-    squares = {name: scaling(network.params, name) for name in scaled}
-
+) -> dict[str, Float[Array, "batch outputs leaves"]]:
     def one(image: Array, label: Array, at: Array) -> dict[str, Array]:
-        outputs, pull = jax.vjp(lambda p: network(p, image[None])[0], network.params)
-        if key is None:
-            signs = jax.nn.one_hot(unit, classes, dtype=outputs.dtype)
-        else:
-            seed = jax.random.fold_in(key, at)
-            signs = jax.random.rademacher(seed, (classes,), outputs.dtype)
-        (gradient,) = pull(loss.root_product(outputs, label, signs))
-        return {
-            name: jnp.stack(
-                jax.tree.leaves(
-                    jax.tree.map(lambda d, g: jnp.sum(d * g**2), square, gradient)
-                )
-            )
-            for name, square in squares.items()
-        }
+        def cotangents(outputs: Array) -> Array:
+            def direction(unit: Array) -> Array:
+                if key is None:
+                    signs = jax.nn.one_hot(unit, outputs.size, dtype=outputs.dtype)
+                else:
+                    seed = jax.random.fold_in(jax.random.fold_in(key, unit), at)
+                    signs = jax.random.rademacher(seed, outputs.shape, outputs.dtype)
+                return loss.root_product(outputs, label, signs)
+
+            return jax.vmap(direction)(units)
+
+        return gradient_norms(network, image, cotangents, scaled, tapped)
 
     return jax.vmap(one)(*batch)

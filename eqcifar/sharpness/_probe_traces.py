@@ -165,7 +165,7 @@ def probe_traces(
     `ProbeTraces`.
     """
     if probes < 1:
-        raise UsageError(f"{probes} random directions: at least 1 is needed.")
+        raise UsageError(f"{probes} random directions: at least 1 is needed")
     loss = get_loss(loss)
     if flip is None:
         flip = fresh

@@ -106,7 +106,7 @@ def hutch_plus_plus(
     """
     third = matvecs // 3
     if third < 2:
-        raise UsageError("Hutch++ needs at least 6 products.")
+        raise UsageError("Hutch++ needs at least 6 products")
     _check_room(operator, third, 6, basis_memory)
     start = time.perf_counter()
     draws = _block(key, operator, 2 * third)
@@ -144,7 +144,7 @@ def xtrace(
     """
     m = matvecs // 2
     if m < 3:
-        raise UsageError("XTrace needs at least 6 products.")
+        raise UsageError("XTrace needs at least 6 products")
     _check_room(operator, m, 4, basis_memory)
     start = time.perf_counter()
     omega = _sphere(key, operator, m).T
@@ -183,7 +183,7 @@ def xnystrace(
     """
     m = matvecs
     if m < 3:
-        raise UsageError("XNysTrace needs at least 3 products.")
+        raise UsageError("XNysTrace needs at least 3 products")
     _check_room(operator, m, 4, basis_memory)
     start = time.perf_counter()
     omega = _sphere(key, operator, m).T
@@ -203,7 +203,7 @@ def xnystrace(
         upper = np.linalg.cholesky(0.5 * (gram + gram.T)).T
     except np.linalg.LinAlgError as error:
         raise UsageError(
-            "XNysTrace met a matrix that is not positive semidefinite: use XTrace."
+            "XNysTrace met a matrix that is not positive semidefinite: use XTrace"
         ) from error
     back = np.linalg.inv(upper)
     b = r @ back
@@ -241,13 +241,13 @@ def _sphere(key: PRNGKeyArray, operator: Operator, count: int) -> Array:
 
 def _check_some(probes: int):
     if probes < 1:
-        raise UsageError(f"{probes} probes: at least 1 is needed.")
+        raise UsageError(f"{probes} probes: at least 1 is needed")
 
 
 def _check_room(operator: Operator, vectors: int, blocks: int, memory: float):
     if vectors >= operator.size:
         raise UsageError(
-            f"{vectors} vectors for a matrix of order {operator.size}: too many."
+            f"{vectors} vectors for a matrix of order {operator.size}: too many"
         )
     check_memory(
         f"{blocks} blocks of {vectors} vectors",
@@ -296,7 +296,7 @@ def _left_out(values: np.ndarray, matvecs: int, start: float) -> Estimate:
 
 def _with_cost(estimate: Estimate, matvecs: int, start: float) -> Estimate:
     if not math.isfinite(estimate.value):
-        raise RunError("The operator returned a value that is not finite.")
+        raise RunError("the operator returned a value that is not finite")
     seconds = time.perf_counter() - start
     return dataclasses.replace(
         estimate, examples=0, probes=matvecs, matvecs=matvecs, seconds=seconds

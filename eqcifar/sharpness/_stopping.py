@@ -58,10 +58,10 @@ def variances(table: Float[np.ndarray, "examples probes"]) -> Variances:
     """
     n, m = table.shape
     if n < 2 or m < 2:
-        raise UsageError("A pilot needs at least 2 examples and 2 probes.")
+        raise UsageError("a pilot needs at least 2 examples and 2 probes")
     mean = table.mean()
     if mean == 0:
-        raise UsageError("The pilot's mean is zero: no relative precision exists.")
+        raise UsageError("the pilot's mean is zero: no relative precision exists")
     rows, columns = table.mean(axis=1), table.mean(axis=0)
     rest = table - rows[:, None] - columns[None, :] + mean
     mixed = (rest**2).sum() / ((n - 1) * (m - 1))
@@ -143,8 +143,8 @@ def plan(
             best = (low * m, m, low)
     if best is None:
         raise UsageError(
-            f"Not even all {population} examples with {most_probes} probes give a "
-            f"relative half-width of {rtol:g}: ask for less, or use the exact path."
+            f"not even all {population} examples with {most_probes} probes give a "
+            f"relative half-width of {rtol:g}: ask for less, or use the exact path"
         )
     _, m, n = best
     reached = level_width * math.sqrt(variance(n, m))

@@ -1,4 +1,5 @@
 import contextlib
+import errno
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Set
@@ -57,6 +58,8 @@ def cannot_write(path: Path, error: OSError) -> RunError:
 
     An error to raise.
     """
+    if error.errno == errno.ENOENT:
+        return RunError(f"cannot write {path}: there is no folder {path.parent}")
     reason = error.strerror or str(error)
     return RunError(
         f"cannot write {path}: {reason}; make room or allow writing there, then start "

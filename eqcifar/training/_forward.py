@@ -8,9 +8,7 @@ import jax.numpy as jnp
 from jax.extend.core import Primitive
 from jaxtyping import Array, Float, Key, PyTree
 
-from ..models import PRODUCTS, BatchNorm
-
-Model = Callable[..., tuple[Float[Array, " classes"], eqx.nn.State]]
+from ..models import PRODUCTS, BatchNorm, Model
 
 
 def compute_dtype(model: PyTree, precision: str) -> jnp.dtype:

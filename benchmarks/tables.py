@@ -1,0 +1,303 @@
+"""Write the pages of `docs/measurements/` from the results that are kept.
+
+python -m benchmarks tables
+"""
+
+import dataclasses
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+from .shared import Row, parser, records
+
+PAGES = Path(__file__).parent.parent / "docs" / "measurements"
+SHARES = (
+    "coverage",
+    "test accuracy",
+    "within the tolerance",
+    "relative standard error",
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Section:
+    """A table, and what it says in at most three sentences.
+
+    - `results`: the results that it shows.
+    - `having`: words of which one is in the name of each row; by default all rows.
+    - `across`: where the names of rows are split, to make their first or last parts
+        columns: ": " or ", "; then one unit is shown.
+    - `unit`: which, or of all one.
+    """
+
+    title: str
+    says: str
+    results: tuple[str, ...]
+    having: tuple[str, ...] = ("",)
+    across: str = ""
+    unit: str = ""
+
+
+TRAINING = [
+    Section(
+        "Recipes",
+        "Test accuracy after a whole recipe and the time that its epochs took. The "
+        "interval is Wilson's for the test images where one seed was trained, and the "
+        "range over seeds where there are more.",
+        ("recipe_cpu", "recipe_gpu"),
+    ),
+    Section(
+        "Memory of a step",
+        "What `eqcifar train` prints and keeps: the peak as XLA plans it, and the most "
+        "that was in use on the card, of which JAX was given 7.2 GB.",
+        ("memory_gpu",),
+    ),
+]
+SPEED = [
+    Section(
+        "Beside PyTorch",
+        "The whole step of a recipe in both (crop, flip, forward, backward, L2, "
+        "clipping, momentum), and the evaluation of a split, in turns on one machine. "
+        "A ratio above 1 is for eqcifar. Both start from the same weights; the first "
+        "gradient's difference is what rounding makes of it.",
+        ("compare_cpu", "compare_gpu"),
+    ),
+    Section(
+        "What makes networks quick on CPUs",
+        "The library as it is beside itself with one thing taken away: above 1, what "
+        "was taken away is worth having.",
+        ("cpu_ablation",),
+    ),
+    Section(
+        "Start",
+        "Seconds from the start of a process. `cold` has empty caches of images and "
+        "compiled programs, `warm` those that a cold start left.",
+        ("startup", "startup_training"),
+    ),
+    Section(
+        "Reading many runs",
+        "`eqcifar tabulate`, from the start of the process to its end; it imports "
+        "neither JAX nor NumPy.",
+        ("tabulate",),
+    ),
+]
+SHARPNESS = [
+    Section(
+        "Cost at the same standard error",
+        "tr H and tr NTK of a split of images, for a trained VGG11 (579,786 "
+        "parameters): eqcifar passes over it once with one random output vector an "
+        "image. A product of the peers is timed on a sample in turns, and multiplied "
+        "up to the split and to the number of products that the measured variance of a "
+        "random direction asks for; this number is good to about a third.",
+        ("sharpness_cost",),
+    ),
+    Section(
+        "The general path",
+        "Where logits are curved in the parameters, a random direction takes a jvp of "
+        "a jvp, here in gradients of the same batch.",
+        ("sharpness_passes",),
+    ),
+    Section(
+        "Agreement with other packages",
+        "Float64, copied weights, the same images and signs. PyHessian's power "
+        "iteration adds 1e-6 to each norm that it divides by.",
+        ("sharpness_agreement",),
+    ),
+]
+COVERAGE = [
+    Section(
+        "Means over images",
+        "How often 95 % intervals of traces hold the value over all 1,000 images. One "
+        "probe alone cannot tell its own error from that of the images, so its "
+        "interval is wider than needed.",
+        ("coverage",),
+        ("ggn_ce", "ntk", "hess"),
+        ": ",
+        "coverage",
+    ),
+    Section(
+        "Traces by matrix products",
+        "How often 95 % intervals hold the trace of one matrix.",
+        ("coverage",),
+        ("products",),
+        ": ",
+        "coverage",
+    ),
+    Section(
+        "Cosines and trace ratios of two splits",
+        "How often the jackknife's 95 % intervals over common probes hold the value "
+        "for the same images. Near 1 a cosine's error is skewed, and intervals are too "
+        "short.",
+        ("coverage",),
+        ("cosine", "trace ratio"),
+        ": ",
+        "coverage",
+    ),
+    Section(
+        "Stopping at a tolerance",
+        "How often the value is within the relative tolerance at which the estimator "
+        "stopped by itself.",
+        ("coverage",),
+        ("stopped",),
+        ": ",
+        "within the tolerance",
+    ),
+    Section(
+        "Eigenvalues and the NTK's spectrum",
+        "How often 95 % intervals from some images hold the value over all 4,000.",
+        ("coverage_fitted",),
+        ("eigenvalue", "_ntk"),
+        ": ",
+        "coverage",
+    ),
+    Section(
+        "Rises of the loss",
+        "The same for rises of the loss: along the worst direction of the images at "
+        "hand (SAM), along random directions, along a fixed line. SAM's interval and "
+        "that of few directions do not hold nominally.",
+        ("coverage_fitted",),
+        ("rise",),
+        ": ",
+        "coverage",
+    ),
+    Section(
+        "Bias of the worst rise",
+        "The mean of the corrected value over the value for all images, less 1. Halves "
+        "show the bias in part alone where gradients are small.",
+        ("coverage_fitted",),
+        ("worst rise",),
+        ": ",
+        "relative bias",
+    ),
+    Section(
+        "Calibration error",
+        "How often the 95 % interval of the expected calibration error holds the "
+        "truth, for two laws of confidence and patterns of miscalibration.",
+        ("calibration",),
+        ("",),
+        ", ",
+        "coverage",
+    ),
+]
+RELIABILITY = [
+    Section(
+        "Killed and resumed",
+        "A run that is killed at random moments, while it writes files too, ends with "
+        "the bytes of one that is left alone. A sweep that is killed halfway computes "
+        "each run once.",
+        ("faults",),
+    ),
+]
+TITLES: dict[str, tuple[str, list[Section]]] = {
+    "training": ("Training", TRAINING),
+    "speed": ("Speed", SPEED),
+    "sharpness": ("Sharpness: cost and agreement", SHARPNESS),
+    "coverage": ("Coverage of intervals", COVERAGE),
+    "reliability": ("Reliability", RELIABILITY),
+}
+
+
+def main(argv: list[str]):
+    """Write every page."""
+    parser(__doc__).parse_args(argv)
+    PAGES.mkdir(exist_ok=True)
+    for name, text in pages().items():
+        (PAGES / f"{name}.md").write_text(text)
+        print(f"wrote docs/measurements/{name}.md")
+
+
+def pages() -> dict[str, str]:
+    """The text of each page by its name."""
+    found = {}
+    for name, (title, sections) in TITLES.items():
+        parts = [part for section in sections for part in shown(section)]
+        note = "<!-- Made by `python -m benchmarks tables`: edit that. -->"
+        found[name] = "\n".join([f"# {title}", "", note, *parts]) + "\n"
+    return found
+
+
+def shown(section: Section) -> list[str]:
+    """The lines of a section; none without results."""
+    lines = []
+    for name in section.results:
+        for where, (rows, commands) in alike(records(name), section).items():
+            counts = {row.get("n") for row in rows} - {None}
+            many = len(counts) > 1
+            n = "" if many or not counts else f", n = {counts.pop():,}"
+            said = [f"`{command}`" for command in commands]
+            lines += ["", *table(rows, section, many), "", f"{where}{n}:", ""]
+            lines += [f"- {each}" for each in said]
+    return ["", f"## {section.title}", "", section.says, *lines] if lines else []
+
+
+def alike(
+    found: list[dict[str, Any]], section: Section
+) -> dict[str, tuple[list[Row], list[str]]]:
+    """The rows that a section shows, and their commands, by where they are from."""
+    groups: dict[str, tuple[list[Row], list[str]]] = {}
+    for record in found:
+        rows = [
+            row
+            for row in record["rows"]
+            if any(words in row["what"] for words in section.having)
+            and section.unit in ("", row["unit"])
+        ]
+        if rows:
+            group = groups.setdefault(machine(record), ([], []))
+            group[0].extend(rows)
+            group[1].append(record["command"])
+    return groups
+
+
+def table(rows: list[Row], section: Section, many: bool) -> list[str]:
+    """A line for each name, a column for each unit or for each part of the names."""
+
+    def place(row: Row) -> tuple[str, str]:
+        if section.across == ": ":
+            column, _, line = row["what"].partition(": ")
+        elif section.across:
+            line, _, column = row["what"].rpartition(section.across)
+        else:
+            line, column = row["what"], row["unit"]
+        return line, column
+
+    cells = defaultdict(str, {place(row): cell(row, many) for row in rows})
+    names = list(dict.fromkeys(line for line, _ in cells))
+    columns = list(dict.fromkeys(column for _, column in cells))
+    return [
+        "| " + " | ".join([section.unit, *columns]) + " |",
+        "|" + "---|" * (1 + len(columns)),
+        *(
+            "| " + " | ".join([name, *(cells[name, c] for c in columns)]) + " |"
+            for name in names
+        ),
+    ]
+
+
+def cell(row: Row, many: bool) -> str:
+    """A number with its interval or range, and of how many where that differs."""
+    show = percent if row["unit"] in SHARES else plain
+    text = show(row["value"])
+    if "low" in row:
+        text += f" ({show(row['low'])} to {show(row['high'])})"
+    return text + (f", n = {row['n']:,}" if many and "n" in row else "")
+
+
+def percent(value: float) -> str:
+    return f"{100 * value:.1f} %" if value != 1 else "100 %"
+
+
+def plain(value: float) -> str:
+    if value and abs(value) < 1e-3:
+        return f"{value:.1e}"
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
+
+
+def machine(record: dict[str, Any]) -> str:
+    """Where and with what rows were measured."""
+    env = record["environment"]
+    words = [env.get("accelerator"), env.get("processor"), f"{env['cores']} cores"]
+    words += [f"{name} {number}" for name, number in env["versions"].items()]
+    words += [f"commit {env['commit']}"] if "commit" in env else []
+    words += [f"{name} {value}" for name, value in record["about"].items()]
+    return ", ".join(word for word in words if word)

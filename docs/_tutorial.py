@@ -70,7 +70,8 @@ def main(write: bool) -> int:
                 wrong += 1
                 print(f"{code}\nprints\n\n{printed}\nand the page has\n\n{shown}")
                 if write:
-                    new = new.replace(found[0], found[0].replace(shown, printed))
+                    step = found[0][: found.start(3) - found.start()]
+                    new = new.replace(found[0], f"{step}{printed.rstrip()}\n```\n")
         for pattern, name in PICTURE.findall(text):
             (made,) = Path().glob(pattern)
             if write:

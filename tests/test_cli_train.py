@@ -274,7 +274,6 @@ parallel.initialise = lambda: alone("localhost:{port}", 2, {process})
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="has no such signals")
-@pytest.mark.slow
 def test_a_signal_to_one_process_stops_all_alike(tmp_path):
     with socket.socket() as free:
         free.bind(("localhost", 0))
@@ -301,7 +300,8 @@ def test_a_signal_to_one_process_stops_all_alike(tmp_path):
     assert [process.returncode for process in processes] == [75, 75], ends
     assert ends[0][0].splitlines()[-1].startswith("Interrupted: stopped after step ")
     assert "Finished" not in ends[0][0]
-    assert storage.latest_run(tmp_path).status()["state"] == "interrupted"
+    (run,) = storage.find_runs(tmp_path)
+    assert run.status()["state"] == "interrupted"
 
 
 def test_a_row_without_evaluation_is_a_shorter_line():

@@ -204,7 +204,7 @@ def test_complex_parameters_are_refused():
         net_of(model)
     with pytest.raises(UsageError, match="parameter z is complex"):
         training.initialise(
-            model, eqx.nn.State(model), training.TrainConfig(epochs=1), 4
+            model, eqx.nn.State(model), training.TrainConfig(epochs=1, batch_size=4), 4
         )
 
 

@@ -117,7 +117,7 @@ def test_two_steps_are_those_of_the_original(x64, monkeypatch):
     parameters, kept = in_order(drawn.model), jax.tree.leaves(drawn.state)
     start = training.initialise(drawn.model, drawn.state, config, len(labels))
 
-    stop = iter((False, True))
+    stop = iter((False, False, True))
     with pytest.raises(training.Interrupted) as stopped:
         training.fit(
             start,

@@ -86,8 +86,15 @@ def test_a_hash_depends_on_every_field_but_the_seed():
             return (0.4, 0.5, 0.6)
         return value + 1 if isinstance(value, int) else value / 2 + 0.125
 
+    # Muon has a learning rate, and the others have not.
+    beside = {"muon_lr": {"optimiser": "muon"}, "optimiser": {"optimiser": "adamw"}}
     hashes = {
-        config_hash(dataclasses.replace(TrainConfig(), **{field.name: changed(field)}))
+        config_hash(
+            dataclasses.replace(
+                TrainConfig(),
+                **{field.name: changed(field)} | beside.get(field.name, {}),
+            )
+        )
         for field in dataclasses.fields(TrainConfig)
     }
     # The seed's is the default's.

@@ -388,7 +388,7 @@ def test_train_run_makes_everything_from_its_configuration(tmp_path, monkeypatch
         asked.append((name, kwargs))
         return dataclasses.replace(small_dataset(), synthetic=True)
 
-    def create(name, num_classes, *, width, dropout, key):
+    def create(name, num_classes, *, width, dropout, init, key):
         made.append((name, num_classes, width, dropout))
         return eqx.nn.make_with_state(SmallNet)(num_classes, dropout=dropout, key=key)
 
@@ -716,6 +716,6 @@ def test_a_loss_of_ones_own_is_written_down(tmp_path):
 
 def test_images_too_small_for_the_network_leave_no_folder(tmp_path):
     net = random_network(models.create, "airbench94", 4, width=1 / 16)
-    with pytest.raises(UsageError, match="cannot pool 1x1 features"):
+    with pytest.raises(UsageError, match="8x8 are too small: this network takes 9x9"):
         train_run_with(tmp_path / "run", small_dataset(), net.model, net.state, CONFIG)
     assert not (tmp_path / "run").exists()

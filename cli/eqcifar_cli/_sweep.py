@@ -90,10 +90,13 @@ def sweep(
     Options take values between commas: --arch vgg,resnet18 --seeds 0-3 is 8 runs.
     The same command again skips runs that are done, and goes on with the others.
     """
-    from eqcifar import fields, runs, sweeps
+    from eqcifar import fields, sweeps
 
-    # Now, and not in each of the processes.
-    runs.Tracking(options.track)
+    if options.track:
+        # Refused now, and not in each of the processes.
+        from eqcifar.runs import Tracking
+
+        Tracking(options.track)
     if sbatch and not slurm:
         raise UsageError("--sbatch needs --slurm")
     if shard is not None:
@@ -106,8 +109,12 @@ def sweep(
     def command(config: TrainConfig) -> list[str]:
         return [sys.executable, "-m", "eqcifar_cli", *arguments(config)]
 
-    # What imports JAX is given to what does not.
-    check = runs.FolderCheck()
+    check = sweeps.no_check
+    if any(Path(config.dataset).expanduser().is_dir() for config in configs):
+        # Reading images takes JAX; those of the hub go by their name.
+        from eqcifar.runs import FolderCheck
+
+        check = FolderCheck()
     if dry_run:
         planned = sweeps.Sweep(configs, out, command, check=check)
         for job in planned.select("waiting"):

@@ -4,8 +4,6 @@ import dataclasses
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from ..figures import add_legend, set_log
 from ._measure import Column, Measure, Picture
 from ._picture import line
@@ -19,6 +17,7 @@ _EXAMPLES = 64
 def _compute(task: "Task") -> "Measured":
     """The spectrum of the NTK on a few examples."""
     import jax
+    import numpy as np
 
     from ..sharpness import Measured, ntk_estimates, ntk_gram
 
@@ -34,6 +33,8 @@ def _compute(task: "Task") -> "Measured":
 
 
 def _gram(figure: Any, tables: Mapping[str, Any], loss: str, found: Any):
+    import numpy as np
+
     axes = figure.add_subplot()
     for split, values in tables.items():
         # What is smaller comes of rounding.

@@ -6,8 +6,6 @@ from collections.abc import Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from ..errors import UsageError
 from ..figures import add_legend
 from ._measure import Column, Measure, Picture
@@ -76,6 +74,8 @@ def _compute(task: "Task", name: str, count: int, eigen: bool) -> "Measured":
 def _draw_line(
     figure: Any, tables: Mapping[str, Any], loss: str, found: Any, along: str
 ):
+    import numpy as np
+
     axes = figure.add_subplot()
     for split, curve in tables.items():
         steps, values = np.array(curve["steps"]), np.array(curve["loss"])
@@ -91,6 +91,7 @@ def _draw_line(
 def _draw_plane(
     figure: Any, tables: Mapping[str, Any], unit_of_loss: str, found: Any, along: str
 ):
+    import numpy as np
     from matplotlib.colors import LogNorm
     from matplotlib.patheffects import withStroke
     from matplotlib.ticker import NullLocator

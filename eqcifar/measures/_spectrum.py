@@ -4,8 +4,6 @@ import dataclasses
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from ..figures import add_legend, set_log
 from ._measure import Column, Measure, Picture
 from ._picture import band, line
@@ -41,6 +39,8 @@ def _compute(task: "Task") -> "Measured":
 
 
 def _spectrum(figure: Any, tables: Mapping[str, Any], loss: str, found: Any):
+    import numpy as np
+
     axes = figure.add_subplot()
     floor = 1e-7
     for split, curve in tables.items():

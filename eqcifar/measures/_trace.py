@@ -4,8 +4,6 @@ import textwrap
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from ..figures import add_legend
 from ._measure import Column, Measure, Picture
 from ._picture import band, line, style_of
@@ -55,6 +53,8 @@ def _compute(task: "Task") -> "Measured":
 
 
 def _attribution(outputs: "OutputTraces", target: "Target") -> dict[str, Any]:
+    import numpy as np
+
     from ..sharpness import Estimate, estimate_mean
 
     table, size = outputs.table(), int(outputs.label_counts.sum())
@@ -85,6 +85,8 @@ def _attribution(outputs: "OutputTraces", target: "Target") -> dict[str, Any]:
 
 
 def _convergence(figure: Any, tables: Mapping[str, Any], loss: str, found: Any):
+    import numpy as np
+
     axes = figure.add_subplot()
     for split, rows in tables.items():
         n, value, half = (
@@ -107,6 +109,8 @@ def _convergence(figure: Any, tables: Mapping[str, Any], loss: str, found: Any):
 
 
 def _layers(figure: Any, tables: Mapping[str, Any], loss: str, found: Any):
+    import numpy as np
+
     axes = figure.add_subplot()
     height = 0.8 / len(tables)
     shares = {s: {r["name"]: r for r in rows} for s, rows in tables.items()}

@@ -250,8 +250,12 @@ def run_in_terminal(code, columns, key, term="xterm"):
         stdout=end,
         stderr=end,
         start_new_session=True,
-        # Not C's, in which readline may have set COLUMNS for the terminal of the tests.
-        env={**os.environ, "TERM": term},
+        # The terminal's own size counts, not one that readline has left behind.
+        env={
+            name: value
+            for name, value in {**os.environ, "TERM": term}.items()
+            if name not in ("COLUMNS", "LINES")
+        },
     )
     printed = b""
     while b"last\r\n" not in printed:

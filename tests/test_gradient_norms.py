@@ -68,6 +68,35 @@ class Layers(eqx.Module):
         return self.head(jax.vmap(self.inside)(tokens).mean(0)), state
 
 
+class Standardised(eqx.nn.Linear):
+    """A layer that does more with its weight than a product."""
+
+    def __call__(self, x, *, key=None):
+        return (self.weight / jnp.linalg.norm(self.weight)) @ x
+
+
+class Unusual(eqx.Module):
+    """A weight in two places, and a subclass of a known layer."""
+
+    shared: eqx.nn.Shared
+    standardised: Standardised
+    head: eqx.nn.Linear
+
+    def __init__(self, key):
+        keys = jax.random.split(key, 4)
+        one, two = (eqx.nn.Linear(6, 6, key=each) for each in keys[:2])
+        self.shared = eqx.nn.Shared(
+            (one, two), lambda pair: pair[1].weight, lambda pair: pair[0].weight
+        )
+        self.standardised = Standardised(6, 6, use_bias=False, key=keys[2])
+        self.head = eqx.nn.Linear(6, 5, key=keys[3])
+
+    def __call__(self, x, state, *, key=None):
+        first, second = self.shared()
+        x = second(jax.nn.gelu(first(x.reshape(6, -1).mean(1))))
+        return self.head(jnp.tanh(self.standardised(x))), state
+
+
 def small_resnet(key):
     return models.ResNet(
         5, block="basic", shortcut="projection", depths=(1, 1), channels=(4, 6), key=key
@@ -95,7 +124,7 @@ def formed(network, image, cotangents):
 
 
 @pytest.mark.parametrize(
-    ("make", "count"), [(Layers, 8), (small_resnet, 7)], ids=["layers", "resnet"]
+    ("make", "count"), [(Layers, 8), (small_resnet, 7), (Unusual, 1)]
 )
 @pytest.mark.parametrize("large", [False, True])
 def test_norms_are_those_of_gradients(x64, make, count, large, monkeypatch):

@@ -13,7 +13,7 @@ from eqcifar.models import Conv2d
 from ._network import Network, second_order
 
 # These very classes: a subclass may do anything with its weight.
-_LAYERS = {
+LAYERS = {
     *(eqx.nn.Conv, eqx.nn.Conv1d, eqx.nn.Conv2d, eqx.nn.Conv3d),
     *(Conv2d, eqx.nn.Linear),
 }
@@ -116,7 +116,7 @@ def _(primals, tangents):
 def _is_layer(node: Any) -> bool:
     # Of a grouped convolution, the inputs of a weight are not those of the layer.
     return (
-        type(node) in _LAYERS
+        type(node) in LAYERS
         and eqx.is_array(node.weight)  # of a shared one, the place is empty
         and node.weight.ndim > 1
         and getattr(node, "groups", 1) == 1

@@ -26,6 +26,7 @@ from jaxtyping import Array, Float, PyTree
 
 from eqcifar.models import Conv2d
 
+from ._flips import LAYERS
 from ._network import Network, scaling
 
 # For each parameter array, whether its gradients need not be formed.
@@ -159,12 +160,17 @@ def _uses(jaxpr: Jaxpr, variable: Var) -> float:
 
 
 def _is_layer(node: Any) -> bool:
-    if isinstance(node, eqx.nn.Conv):
-        known = node.groups == 1 and node.padding_mode == "ZEROS"
-        return known and node.weight.ndim == node.num_spatial_dims + 2
-    if isinstance(node, Conv2d):
-        return node.weight.ndim == 4
-    return isinstance(node, eqx.nn.Linear) and node.weight.ndim == 2
+    # A subclass may do more with its weight than a product; of a shared one, the place
+    # is empty.
+    if type(node) not in LAYERS or not eqx.is_inexact_array(node.weight):
+        return False
+    if isinstance(node, eqx.nn.Conv) and (
+        node.groups > 1 or node.padding_mode != "ZEROS"
+    ):
+        return False
+    spatial = 2 if isinstance(node, Conv2d) else getattr(node, "num_spatial_dims", 0)
+    # One axis more is that of stacked layers.
+    return node.weight.ndim == 2 + spatial
 
 
 def _weights(model: PyTree) -> Tapped:

@@ -1,5 +1,7 @@
 """Norms of gradients that are not formed, beside those of gradients that are."""
 
+from typing import Any
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -88,7 +90,8 @@ class Unusual(eqx.Module):
         self.shared = eqx.nn.Shared(
             (one, two), lambda pair: pair[1].weight, lambda pair: pair[0].weight
         )
-        self.standardised = Standardised(6, 6, use_bias=False, key=keys[2])
+        kind: Any = Standardised
+        self.standardised = kind(6, 6, use_bias=False, key=keys[2])
         self.head = eqx.nn.Linear(6, 5, key=keys[3])
 
     def __call__(self, x, state, *, key=None):

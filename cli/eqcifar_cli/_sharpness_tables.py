@@ -86,7 +86,7 @@ def _fitted_note(found: Found) -> list[str]:
         f"{', '.join(names)}: fitted to these images, and so biased upwards; what "
         "halves of them show of that is taken off (bias in --json) and counts as an "
         "error."
-        + (" From under 200 images, intervals hold the truth in 75 to 95 %." * few)
+        + (" From under 200 images, intervals hold the truth in 70 to 100 %." * few)
     ]
 
 

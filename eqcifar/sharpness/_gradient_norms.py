@@ -68,7 +68,9 @@ def gradient_norms(
         return network.run(lambda: model, image[None])[0]
 
     logits, pull = jax.vjp(logits_at, taken)
-    (found,) = jax.vmap(pull)(cotangents(logits))
+    # As in the forward pass, see `Network`.
+    with jax.default_matmul_precision("highest"):
+        (found,) = jax.vmap(pull)(cotangents(logits))
     squares = [jax.tree.leaves(scaling(network.params, name)) for name in scaled]
     norms = [
         value
@@ -329,11 +331,11 @@ def _weight_norms(
         products = jnp.einsum("ts,kso->kto", inputs.gram(), outputs)
         by_filter = jnp.sum(outputs * products, 1)
     found = {
-        "plain": lambda: jnp.sum(by_filter, 1),
-        "filter": lambda: by_filter @ jnp.mean(jnp.square(weight), 0),
-        "theta": lambda: jnp.sum(weighted, 1),
+        "plain": jnp.sum(by_filter, 1),
+        "filter": by_filter @ jnp.mean(jnp.square(weight), 0),
+        "theta": jnp.sum(weighted, 1),
     }
-    return jnp.stack([found[name]() for name in scaled], axis=1)
+    return jnp.stack([found[name] for name in scaled], axis=1)
 
 
 def _as_product(

@@ -20,11 +20,11 @@ print(events["/jax/compilation_cache/cache_hits"])
 
 
 def _start(folder, **env):
-    env = {**os.environ, "EQCIFAR_CACHE": str(folder), **env}
-    env.pop("JAX_COMPILATION_CACHE_DIR", None)
+    inherited = {**os.environ, "EQCIFAR_CACHE": str(folder)}
+    inherited.pop("JAX_COMPILATION_CACHE_DIR", None)
     return subprocess.Popen(
         [sys.executable, "-W", "error", "-c", _CODE],
-        env=env,
+        env=inherited | env,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -57,6 +57,14 @@ def test_processes_that_start_together_share_what_they_compile(tmp_path):
     _, hits = _run(_start(tmp_path))
     assert hits == len(programs) - 1
     assert _programs(tmp_path) == programs
+
+
+@pytest.mark.parametrize("named", [False, True])
+def test_several_cpu_devices_keep_nothing(named, tmp_path):
+    folder = {"JAX_COMPILATION_CACHE_DIR": str(tmp_path / "jax")} if named else {}
+    for _ in range(2):
+        assert _run(_start(tmp_path, JAX_NUM_CPU_DEVICES="2", **folder))[1] == 0
+    assert not _programs(tmp_path)
 
 
 def test_size_is_bounded_and_a_folder_that_cannot_be_written_does_no_harm(tmp_path):

@@ -24,7 +24,9 @@ def keep_compilations():
 
     In `compilation_folder()`, where what was used least recently makes room. Where
     `JAX_COMPILATION_CACHE_DIR` names another folder, all is left to JAX and its
-    variables. To be called before anything is computed.
+    variables. On several CPU devices nothing is kept: there, a program that is read
+    again forgets in which order its collectives go, and its devices may wait for each
+    other for ever. To be called before anything is computed.
 
     **Raises:**
 
@@ -34,7 +36,10 @@ def keep_compilations():
 
     from eqcifar.parallel import find_devices
 
-    find_devices()
+    devices = find_devices()
+    if len(devices) > 1 and devices[0].platform == "cpu":
+        jax.config.update("jax_enable_compilation_cache", False)
+        return
     if os.environ.get("JAX_COMPILATION_CACHE_DIR"):
         return
     folder = compilation_folder()

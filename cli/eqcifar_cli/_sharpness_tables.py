@@ -14,7 +14,7 @@ from eqcifar.measures import meaning
 from eqcifar.sharpness import Estimate, Measured
 
 from ._measuring import format_estimate, plus_minus
-from ._output import print_json, print_table
+from ._output import describe_wrong, print_json, print_table
 
 Found = Mapping[str, Mapping[str, Measured]]
 
@@ -64,6 +64,12 @@ def _notes(trained: MeasuredNetwork, options: SharpnessOptions, found: Found) ->
     traces = [measures["trace"] for measures in found.values() if "trace" in measures]
     paths = [measured.tables["path"] for measured in traces]
     lines += _path_note(paths[0]) if paths else []
+    train = trained.dataset.train
+    if "train" in found and train.true_labels is not None:
+        lines.append(
+            f"train: by the labels that are given, of which {describe_wrong(train)} "
+            "are wrong."
+        )
     mode = "each batch" if options.batch_statistics else "running statistics"
     penalty = _penalty(trained, options)
     lines.append(
@@ -220,6 +226,7 @@ def header(trained: MeasuredNetwork, options: SharpnessOptions) -> dict[str, Any
         "same_data": trained.same_data,
         "loss_name": trained.loss_name(options),
         "label_smoothing": trained.label_smoothing(options),
+        "wrong_labels": trained.dataset.train.wrong,
     }
 
 

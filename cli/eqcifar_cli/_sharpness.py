@@ -1,5 +1,6 @@
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -74,6 +75,14 @@ def sharpness(
         int,
         typer.Option(min=0, metavar="K", help="Show the K images of largest trace."),
     ] = 0,
+    checkpoints: Annotated[
+        bool,
+        typer.Option(
+            "--checkpoints",
+            help="Measure all networks that `train --keep-every` kept, into "
+            "sharpness_log.tsv.",
+        ),
+    ] = False,
     plot: Annotated[
         bool,
         typer.Option(
@@ -139,6 +148,17 @@ def sharpness(
         memory=memory,
         seed=seed,
     )
+    if checkpoints:
+        own = layers, classes, sharpest, plot, how_many, convention == "original"
+        if any(own):
+            raise UsageError(
+                "--checkpoints prints what was measured, a row an epoch: leave out "
+                "--layers, --classes, --sharpest, --plot, --how-many and --convention"
+            )
+        _measure_checkpoints(
+            run, out, names, splits, options, devices=devices, as_json=as_json
+        )
+        return
     if plot:
         measurements.check_plots()
     trained = open_run(run, out)
@@ -190,3 +210,48 @@ def sharpness(
         files = measurements.plot_sharpness(trained, options, found)
         names = ", ".join(path.name for path in files)
         typer.echo(f"Plotted in {trained.table.parent}: {names}", err=as_json)
+
+
+def _measure_checkpoints(
+    run: Path | None,
+    out: Path,
+    measures: Sequence[str],
+    splits: Sequence[str],
+    options: Any,
+    *,
+    devices: int | None,
+    as_json: bool,
+):
+    from eqcifar import measurements, storage
+
+    from . import _sharpness_tables as tables
+    from ._jax import keep_compilations
+
+    keep_compilations()
+    path = storage.latest_run(out).path if run is None else run
+    found: list[dict[str, Any]] = []
+
+    def add(epoch: int, trained: Any, values: Any):
+        found.append({"epoch": epoch, **tables.to_json(trained, options, values, 0)})
+
+    with Meter() as meter:
+        measurements.measure_checkpoints(
+            path,
+            measures,
+            splits,
+            options,
+            devices=devices,
+            report=lambda epoch: (
+                lambda split, *rest: meter(f"epoch {epoch}, {split}", *rest)
+            ),
+            warn=print_warning,
+            on_checkpoint=add,
+        )
+    if as_json:
+        print_json(found)
+    else:
+        tables.print_checkpoints(path, found)
+    if all(each["same_data"] for each in found):
+        typer.echo(f"Appended to {path / 'sharpness_log.tsv'}", err=as_json)
+    else:
+        print_warning(f"the data is not what {path} was trained on: nothing appended")

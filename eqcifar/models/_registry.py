@@ -2,7 +2,7 @@ import inspect
 import re
 from collections.abc import Callable
 from functools import partial
-from typing import Any, Literal, TypeAlias
+from typing import Any, TypeAlias
 
 import equinox as eqx
 from equinox.nn import State
@@ -73,7 +73,7 @@ def create(
     *,
     width: float = 1.0,
     dropout: float = 0.0,
-    init: Literal["he", "lecun"] = "he",
+    init: str = "he",
     key: PRNGKeyArray,
 ) -> tuple[Model, State]:
     """Make an architecture by its name.

@@ -171,8 +171,9 @@ def _read(
         if state != "done":
             return dataclasses.replace(record, state=state)
         values, epoch = last_values(run.path / "log.tsv", column)
-        if epoch != recipe.epochs:
-            raise RunError(f"log.tsv ends after epoch {epoch} of {recipe.epochs}")
+        ended = status.get("epoch") if recipe.until_loss else recipe.epochs
+        if epoch != ended:
+            raise RunError(f"log.tsv ends after epoch {epoch} of {ended}")
         seconds = status.get("seconds")
         if not isinstance(seconds, float):
             seconds = total_seconds(run.path / "log.tsv")

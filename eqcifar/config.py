@@ -128,6 +128,13 @@ class DataConfig(Options):
         "`--mean`; 0: none.",
         at_least=0,
     )
+    erase: float = option(
+        0.0,
+        "Probability of Random Erasing: a rectangle of 2 to 40 % of the training image "
+        "takes random pixels.",
+        at_least=0,
+        at_most=1,
+    )
     mixup: float = option(
         0.0,
         "Beta(b, b) parameter of MixUp; 0: none, 0.4 in the table.",
@@ -139,6 +146,15 @@ class DataConfig(Options):
         "same weights in every group; 0: the whole batch.",
         at_least=0,
         divides="batch_size",
+    )
+    cutmix: float = option(
+        0.0,
+        "Beta(a, a) parameter of CutMix: a box of another training image, and that "
+        "share of its label; 0: none, 1 in the paper.",
+        at_least=0,
+    )
+    cutmix_probability: float = option(
+        0.5, "Probability that CutMix changes an image.", above=0, at_most=1
     )
     mean: tuple[float, float, float] = option(
         (0.5, 0.5, 0.5),

@@ -31,6 +31,7 @@ _SHORT = {
     "label_smoothing": "ls",
     "bn_group": "bn",
     "mixup_group": "mixupgroup",
+    "cutmix_probability": "cutmixprob",
     "eval_every": "every",
     "decay_bias": "biasdecay",
     "test_flip": "testflip",

@@ -231,6 +231,8 @@ def print_checkpoints(path: Path, found: Sequence[Mapping[str, Any]]):
         mark = " of SYNTHETIC images" if found[0]["synthetic"] else ""
         columns = [part for name in names for part in (name, plus_minus())]
         print_table(f"{path} along training, {split}{mark}", ("epoch", *columns), rows)
+    if "train" in found[0]["splits"] and (wrong := found[0]["wrong_labels"]):
+        typer.echo(f"train: by the labels that are given, of which {wrong} are wrong.")
 
 
 def header(trained: MeasuredNetwork, options: SharpnessOptions) -> dict[str, Any]:

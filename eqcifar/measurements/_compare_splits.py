@@ -1,5 +1,4 @@
 import dataclasses
-from functools import partial
 
 import jax
 
@@ -59,24 +58,27 @@ def compare_splits(
     splits = {s: trained.examples(s, options, work.mesh) for s in ("train", "test")}
     train, test = splits.values()
 
-    def show(what: str, done: int, total: int):
+    what = ""
+
+    def show(done: int, total: int, pieces: sharpness.Rows):
         report(what, str(loss), done, total, lambda: None)
 
-    with work.keeping("compare", show) as (rows, follow):
-        traces = [
-            sharpness.output_traces(
-                network,
-                examples,
-                loss,
-                probes=2,
-                scaled=("plain",),
-                memory=memory,
-                key=jax.random.fold_in(key, index),
-                done=rows.setdefault(f"trace-{name}", {}),
-                report=partial(follow, f"trace, {name}"),
-            ).estimate(target="population")
-            for index, (name, examples) in enumerate(splits.items())
-        ]
+    with work.keeping("compare", show) as kept, sharpness.keeping(*kept):
+        traces = []
+        for index, (name, examples) in enumerate(splits.items()):
+            what = f"trace, {name}"
+            with sharpness.page(f"trace-{name}"):
+                trace = sharpness.output_traces(
+                    network,
+                    examples,
+                    loss,
+                    probes=2,
+                    scaled=("plain",),
+                    memory=memory,
+                    key=jax.random.fold_in(key, index),
+                )
+            traces.append(trace.estimate(target="population"))
+        what = "spectra"
         common = sharpness.compare(
             network,
             train,
@@ -87,8 +89,6 @@ def compare_splits(
             seed=options.seed,
             memory=memory,
             key=key,
-            done=rows,
-            report=follow,
         )
     found = SplitComparison(sharpness.ratio(*traces[::-1]), common, count)
     row = _row(trained, options, found, len(train), len(test))

@@ -16,10 +16,6 @@ from ._estimate import (
 from ._examples import (
     Batch as Batch,
     Examples as Examples,
-    Rows as Rows,
-    load_rows as load_rows,
-    piece as piece,
-    save_rows as save_rows,
     stream as stream,
 )
 from ._gram import ntk_estimates as ntk_estimates, ntk_gram as ntk_gram
@@ -62,6 +58,15 @@ from ._original import (
     original_traces as original_traces,
 )
 from ._output_traces import OutputTraces as OutputTraces, output_traces as output_traces
+from ._pieces import (
+    Rows as Rows,
+    keeping as keeping,
+    load_rows as load_rows,
+    page as page,
+    piece as piece,
+    save_rows as save_rows,
+    tell as tell,
+)
 from ._probe_traces import (
     ProbeTraces as ProbeTraces,
     probe_traces as probe_traces,
@@ -89,7 +94,6 @@ from ._stopping import (
 )
 from ._task import (
     Measured as Measured,
-    Report as Report,
     Task as Task,
 )
 from ._verify import Check as Check, verify as verify

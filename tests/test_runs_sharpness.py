@@ -8,7 +8,7 @@ import pytest
 
 from eqcifar import measurements, sharpness, storage, training
 from eqcifar.errors import RunError, UsageError
-from eqcifar.measurements import SharpnessOptions
+from eqcifar.measurements import CompareOptions, SharpnessOptions
 from eqcifar.measurements._work import Work
 from eqcifar.parallel import make_mesh
 from eqcifar.sharpness import Measured
@@ -164,8 +164,7 @@ def test_a_comparison_goes_on_with_the_same_bits(subject):
 
         return measurements.compare_splits(
             subject,
-            dataclasses.replace(OPTIONS, probes=3),
-            count=2,
+            CompareOptions(samples=10, batch_size=4, probes=3, eigenvectors=2),
             devices=1,
             report=report,
             append=False,

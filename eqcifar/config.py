@@ -13,7 +13,7 @@ from .errors import UsageError
 from .options import Options, option
 
 
-def _keys(file: str, dictionary: str) -> tuple[str, ...]:
+def keys_of(file: str, dictionary: str) -> tuple[str, ...]:
     """The keys of a dictionary in a file of the package, without an import of JAX."""
     tree = ast.parse((Path(__file__).parent / file).read_text(encoding="utf-8"))
     for node in tree.body:
@@ -25,9 +25,9 @@ def _keys(file: str, dictionary: str) -> tuple[str, ...]:
 # What a name of these fields stands for is a line of one dictionary. A name with a dot
 # is `module.name` of a part that only Python can give.
 PARTS = {
-    "loss": _keys("losses.py", "LOSSES"),
-    "optimiser": _keys("training/_optimisers.py", "OPTIMISERS"),
-    "schedule": _keys("training/_schedules.py", "SCHEDULES"),
+    "loss": keys_of("losses.py", "LOSSES"),
+    "optimiser": keys_of("training/_optimisers.py", "OPTIMISERS"),
+    "schedule": keys_of("training/_schedules.py", "SCHEDULES"),
 }
 
 

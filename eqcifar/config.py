@@ -13,7 +13,7 @@ from .errors import UsageError
 from .options import Options, option
 
 
-def _keys(file: str, dictionary: str) -> tuple[str, ...]:
+def keys_of(file: str, dictionary: str) -> tuple[str, ...]:
     """The keys of a dictionary in a file of the package, without an import of JAX."""
     tree = ast.parse((Path(__file__).parent / file).read_text(encoding="utf-8"))
     for node in tree.body:
@@ -25,9 +25,9 @@ def _keys(file: str, dictionary: str) -> tuple[str, ...]:
 # What a name of these fields stands for is a line of one dictionary. A name with a dot
 # is `module.name` of a part that only Python can give.
 PARTS = {
-    "loss": _keys("losses.py", "LOSSES"),
-    "optimiser": _keys("training/_optimisers.py", "OPTIMISERS"),
-    "schedule": _keys("training/_schedules.py", "SCHEDULES"),
+    "loss": keys_of("losses.py", "LOSSES"),
+    "optimiser": keys_of("training/_optimisers.py", "OPTIMISERS"),
+    "schedule": keys_of("training/_schedules.py", "SCHEDULES"),
 }
 
 
@@ -280,11 +280,10 @@ class TrainConfig(EvaluationConfig, OptimisationConfig, DataConfig, ModelConfig)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class SharpnessOptions(Options):
-    """How to measure sharpness; each field is also an option of `eqcifar sharpness`.
+class MeasurementOptions(Options):
+    """What every measurement of a trained network takes.
 
-    Of `probes`, `top`, `rtol` and `target` see `eqcifar.sharpness.measure`. MixUp is
-    augmentation, and no part of a measured loss.
+    MixUp is augmentation, and no part of a measured loss.
     """
 
     panel = "Measurement"
@@ -295,30 +294,13 @@ class SharpnessOptions(Options):
         "there are fewer.",
         at_least=0,
     )
-    probes: int = option(
-        2, "Random vectors an image; 0: none, exact and dearer.", at_least=0
-    )
-    top: int = option(
-        5, "How many eigenvalues, of the measure eigenvalues.", at_least=1
-    )
-    rtol: float | None = option(
-        None,
-        "Stop traces when half the 95 % interval is that part of the value.",
-        above=0,
-    )
     loss: str | None = option(None, "The run's own by default.", choices=PARTS["loss"])
     one_hot: bool = option(
         False,
         "Take the loss against one-hot labels, even where training smoothed them.",
     )
-    target: Literal["split", "population"] = option(
-        "split", "Whose mean is meant: the split's, or of where it is from."
-    )
     batch_size: int = option(
         128, "Images at a time; rounded up to a multiple of the devices.", at_least=1
-    )
-    batch_statistics: bool = option(
-        False, "Normalise by the batch, as in training; not for ntk, unit, gram."
     )
     memory: float = option(1.0, "GB for per-image gradients, on each device.", above=0)
     seed: int = option(0, "Of images and random vectors.", at_least=0, below=2**32)
@@ -330,6 +312,52 @@ class SharpnessOptions(Options):
                 "samples = 1: must be 2 or more, for one image tells nothing about the "
                 "error; 0 takes all"
             )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SharpnessOptions(MeasurementOptions):
+    """How to measure sharpness; each field is also an option of `eqcifar sharpness`.
+
+    Of `probes`, `top`, `rtol` and `target` see `eqcifar.measurements.measure`.
+    """
+
+    panel = MeasurementOptions.panel
+
+    probes: int = option(
+        2, "Random vectors an image; 0: none, exact and dearer.", at_least=0
+    )
+    top: int = option(
+        5, "How many eigenvalues, of the measure eigenvalues.", at_least=1
+    )
+    rtol: float | None = option(
+        None,
+        "Stop traces when half the 95 % interval is that part of the value.",
+        above=0,
+    )
+    target: Literal["split", "population"] = option(
+        "split", "Whose mean is meant: the split's, or of where it is from."
+    )
+    batch_statistics: bool = option(
+        False, "Normalise by the batch, as in training; not for ntk, unit, gram."
+    )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CompareOptions(MeasurementOptions):
+    """How to compare two splits; each field is also an option of `eqcifar compare`."""
+
+    panel = MeasurementOptions.panel
+
+    probes: int = option(10, "Random vectors that all matrices share.", at_least=3)
+    eigenvectors: int = option(
+        10, "Compare the spaces of so many; 0: none.", at_least=0
+    )
+
+    def of_a_split(self) -> SharpnessOptions:
+        """How each of the two is measured."""
+        values = self.to_dict()
+        del values["eigenvectors"]
+        return SharpnessOptions(**values)
 
 
 def read_values(path: str | os.PathLike[str]) -> dict[str, Any]:

@@ -87,10 +87,10 @@ def test_a_table_a_row_and_the_same_numbers_as_json(trained):
         (("--original-devices", 4), "needs --convention original"),
         (
             ("--convention", "original", "--original-devices", 0),
-            "must be 1 or more",
+            "original_devices = 0: must be at least 1",
         ),
         (("--seed", 10**20), "must be at least 0 and below 4294967296"),
-        (("--sharpest", -1), "must be 0 or more"),
+        (("--sharpest", -1), "sharpest = -1: must be at least 0"),
         (("--how-many", 2, *QUICK), "must be between 0 and 1"),
         (
             ("--top", 5000, "--measures", "eigenvalues", "--memory", 0.02, *QUICK),
@@ -129,8 +129,8 @@ def test_a_run_without_a_model_is_refused(trained, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("--probes", 2), "must be 3 or more"),
-        (("--eigenvectors", -1), "must be 0 or more"),
+        (("--probes", 2), "probes = 2: must be at least 3"),
+        (("--eigenvectors", -1), "eigenvectors = -1: must be at least 0"),
         (("--eigenvectors", 10**6), "cannot compare 1000000 eigenvectors of "),
         (("--memory", 1e-9), "more than the 4e-09 GB allowed: ask for fewer"),
         (("--seed", 10**20), "below 4294967296"),
@@ -140,6 +140,20 @@ def test_what_cannot_be_compared_is_one_line(trained, arguments, message):
     result = run_cli("compare", trained, "--devices", 1, *arguments)
     assert (result.exit_code, result.stderr.count("\n")) == (2, 1)
     assert message in result.stderr
+
+
+def test_a_comparison_says_how_it_was_made(trained):
+    words = "compare", trained, "--probes", 3, "--eigenvectors", 0, *QUICK
+    result = run_cli(*words, "--json")
+    assert result.exit_code == 0, result.stderr
+    found = json.loads(result.stdout)
+    assert found["options"] == {
+        **{"samples": 8, "batch_size": 4, "probes": 3, "eigenvectors": 0},
+        **{"loss": None, "one_hot": False, "memory": 1.0, "seed": 0},
+    }
+    row = read_wide(trained / "sharpness.tsv")[-1]
+    assert (row["probes"], row["examples"], row["examples_te"]) == ("3", "8", "8")
+    assert float(row["ratio_ggn"]) == found["trace_ratio"]["value"]
 
 
 def test_a_diverged_network_is_one_line(trained, tmp_path):

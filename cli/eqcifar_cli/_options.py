@@ -88,10 +88,12 @@ def _option(reader: Reader, field: dataclasses.Field) -> inspect.Parameter:
     kind: Any = without_none(field.type)
     choices = get_args(kind) if get_origin(kind) is Literal else about["choices"]
     metavar, default, flag = about["metavar"], field.default, flag_of(field.name)
-    names = [flag] if kind is not bool or reader.many else [f"{flag}/--no-{flag[2:]}"]
+    # A file may have turned a switch on that the command line is to turn off.
+    may_be_on = default is True or reader.read != reader.options.from_dict
+    names = [f"{flag}/--no-{flag[2:]}" if kind is bool and may_be_on else flag]
     if reader.many:
         metavar = {bool: "true,false"}.get(kind, f"{metavar or 'VALUE'},...")
-        names = ["--seeds", *names] if field.name == "seed" else names
+        names = ["--seeds", flag] if field.name == "seed" else [flag]
         kind, default = str, show_field(default)
     elif choices:
         metavar, kind = "|".join(choices), Literal[choices]

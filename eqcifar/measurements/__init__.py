@@ -1,5 +1,6 @@
 from ._along_training import SharpnessLog as SharpnessLog
 from ._compare_splits import (
+    CompareOptions as CompareOptions,
     SplitComparison as SplitComparison,
     compare_splits as compare_splits,
 )

@@ -3,7 +3,7 @@ import dataclasses
 import jax
 
 from .. import sharpness
-from ..errors import UsageError
+from ..config import CompareOptions
 from ..sharpness import Comparison, Estimate
 from ..storage import Cell
 from ._measured_network import MeasuredNetwork, SharpnessOptions
@@ -19,19 +19,16 @@ class SplitComparison:
         that the splits are drawn from.
     - `common`: ratios and cosines under common random vectors, see
         `eqcifar.sharpness.compare`; `first` is train.
-    - `count`: of eigenvectors compared.
     """
 
     ratio: Estimate
     common: Comparison
-    count: int
 
 
 def compare_splits(
     trained: MeasuredNetwork,
-    options: SharpnessOptions,
+    options: CompareOptions,
     *,
-    count: int = 10,
     devices: int | None = None,
     report: Show = silent,
     warn: Warn = silent,
@@ -43,19 +40,20 @@ def compare_splits(
 
     **Arguments:**
 
-    - `options`: `probes` are the random vectors that all matrices share.
-    - `count`: eigenvectors of each half of a split; 0: none.
+    - `options`: `eigenvectors` are those of each half of a split.
     - `report`, `warn`: called as by `measure_network`.
     - `append`: append it to the network's table.
     """
-    if options.batch_statistics:
-        raise UsageError("splits are compared with running statistics")
-    key = jax.random.key(options.seed)
-    work = Work(trained, options, f"compare {count}", devices=devices, warn=warn)
-    network, loss = trained.network(options), trained.loss(options)
+    key, count, split = (
+        jax.random.key(options.seed),
+        options.eigenvectors,
+        options.of_a_split(),
+    )
+    work = Work(trained, split, f"compare {count}", devices=devices, warn=warn)
+    network, loss = trained.network(split), trained.loss(split)
     memory = 1e9 * options.memory * work.mesh.size
     sharpness.check_comparison(network, options.probes, count, memory)
-    splits = {s: trained.examples(s, options, work.mesh) for s in ("train", "test")}
+    splits = {s: trained.examples(s, split, work.mesh) for s in ("train", "test")}
     train, test = splits.values()
 
     what = ""
@@ -90,8 +88,8 @@ def compare_splits(
             memory=memory,
             key=key,
         )
-    found = SplitComparison(sharpness.ratio(*traces[::-1]), common, count)
-    row = _row(trained, options, found, len(train), len(test))
+    found = SplitComparison(sharpness.ratio(*traces[::-1]), common)
+    row = _row(trained, split, found, len(train), len(test))
     work.append(row if append else None)
     return found
 

@@ -185,6 +185,23 @@ class OptimisationConfig(Options):
     label_smoothing: float = option(
         0.0, "Probability moved from the label to all classes.", at_least=0, below=1
     )
+    sam: float = option(
+        0.0,
+        "Radius of sharpness-aware minimisation: take the gradient at that distance, "
+        "where the loss is worst; 0: none.",
+        at_least=0,
+    )
+    sam_adaptive: bool = option(
+        False,
+        "Measure the radius of `--sam` relative to each weight, as in ASAM.",
+    )
+    sam_m: int = option(
+        0,
+        "Examples that have a worst direction of their own, of `--sam`; 0: the whole "
+        "batch.",
+        at_least=0,
+        divides="batch_size",
+    )
     ema: float = option(
         0.0,
         "Share of itself that a moving average of the weights keeps each step; it is "

@@ -15,6 +15,7 @@ from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 from eqcifar.errors import UsageError
 from eqcifar.losses import AnyLoss, Loss, get_loss
 from eqcifar.parallel import jit
+from eqcifar.sam import perturbation
 
 from ._draw import estimate_fitted, is_sample, over_halves
 from ._estimate import Estimate, Target, estimate_mean
@@ -81,7 +82,8 @@ def sam_sharpness(
     With D = I, or if adaptive (ASAM, Kwon et al. 2021) |theta| for weights and 1 for
     biases and the scales and shifts of normalisation, delta maximises the linearised
     loss over ||D^-1 delta|| <= radius: delta = radius D^2 g / ||D g||, for g the
-    gradient over all the examples. More steps take g anew at the point reached;
+    gradient over all the examples: that of `eqcifar.sam`, with which training by SAM
+    moves away before it takes a gradient. More steps take g anew at the point reached;
     the largest rise on the way is taken, a lower bound of the maximum in the ball.
 
     From some images of a split, delta fits these images and the rise is too large:
@@ -131,22 +133,17 @@ def _climb(
     steps: int,
 ) -> Float[np.ndarray, " examples"]:
     """Each example's rise, where their mean is the largest."""
-    square = scaling(network.params, "asam" if adaptive else "plain")
     start = loss_at(network, examples, loss, network.params)["loss"]
-    params, rises = network.params, [np.zeros_like(start)]
+    params, rises = network.params, []
     for _ in range(steps):
         gradient = jax.tree.map(jnp.zeros_like, params)
         for batch in examples.batches():
             part = _gradient(network, loss, params, batch)
             gradient = jax.tree.map(jnp.add, gradient, part)
-        scaled = jax.tree.map(lambda g, d: g * jnp.sqrt(d), gradient, square)
-        norm = _norm(scaled)
-        if norm == 0:
-            break
-        delta = jax.tree.map(lambda g, d: g * jnp.sqrt(d), scaled, square)
-        params = _move(network.params, delta, jnp.asarray(radius / norm))
+        delta = perturbation(network.params, gradient, radius, adaptive=adaptive)
+        params = _move(network.params, delta, jnp.asarray(1.0))
         rises.append(loss_at(network, examples, loss, params)["loss"] - start)
-    return max(rises[1:] or rises, key=np.mean)
+    return max(rises, key=np.mean)
 
 
 def rises_at(

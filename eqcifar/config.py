@@ -78,6 +78,34 @@ class DataConfig(Options):
     )
     limit_train: int = option(0, "Use this many training images; 0: all.", at_least=0)
     limit_test: int = option(0, "Use this many test images; 0: all.", at_least=0)
+    subset: float = option(
+        1.0,
+        "Use that share of the training images, stratified by class; the images of a "
+        "smaller share are among those of a larger one.",
+        above=0,
+        at_most=1,
+    )
+    label_noise: float = option(
+        0.0,
+        "Probability that a training image has a label drawn in place of its own.",
+        at_least=0,
+        at_most=1,
+    )
+    label_noise_over: Literal["others", "all"] = option(
+        "others",
+        "Draw it from the other classes, or from all, the image's own among them.",
+    )
+    random_labels: bool = option(
+        False,
+        "Draw every training label from all classes: `--label-noise 1 "
+        "--label-noise-over all`.",
+    )
+    label_seed: int = option(
+        0,
+        "Of the labels that are drawn, which all `--seed`s share.",
+        at_least=0,
+        below=2**32,
+    )
     augment: bool = option(True, "Random crops after reflect-padding, and flips.")
     crop_pad: int = option(
         4, "Pixels of padding beyond each edge before a crop.", at_least=0
@@ -115,6 +143,26 @@ class DataConfig(Options):
         above=0,
         metavar="R G B",
     )
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.subset < 1 and self.limit_train:
+            raise UsageError(
+                f"subset = {self.subset:g} and limit_train = {self.limit_train}: give "
+                "the share of the training images or their number, not both"
+            )
+        if self.random_labels and self.label_noise:
+            raise UsageError(
+                f"label_noise = {self.label_noise:g}: must be 0 with random_labels, "
+                "which draws all labels"
+            )
+
+    @property
+    def drawn_labels(self) -> tuple[float, str, int]:
+        """Share, choice and seed of drawn labels, see `data.with_label_noise`."""
+        if self.random_labels:
+            return 1.0, "all", self.label_seed
+        return self.label_noise, self.label_noise_over, self.label_seed
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

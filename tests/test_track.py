@@ -23,7 +23,12 @@ with warnings.catch_warnings():
         "tensorboard.backend.event_processing.event_accumulator"
     )
 
-MEASURED = [name for name in COLUMNS if name != "epoch" and not name.endswith("_va")]
+# Of a run without a validation split, whose labels are its own.
+MEASURED = [
+    name
+    for name in COLUMNS
+    if name not in ("epoch", "acc_tr_true") and not name.endswith("_va")
+]
 
 
 def row(epoch, value=None):
@@ -32,7 +37,8 @@ def row(epoch, value=None):
     numbers = {
         name: float(rng.uniform()) if value is None else value for name in COLUMNS
     }
-    return {**numbers, "loss_va": math.nan, "acc_va": math.nan, "epoch": epoch}
+    nothing = dict.fromkeys(set(COLUMNS) - set(MEASURED), math.nan)
+    return {**numbers, **nothing, "epoch": epoch}
 
 
 def make_run(path, epochs=0, state="running"):

@@ -68,6 +68,7 @@ def evaluate(
 
 def _to_json(path: Path, found: Any) -> dict[str, Any]:
     classes, values = found.dataset.classes, dataclasses.asdict(found.evaluation)
+    true = found.true_accuracy
     by_class = dict(zip(classes, values["class_accuracy"], strict=True))
     return {
         "run": str(path),
@@ -81,13 +82,14 @@ def _to_json(path: Path, found: Any) -> dict[str, Any]:
         "loss_name": found.loss_name,
         "label_smoothing": found.label_smoothing,
         **values,
+        **({"true_accuracy": dataclasses.asdict(true)} if true else {}),
         "class_accuracy": by_class,
     }
 
 
 def _print(path: Path, found: Any):
     dataset, measured = found.dataset, found.evaluation
-    calibration = measured.calibration_error
+    calibration, true = measured.calibration_error, found.true_accuracy
     title = loss_title(found.loss_name, found.label_smoothing)
     classes = zip(dataset.classes, measured.class_accuracy, strict=True)
     print_table(
@@ -96,6 +98,7 @@ def _print(path: Path, found: Any):
         ("measure", "SYNTHETIC" if dataset.synthetic else "value", "95 % interval"),
         [
             ("top-1 accuracy", *_percent(measured.accuracy)),
+            *([("the same, on true labels", *_percent(true))] if true else []),
             ("top-5 accuracy", *_percent(measured.accuracy_top5)),
             (f"{title}, per image", *_plain(measured.loss)),
             ("expected calibration error", *_percent(calibration)),

@@ -14,7 +14,7 @@ from eqcifar.measures import meaning
 from eqcifar.sharpness import Estimate, Measured
 
 from ._measuring import format_estimate, plus_minus
-from ._output import print_json, print_table
+from ._output import describe_wrong, print_json, print_table
 
 Found = Mapping[str, Mapping[str, Measured]]
 
@@ -66,6 +66,12 @@ def _notes(options: SharpnessOptions, found: Found, penalty: float) -> str:
     traces = [measures["trace"] for measures in found.values() if "trace" in measures]
     paths = [measured.tables["path"] for measured in traces]
     lines += _path_note(paths[0]) if paths else []
+    train = trained.dataset.train
+    if "train" in found and train.true_labels is not None:
+        lines.append(
+            f"train: by the labels that are given, of which {describe_wrong(train)} "
+            "are wrong."
+        )
     mode = "each batch" if options.batch_statistics else "running statistics"
     lines.append(
         f"Normalised by {mode}, without augmentation and dropout. Weight decay is left "
@@ -219,6 +225,7 @@ def header(trained: MeasuredNetwork, options: SharpnessOptions) -> dict[str, Any
         "same_data": trained.same_data,
         "loss_name": trained.loss_name(options),
         "label_smoothing": trained.label_smoothing(options),
+        "wrong_labels": trained.dataset.train.wrong,
     }
 
 

@@ -9,7 +9,7 @@ from eqcifar.data import Dataset
 from eqcifar.storage import Run
 from eqcifar.training import Row, TrainState
 
-from ._output import console, print_warning, say
+from ._output import console, describe_wrong, print_warning, say
 from ._progress import Reporter, format_row
 from ._run_options import RunOptions
 from ._stop import StopRequest, exit_code
@@ -90,10 +90,13 @@ class Training:
         verb = f"Going on after step {step}" if step else "Training"
         splits = dataset.splits.items()
         sizes = ", ".join(f"{len(part)} {name}" for name, part in splits)
+        wrong = ""
+        if dataset.train.true_labels is not None:
+            wrong = f", {describe_wrong(dataset.train)} train labels wrong"
         parameters = models.count_parameters(train_state.model)
         self._reporter.print(
             f"{verb}: {config.arch} ({parameters:,} parameters, {config.loss} loss) on "
-            f"{dataset.title}: {sizes} images\nResults in {run.path}"
+            f"{dataset.title}: {sizes} images{wrong}\nResults in {run.path}"
         )
         self._reporter.start(step, "SYNTHETIC" if dataset.synthetic else "")
         if self._sharpness is not None:

@@ -15,6 +15,7 @@ from ._dataset import (
     with_validation as with_validation,
 )
 from ._export import export as export
+from ._label_noise import with_label_noise as with_label_noise
 from ._load import load as load, locate as locate
 from ._read_image import read_image as read_image
 from ._statistics import (

@@ -13,14 +13,20 @@ class Split:
     """Images as stored, 0 to 255 and colours last, with one label each.
 
     The arrays become read-only, for a run is known by their digest.
+
+    - `labels`: the given ones, by which networks are trained and measured.
+    - `true_labels`: what they are in place of, where some of them are drawn.
     """
 
     images: UInt8[np.ndarray, "n h w 3"]
     labels: Int32[np.ndarray, " n"]
+    true_labels: Int32[np.ndarray, " n"] | None = None
 
     def __post_init__(self):
-        for name in ("images", "labels"):
-            array = np.asarray(getattr(self, name))
+        for name, array in vars(self).copy().items():
+            if array is None:
+                continue
+            array = np.asarray(array)
             if array.base is not None and array.flags.writeable:
                 array = array.copy()  # What it is a view of can be written to.
             array.flags.writeable = False
@@ -31,7 +37,18 @@ class Split:
 
     def take(self, index: Int[np.ndarray, " m"]) -> "Split":
         """Return the examples at `index`, in that order."""
-        return Split(self.images[index], self.labels[index])
+        true = None if self.true_labels is None else self.true_labels[index]
+        return Split(self.images[index], self.labels[index], true)
+
+    @property
+    def truth(self) -> Int32[np.ndarray, " n"]:
+        """The labels before any were drawn."""
+        return self.labels if self.true_labels is None else self.true_labels
+
+    @property
+    def wrong(self) -> int:
+        """How many labels are not the true ones."""
+        return int(np.count_nonzero(self.labels != self.truth))
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -71,6 +88,8 @@ class Dataset:
             digest.update(f"{name} {split.images.shape}".encode())
             digest.update(np.ascontiguousarray(split.images).data)
             digest.update(np.ascontiguousarray(split.labels, "<i4").data)
+            if split.true_labels is not None:
+                digest.update(np.ascontiguousarray(split.true_labels, "<i4").data)
         return digest.hexdigest()
 
 
@@ -124,6 +143,11 @@ def check(dataset: Dataset, *, size: int | None = None) -> Dataset:
                 f"images in split {name!r} of {dataset.name!r} are {found} pixels, not "
                 f"{expected[0]}x{expected[1]}: resize them first"
             )
+        if split.true_labels is not None and split.truth.shape != labels.shape:
+            raise UsageError(
+                f"split {name!r} of {dataset.name!r} has {len(split.truth)} true "
+                f"labels but {len(split)} labels"
+            )
         wrong = np.flatnonzero((split.labels < 0) | (split.labels >= count))
         if len(wrong):
             row = wrong[0]
@@ -146,7 +170,8 @@ def with_validation(dataset: Dataset, size: int, *, seed: int = 0) -> Dataset:
 
     **Returns:**
 
-    A dataset whose `train` and `val` together are the given `train`, in its order.
+    A dataset whose `train` and `val` together are the given `train`, in its order; the
+    labels of `val` are the true ones.
 
     **Raises:**
 
@@ -156,7 +181,7 @@ def with_validation(dataset: Dataset, size: int, *, seed: int = 0) -> Dataset:
         return dataset
     if dataset.val is not None:
         raise UsageError(f"{dataset.name!r} has a validation split already")
-    labels = dataset.train.labels
+    labels = dataset.train.truth
     held = _stratified(labels, size, len(dataset.classes), seed, "val_size")
     rest = np.setdiff1d(np.arange(len(labels)), held)
     lost = np.setdiff1d(labels, labels[rest])
@@ -166,6 +191,7 @@ def with_validation(dataset: Dataset, size: int, *, seed: int = 0) -> Dataset:
             f"training images: train has {len(labels)}; hold out fewer"
         )
     train, val = dataset.train.take(rest), dataset.train.take(held)
+    val = Split(val.images, val.truth)
     return dataclasses.replace(dataset, train=train, val=val)
 
 
@@ -185,7 +211,7 @@ def limit(dataset: Dataset, *, train: int = 0, test: int = 0, seed: int = 0) -> 
     count = len(dataset.classes)
     splits = {}
     if train:
-        kept = _stratified(dataset.train.labels, train, count, seed, "limit_train")
+        kept = _stratified(dataset.train.truth, train, count, seed, "limit_train")
         splits["train"] = dataset.train.take(kept)
     if test:
         kept = _stratified(dataset.test.labels, test, count, seed, "limit_test")

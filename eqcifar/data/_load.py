@@ -13,6 +13,7 @@ from ._dataset import Dataset, Split, check, limit, with_validation
 from ._decode import Decoded, decode
 from ._files import list_files, stamp
 from ._hub import fetch, metadata_hint, open_folder, unlisted
+from ._label_noise import with_label_noise
 from ._synthetic import SHAPES, TEXTURED, synthetic
 
 _HUB_IDS = {"cifar10": "uoft-cs/cifar10", "cifar100": "uoft-cs/cifar100"}
@@ -31,6 +32,10 @@ def load(
     val_size: int = 0,
     limit_train: int = 0,
     limit_test: int = 0,
+    subset: float = 1.0,
+    label_noise: float = 0.0,
+    label_noise_over: str = "others",
+    label_seed: int = 0,
     seed: int = 0,
 ) -> Dataset:
     """Load a dataset by name, checked and decoded.
@@ -54,7 +59,11 @@ def load(
     - `val_size`: hold that many examples out of train, see `with_validation`.
     - `limit_train`, `limit_test`: keep that many examples, see `limit`; train is cut
         after the validation split is taken. 0: all.
-    - `seed`: of these choices. Not the seed of a run: runs share their data.
+    - `subset`: keep that share of the training examples, rounded, likewise.
+    - `label_noise`, `label_noise_over`, `label_seed`: see `with_label_noise`. Labels
+        are drawn for all of train: an example has the same one in every subset, and its
+        own in the validation split.
+    - `seed`: of all other choices. Not the seed of a run: runs share their data.
 
     **Returns:**
 
@@ -76,8 +85,21 @@ def load(
     dataset = check(_find(name), size=_SIZE)
     if dataset.notes:
         _log.warning("%s: %s.", dataset.name, "; ".join(dataset.notes))
+    dataset = with_label_noise(dataset, label_noise, label_noise_over, seed=label_seed)
     dataset = with_validation(dataset, val_size, seed=seed)
+    if subset != 1:
+        limit_train = _count(subset, dataset)
     return check(limit(dataset, train=limit_train, test=limit_test, seed=seed))
+
+
+def _count(subset: float, dataset: Dataset) -> int:
+    size = len(dataset.train)
+    if not 0.5 / size < subset <= 1:
+        raise UsageError(
+            f"subset is {subset:g}, but train has {size} examples: choose a share from "
+            f"{1 / size:.2g} to 1"
+        )
+    return round(subset * size)
 
 
 def locate(name: str) -> str:

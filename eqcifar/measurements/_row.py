@@ -68,6 +68,7 @@ def first_columns(
         "step": trained.step,
         "loss_name": trained.loss_name(options),
         "loss_smoothing": trained.label_smoothing(options),
+        **({"labels": "given"} if dataset.train.true_labels is not None else {}),
         "target": options.target,
         "precision": str(numbers[0].dtype),
         **({"batch_size": options.batch_size} if options.batch_statistics else {}),

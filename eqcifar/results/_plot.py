@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 NAMES = {
     "acc": "training accuracy, augmented (share of images)",
     "acc_tr": "training accuracy (share of images)",
+    "acc_tr_true": "training accuracy on true labels (share of images)",
     "acc_va": "validation accuracy (share of images)",
     "acc_te": "test accuracy (share of images)",
     "loss": "training loss, augmented (mean an image)",

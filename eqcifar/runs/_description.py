@@ -163,7 +163,7 @@ class FolderCheck:
         folder = Path(data.locate(config.dataset))
         if not (folder.is_absolute() and folder.is_dir()):
             return
-        key = folder, config.val_size, config.limit_train, config.limit_test
+        key = folder, *_choices(config).items()
         if key not in self._sha256:
             self._sha256[key] = load_data(config).fingerprint
         check_data(run.path, run.description(), self._sha256[key], config.dataset)
@@ -184,12 +184,20 @@ def load_data(config: DataConfig) -> Dataset:
 
     `UsageError` and `RunError` as `eqcifar.data.load`.
     """
-    return data.load(
-        config.dataset,
-        val_size=config.val_size,
-        limit_train=config.limit_train,
-        limit_test=config.limit_test,
-    )
+    return data.load(config.dataset, **_choices(config))
+
+
+def _choices(config: DataConfig) -> dict[str, Any]:
+    share, over, seed = config.drawn_labels
+    return {
+        "val_size": config.val_size,
+        "limit_train": config.limit_train,
+        "limit_test": config.limit_test,
+        "subset": config.subset,
+        "label_noise": share,
+        "label_noise_over": over,
+        "label_seed": seed,
+    }
 
 
 def data_of(path: Path, config: DataConfig) -> Dataset:

@@ -9,7 +9,7 @@ from ..config import TrainConfig
 from ..data import Dataset
 from ..errors import UsageError
 from ..storage import Run
-from ..training import Evaluation, evaluate, predict
+from ..training import Evaluation, Interval, evaluate, predict
 from ._checkpoints import load_model
 from ._description import data_of
 
@@ -22,6 +22,7 @@ class RunEvaluation:
     - `dataset`: whose split it is; `same_data` where it trained on that.
     - `loss_name`, `label_smoothing`: the loss that is measured.
     - `evaluation`: the numbers.
+    - `true_accuracy`: on the true labels, where some of the split's are drawn.
     """
 
     config: TrainConfig
@@ -31,6 +32,7 @@ class RunEvaluation:
     loss_name: str
     label_smoothing: float
     evaluation: Evaluation
+    true_accuracy: Interval | None
 
 
 def evaluate_run(
@@ -83,5 +85,9 @@ def evaluate_run(
     logits = predict(loaded.model, loaded.state, part.images, seen)
     name = loss or config.loss
     smoothing = 0.0 if one_hot else config.label_smoothing
-    evaluation = evaluate(logits, part.labels, name, label_smoothing=smoothing)
-    return RunEvaluation(config, chosen, same_data, split, name, smoothing, evaluation)
+    measured = evaluate(logits, part.labels, name, label_smoothing=smoothing)
+    true = None
+    if part.true_labels is not None:
+        true = evaluate(logits, part.truth, name).accuracy
+    what = chosen, same_data, split, name, smoothing
+    return RunEvaluation(config, *what, measured, true)

@@ -14,6 +14,7 @@ COLUMNS = (
     "acc",
     "loss_tr",
     "acc_tr",
+    "acc_tr_true",
     "loss_te",
     "acc_te",
     "loss_va",

@@ -12,7 +12,7 @@ from ._tsv import number
 
 # Columns that say how a row was measured; two rows that differ here are of two kinds.
 CONVENTION = (
-    *("loss_name", "loss_smoothing", "target"),
+    *("loss_name", "loss_smoothing", "labels", "target"),
     *("precision", "batch_size", "original_devices"),
 )
 

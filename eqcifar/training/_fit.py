@@ -118,6 +118,7 @@ def fit(
     - `loss_tr`, `acc_tr`, `loss_te`, `acc_te` (and `loss_va`, `acc_va`): over every
         example of a split, in inference mode after the epoch, as `predict` sees it;
         nan where `config.eval_every` left them out;
+    - `acc_tr_true`: as `acc_tr`, on the true labels, where some of train are drawn;
     - `weight_norm`: Euclidean norm of all parameters;
     - `gradient_norm`: mean over the epoch's steps of the Euclidean norm of the
         gradient, L2 term included, before clipping;
@@ -195,7 +196,10 @@ def fit(
                 )
                 losses = example_losses(logits, labels, recipe.loss)
                 row[f"loss_{name}"] = float(losses.mean(dtype=np.float64))
-                row[f"acc_{name}"] = float((logits.argmax(1) == labels).mean())
+                guesses = logits.argmax(1)
+                row[f"acc_{name}"] = float((guesses == labels).mean())
+                if name == "tr" and dataset.train.true_labels is not None:
+                    row["acc_tr_true"] = float((guesses == dataset.train.truth).mean())
         rows.append(row)
         if on_epoch is not None:
             on_epoch(train_state if lend else copied(train_state), row)

@@ -39,7 +39,7 @@ def print_found(
             rows,
             left=("meaning",),
         )
-    typer.echo(_notes(options, found, penalty))
+    typer.echo(_notes(trained, options, found, penalty))
 
 
 def _value(trained: MeasuredNetwork) -> str:
@@ -51,7 +51,9 @@ def _cells(estimate: Estimate, bound: float | None) -> tuple[str, str, str]:
     return (*format_estimate(estimate.value, half), str(estimate.examples))
 
 
-def _notes(options: SharpnessOptions, found: Found, penalty: float) -> str:
+def _notes(
+    trained: MeasuredNetwork, options: SharpnessOptions, found: Found, penalty: float
+) -> str:
     whose = {"split": "the split", "population": "the population it is from"}
     lines = [
         f"{plus_minus()}: half the 95 % interval of the value over "

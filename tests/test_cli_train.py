@@ -12,6 +12,8 @@ import pytest
 from rich.console import Console
 
 from eqcifar import data, runs, storage
+from eqcifar.errors import UsageError
+from eqcifar.runs._alike import check_shared
 from eqcifar.training import Diverged, Progress
 from eqcifar_cli._progress import Reporter, format_row
 
@@ -273,20 +275,48 @@ parallel.initialise = lambda: alone("localhost:{port}", 2, {process})
 """
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="has no such signals")
-def test_a_signal_to_one_process_stops_all_alike(tmp_path):
+def _start_two(*each: tuple):
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = free.getsockname()[1]
-    options = "--epochs", 5000, "--eval-every", 5000, "--out", tmp_path, "--distributed"
-    processes = [
+    return [
         start_cli(
             *TINY[:-2],
             *options,
+            "--distributed",
             first=_TOGETHER.format(port=port, process=process),
         )
-        for process in range(2)
+        for process, options in enumerate(each)
     ]
+
+
+def test_processes_of_different_options_end_before_they_train(tmp_path):
+    same = "--out", tmp_path, "--lr", 0.1
+    processes = _start_two(same, (*same, "--weight-decay", 0.01, "--lr", 0.2))
+    ends = [process.communicate(timeout=120) for process in processes]
+    assert [process.returncode for process in processes] == [2, 2]
+    for _, errors in ends:
+        for part in (
+            "not started alike",
+            "lr 0.1 in process 0, 0.2 in process 1",
+            "weight_decay 0.0005 in process 0, 0.01 in process 1",
+        ):
+            assert part in errors
+    assert not list(tmp_path.iterdir())
+
+
+def test_processes_that_share_no_folder_end_in_a_line(tmp_path, monkeypatch):
+    monkeypatch.setattr("eqcifar.runs._alike._PATIENCE", 0.0)
+    with pytest.raises(UsageError, match="is not the same folder for all processes"):
+        check_shared(tmp_path / "config.json")
+    (tmp_path / "config.json").write_text("{}")
+    check_shared(tmp_path / "config.json")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="has no such signals")
+def test_a_signal_to_one_process_stops_all_alike(tmp_path):
+    options = "--epochs", 5000, "--eval-every", 5000, "--out", tmp_path
+    processes = _start_two(options, options)
     try:
         main, other = processes
         assert main.stdout

@@ -37,6 +37,7 @@ from ..training import (
     random_stream,
     steps_per_epoch,
 )
+from ._alike import check_alike, check_shared
 from ._checkpoints import load_checkpoint, save_checkpoint, save_model
 from ._description import FolderCheck, check_same, describe, load_data, named_config
 from ._environment import differences, environment
@@ -106,6 +107,8 @@ def train_run(
     `UsageError` when it cannot be trained as asked, for instance because another
     process is at it; `Diverged`; `RunError` when a file cannot be written or read.
     """
+    # Before any of them looks for a folder of its own.
+    check_alike({"config": config.to_dict()})
     run = Run(run_path(root, config))
     if run.is_done():
         everywhere(lambda: FolderCheck().check(run, config))
@@ -221,6 +224,8 @@ def _train(
     remat: bool,
     hooks: Hooks,
 ):
+    how = {"devices": mesh.size, "grad_accum": grad_accum, "remat": remat}
+    check_alike(what | how)
     # What cannot be trained is to leave no folder.
     recipe = make_recipe(config, len(dataset.train), **parts)
     check_recipe(train_state, dataset, recipe, mesh, grad_accum)
@@ -301,6 +306,7 @@ def _train(
         steps = int(train_state.step)
         epoch = steps // per_epoch
         on_main(path, lambda: prepare(epoch))
+        everywhere(partial(check_shared, path / "config.json"))
         if hooks.on_start is not None:
             hooks.on_start(run, dataset, hooks.given(train_state))
         try:

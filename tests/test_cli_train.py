@@ -266,15 +266,6 @@ def test_a_terminal_shows_a_bar():
     assert "epoch 1/2  loss 0.5000  1000 images/s  SYNTHETIC\n" in shown
 
 
-_TOGETHER = """
-import jax
-from eqcifar import parallel
-jax.config.update("jax_cpu_collectives_implementation", "gloo")
-alone = parallel.initialise
-parallel.initialise = lambda: alone("localhost:{port}", 2, {process})
-"""
-
-
 def _start_two(*each: tuple):
     with socket.socket() as free:
         free.bind(("localhost", 0))
@@ -283,11 +274,28 @@ def _start_two(*each: tuple):
         start_cli(
             *TINY[:-2],
             *options,
-            "--distributed",
-            first=_TOGETHER.format(port=port, process=process),
+            *("--coordinator", f"localhost:{port}", "--processes", 2),
+            *("--process-id", process),
+            JAX_CPU_COLLECTIVES_IMPLEMENTATION="gloo",
         )
         for process, options in enumerate(each)
     ]
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("--coordinator", "localhost:1"), "go together: give all 3"),
+        (
+            ("--coordinator", "localhost:1", "--processes", 2, "--process-id", 2),
+            "numbers are from 0 to 1",
+        ),
+    ],
+)
+def test_processes_by_hand_are_named_whole(options, said, tmp_path):
+    result = run_cli(*TINY[:-2], "--out", tmp_path, *options)
+    assert result.exit_code == 2
+    assert said in result.stderr
 
 
 def test_processes_of_different_options_end_before_they_train(tmp_path):

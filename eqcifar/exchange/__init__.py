@@ -6,3 +6,10 @@ from ._classify import (
     read_images as read_images,
 )
 from ._export import export_model as export_model
+from ._import import (
+    Foreign as Foreign,
+    fill as fill,
+    import_model as import_model,
+    open_foreign as open_foreign,
+)
+from ._pytorch_names import NAMINGS as NAMINGS, Match as Match, Naming as Naming

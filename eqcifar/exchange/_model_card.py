@@ -21,7 +21,7 @@ tags: [eqcifar, jax, equinox, image-classification]
 - **Network:** `{arch}`, {numbers:,} numbers in {tensors} tensors, running statistics of
   BatchNorm included.
 - **Data:** `{data}`{synthetic}, SHA-256 `{sha256}`.
-- **Training:** {step} steps with eqcifar, seed {seed}.
+{training}
 {results}- **Input:** RGB images of 32 x 32 pixels, as 3 x 32 x 32 numbers in [0, 1]; by
   channel, ({mean}) is subtracted before they are divided by ({std}).
 - **Output:** a number for each class. Probabilities are {probabilities}.
@@ -93,8 +93,7 @@ def model_card(loaded: LoadedModel, run: Run) -> str:
         if data["synthetic"]
         else "",
         sha256=data["sha256"],
-        step=header["step"],
-        seed=config.seed,
+        training=_training(header, config.seed),
         results="".join(
             f"- **Results** {line}.\n" for line in _results(run, config, header["step"])
         ),
@@ -104,6 +103,17 @@ def model_card(loaded: LoadedModel, run: Run) -> str:
         classes=", ".join(loaded.classes),
         options="\n".join(_options(config, header.get("about", {}))),
         environment="\n".join(_environment(header.get("environment", {}))),
+    )
+
+
+def _training(header: Mapping[str, Any], seed: int) -> str:
+    if "imported" not in header:
+        return f"- **Training:** {header['step']} steps with eqcifar, seed {seed}."
+    origin = header["imported"]
+    return (
+        f"- **Origin:** {header['about']['origin']}: `{origin['file']}`, SHA-256 "
+        f"`{origin['sha256']}`, trained in PyTorch and imported by the names of "
+        f"{origin['naming']}."
     )
 
 
@@ -119,7 +129,8 @@ def _results(run: Run, config: TrainConfig, step: int) -> Iterator[str]:
     row = next((row for row in rows if row["epoch"] * per_epoch == step), None)
     if row is None:
         return
-    yield f"are of epoch {row['epoch']}, the last; nothing was selected"
+    if row["epoch"]:
+        yield f"are of epoch {row['epoch']}, the last; nothing was selected"
     for split, short in (("train", "tr"), ("val", "va"), ("test", "te")):
         accuracy, loss = row[f"acc_{short}"], row[f"loss_{short}"]
         if not math.isnan(accuracy):

@@ -1,6 +1,7 @@
 """Networks of PyTorch become runs, and runs become state dicts again."""
 
 import json
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -9,19 +10,20 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from eqcifar import exchange, models, results, runs, storage
+from eqcifar import data, exchange, models, results, runs, storage
 from eqcifar.config import ImportOptions
 from eqcifar.errors import UsageError
 from eqcifar.exchange._pytorch_names import names_in
 
 from .cli_tools import run_cli
+from .helpers import random_network
 
 SMALL = {"dataset": "synthetic", "width": 0.25}
 # Of kuangliu's ResNet-18.
 RESNET = ImportOptions(arch="resnet18", **{**SMALL, "width": 1 / 16})
 
 
-def tensors_of(naming, arch, seed=0, **variant):
+def tensors_of(naming, arch, seed=0, **variant) -> dict[str, Any]:
     """Random arrays of a network under other names, by the names there."""
     key = jax.random.key(seed)
     model, state = eqx.filter_eval_shape(models.create, arch, 10, **variant, key=key)
@@ -236,6 +238,87 @@ def test_wider_numbers_are_not_rounded(tensors, tmp_path):
     path = write(tmp_path / "x.safetensors", wide)
     with pytest.raises(UsageError, match="float64, which float32 would round"):
         exchange.import_model(path, RESNET, tmp_path / "results")
+
+
+@pytest.mark.parametrize(
+    ("naming", "arch", "variant"),
+    [
+        ("kuangliu", "resnet18", {"width": 1 / 16}),
+        ("vgg-fc", "vgg11-fc3", {"width": 1 / 16}),
+    ],
+)
+def test_there_and_back_is_the_same_to_the_bit(naming, arch, variant, tmp_path):
+    tensors = tensors_of(naming, arch, **variant)
+    tensors = {f"module.{name}": array for name, array in tensors.items()}
+    norms = [k.rpartition(".")[0] for k in tensors if k.endswith("running_mean")]
+    for i, norm in enumerate(norms):
+        tensors[f"{norm}.num_batches_tracked"] = np.array(7 + i, np.int64)
+    half = f"module.{'linear' if naming == 'kuangliu' else 'classifier.6'}.bias"
+    tensors[half] = tensors[half].astype(np.float16)
+    path = write(tmp_path / "x.safetensors", tensors)
+    options = ImportOptions(arch=arch, dataset="synthetic", **variant)
+    run = exchange.import_model(path, options, tmp_path / "results", measure=False)
+    result = run_cli("export", run.path, "--to", "pytorch")
+    assert (result.exit_code, result.stderr) == (0, "")
+    back = run.path / "pytorch" / "model.safetensors"
+    found = safetensors.numpy.load_file(back)
+    assert found.keys() == tensors.keys()
+    for name, array in tensors.items():
+        assert (found[name].dtype, found[name].shape) == (array.dtype, array.shape)
+        assert found[name].tobytes() == array.tobytes()
+    with safetensors.safe_open(back, "numpy") as file:
+        assert file.metadata() == {"format": "pt"}
+    card = (back.parent / "README.md").read_text()
+    assert "net.load_state_dict" in card
+    again = exchange.open_foreign(back, options, 10)
+    assert not again.match.problems
+
+
+def test_what_has_no_names_in_pytorch_is_refused(tmp_path):
+    model, state = models.create("airbench93", 10, width=0.1, key=jax.random.key(0))
+    config = ImportOptions(arch="airbench93", width=0.1, dataset="synthetic").config()
+    header = runs.network_header(config, data.synthetic(10, train=10, test=10), 0)
+    runs.write_network(tmp_path / "model.safetensors", model, state, header)
+    with pytest.raises(UsageError, match="no PyTorch names are known of a airbench93"):
+        exchange.export_model(tmp_path, tmp_path / "new", to="pytorch")
+    assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize(
+    ("arch", "shortcut"),
+    [
+        ("resnet8", "padding"),
+        ("resnet8", "centred"),
+        ("resnet8", "projection"),
+        ("resnet50", "own"),
+        ("wrn16-4", "own"),
+        ("vgg11", "own"),
+        ("vgg11-fc3", "own"),
+    ],
+)
+def test_the_program_on_the_card_is_the_network(arch, shortcut, tmp_path, monkeypatch):
+    torch = pytest.importorskip("torch")
+    options = ImportOptions(
+        arch=arch, width=1 / 16, shortcut=shortcut, dataset="synthetic"
+    )
+    config, small = options.config(), data.synthetic(10, train=10, test=10)
+    start = random_network(models.create, arch, 10, **config.variant)
+    header = runs.network_header(config, small, 0)
+    runs.write_network(tmp_path / "model.safetensors", start.model, start.state, header)
+    exchange.export_model(tmp_path, tmp_path / "new", to="pytorch")
+    card = (tmp_path / "new" / "README.md").read_text()
+    program = card.rpartition("```python\n")[2].partition("```")[0]
+    monkeypatch.chdir(tmp_path / "new")
+    names = {}
+    exec(program, names)
+    images = np.random.default_rng(0).normal(size=(4, 3, 32, 32)).astype(np.float32)
+    theirs = names["network"](torch.from_numpy(images)).numpy()
+    model = eqx.nn.inference_mode(start.model)
+    ours, _ = jax.vmap(model, in_axes=(0, None), out_axes=(0, None))(
+        images, start.state
+    )
+    np.testing.assert_allclose(theirs, ours, rtol=1e-4, atol=1e-4 * np.ptp(ours))
+    assert np.ptp(ours) > 0
 
 
 # PyTorch's own numbers.

@@ -5,7 +5,11 @@ from ._classify import (
     find_images as find_images,
     read_images as read_images,
 )
-from ._export import export_model as export_model
+from ._export import (
+    export_model as export_model,
+    pytorch_names as pytorch_names,
+    state_dict as state_dict,
+)
 from ._import import (
     Foreign as Foreign,
     fill as fill,

@@ -44,6 +44,12 @@ class ModelConfig(Options):
     dropout: float = option(
         0.0, "Dropout probability inside Wide ResNet blocks.", at_least=0, below=1
     )
+    shortcut: Literal["own", "padding", "centred", "projection"] = option(
+        "own",
+        "Of a ResNet's blocks that change the shape: the architecture's own; channels "
+        "of zeros at the end (option A, own of resnet20 to resnet110) or at both ends; "
+        "or a 1x1 convolution (option B, own of the others).",
+    )
     init: Literal["he", "lecun"] = option(
         "he",
         "Initial weights: variance 2 / fan-in and 1 / fan-in of the classifier, or "
@@ -59,6 +65,12 @@ class ModelConfig(Options):
     def has_own_arch(self) -> bool:
         """Whether `arch` is `module.name` of a class that only Python can make."""
         return "." in self.arch
+
+    @property
+    def variant(self) -> dict[str, Any]:
+        """What `eqcifar.models.create` takes beside the name and initial weights."""
+        names = "width", "dropout", "shortcut"
+        return {name: getattr(self, name) for name in names}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -342,6 +354,44 @@ class TrainConfig(EvaluationConfig, OptimisationConfig, DataConfig, ModelConfig)
     def one_view(self) -> "TrainConfig":
         """The same without test-time augmentation, which is not for training images."""
         return dataclasses.replace(self, test_flip=False, test_crop=False)
+
+
+def _again(options: type[Options], name: str, default: Any = None) -> Any:
+    """A field of another class once more, here with a default of its own."""
+    (field,) = (each for each in dataclasses.fields(options) if each.name == name)
+    default = field.default if default is None else default
+    return dataclasses.field(default=default, metadata=field.metadata)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ImportOptions(Options):
+    """What a network is that others have trained.
+
+    Mean and standard deviation are by default those of kuangliu/pytorch-cifar, which
+    most use.
+    """
+
+    panel = "Network"
+
+    arch: str = _again(ModelConfig, "arch")
+    width: float = _again(ModelConfig, "width")
+    shortcut: Literal["own", "padding", "centred", "projection"] = _again(
+        ModelConfig, "shortcut"
+    )
+    dataset: str = _again(DataConfig, "dataset")
+    mean: tuple[float, float, float] = _again(
+        DataConfig, "mean", (0.4914, 0.4822, 0.4465)
+    )
+    std: tuple[float, float, float] = _again(
+        DataConfig, "std", (0.2023, 0.1994, 0.2010)
+    )
+    loss: str = _again(OptimisationConfig, "loss", "ce")
+    label_smoothing: float = _again(OptimisationConfig, "label_smoothing")
+    seed: int = _again(OptimisationConfig, "seed")
+
+    def config(self) -> TrainConfig:
+        """The configuration of a run with such a network."""
+        return TrainConfig.from_dict(self.to_dict())
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -287,8 +287,7 @@ def _is_created(
             models.create,
             config.arch,
             classes,
-            width=config.width,
-            dropout=config.dropout,
+            **config.variant,
             key=jax.random.key(0),
         )
     except UsageError:

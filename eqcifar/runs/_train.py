@@ -121,8 +121,7 @@ def train_run(
         models.create,
         config.arch,
         len(dataset.classes),
-        width=config.width,
-        dropout=config.dropout,
+        **config.variant,
         init=config.init,
         key=random_stream(config.seed, "model"),
     )

@@ -29,6 +29,7 @@ PARTS = {
     "optimiser": keys_of("training/_optimisers.py", "OPTIMISERS"),
     "schedule": keys_of("training/_schedules.py", "SCHEDULES"),
 }
+INITS = "he", "lecun"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -50,16 +51,23 @@ class ModelConfig(Options):
         "of zeros at the end (option A, own of resnet20 to resnet110) or at both ends; "
         "or a 1x1 convolution (option B, own of the others).",
     )
-    init: Literal["he", "lecun"] = option(
+    init: str = option(
         "he",
-        "Initial weights: variance 2 / fan-in and 1 / fan-in of the classifier, or "
-        "truncated normal of 1 / fan-in throughout.",
+        "Initial weights: he, variance 2 / fan-in and 1 / fan-in of the classifier; "
+        "lecun, truncated normal of 1 / fan-in throughout; or those of a run or model "
+        "file, with their running statistics.",
+        metavar="he|lecun|RUN|FILE",
     )
     whiten: bool = option(
         False,
         "Start the first convolution from filters that whiten the training images' "
         "patches.",
     )
+
+    @property
+    def starts_from_file(self) -> bool:
+        """Whether `init` is a run or a model file."""
+        return self.init not in INITS
 
     @property
     def has_own_arch(self) -> bool:
@@ -132,6 +140,13 @@ class DataConfig(Options):
         "`--mean`; 0: none.",
         at_least=0,
     )
+    erase: float = option(
+        0.0,
+        "Probability of Random Erasing: a rectangle of 2 to 40 % of the training image "
+        "takes random pixels.",
+        at_least=0,
+        at_most=1,
+    )
     mixup: float = option(
         0.0,
         "Beta(b, b) parameter of MixUp; 0: none, 0.4 in the table.",
@@ -143,6 +158,15 @@ class DataConfig(Options):
         "same weights in every group; 0: the whole batch.",
         at_least=0,
         divides="batch_size",
+    )
+    cutmix: float = option(
+        0.0,
+        "Beta(a, a) parameter of CutMix: a box of another training image, and that "
+        "share of its label; 0: none, 1 in the paper.",
+        at_least=0,
+    )
+    cutmix_probability: float = option(
+        0.5, "Probability that CutMix changes an image.", above=0, at_most=1
     )
     mean: tuple[float, float, float] = option(
         (0.5, 0.5, 0.5),
@@ -184,6 +208,12 @@ class OptimisationConfig(Options):
     panel = "Optimisation"
 
     epochs: int = option(200, "Passes over the training set.", above=0)
+    until_loss: float = option(
+        0.0,
+        "Stop after an epoch whose training loss, the column `loss`, is that or less; "
+        "the schedule is that of `--epochs`. 0: never.",
+        at_least=0,
+    )
     batch_size: int = option(
         1000, "Examples a step, over all devices together.", above=0, short="-b"
     )
@@ -269,6 +299,13 @@ class OptimisationConfig(Options):
         at_least=0,
         below=1,
     )
+    swa_from: int = option(
+        0,
+        "Evaluate and save the mean of the weights after this epoch and all later "
+        "ones, with BatchNorm's statistics computed anew. 0: none.",
+        at_least=0,
+        metavar="EPOCH",
+    )
     bn_group: int = option(
         0,
         "Examples that share batch statistics; 0: the whole batch.",
@@ -298,6 +335,19 @@ class OptimisationConfig(Options):
                 f"muon_lr = {self.muon_lr:g}: must be 0 unless the optimiser is muon; "
                 f"it is {self.optimiser}"
             )
+        if self.swa_from > self.epochs:
+            raise UsageError(
+                f"swa_from = {self.swa_from}: must be at most the epochs, {self.epochs}"
+            )
+        if self.swa_from and self.ema:
+            raise UsageError(
+                f"swa_from = {self.swa_from} and ema = {self.ema:g}: one average of "
+                "the weights is evaluated, so give one of them"
+            )
+
+    def ends_at(self, epoch: int, loss: float) -> bool:
+        """Whether training ends after an epoch, counted from 1, of that mean loss."""
+        return epoch >= self.epochs or self.until_loss > 0 and loss <= self.until_loss
 
     @property
     def has_own_loss(self) -> bool:

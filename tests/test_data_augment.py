@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
-from eqcifar.data import augment, cutout, mixup, normalise
+from eqcifar.data import augment, cutmix, cutout, erase, mixup, normalise
 from eqcifar.errors import UsageError
 
 KEY = jax.random.key(0)
@@ -159,7 +159,9 @@ def test_results_do_not_depend_on_how_the_batch_is_sharded():
         images = augment(jax.random.key(0), images)
         inputs = normalise(images, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
         inputs = cutout(jax.random.key(2), inputs, 5)
-        return images, *mixup(jax.random.key(1), inputs, targets, 0.4)
+        inputs = erase(jax.random.key(3), inputs, 0.5, (0.5,) * 3, (0.25,) * 3)
+        inputs, targets = mixup(jax.random.key(1), inputs, targets, 0.4)
+        return images, *cutmix(jax.random.key(4), inputs, targets, 1.0)
 
     images, targets = jnp.asarray(_images(16)), jnp.eye(16, dtype=jnp.float32)
     alone = prepare(images, targets)

@@ -90,6 +90,9 @@ def _read_grid(
 def _located(config: TrainConfig) -> TrainConfig:
     # By the absolute path of a local folder, so that the data is found, and the run is
     # the same, from any working folder.
+    if config.starts_from_file:
+        start = os.path.abspath(os.path.expanduser(config.init))
+        config = dataclasses.replace(config, init=start)
     if not os.path.isdir(os.path.expanduser(config.dataset)):
         return config
     # Here, for it imports JAX.

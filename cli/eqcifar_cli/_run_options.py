@@ -29,6 +29,13 @@ class RunOptions(Options):
         False,
         "Save memory by computing again, in the backward pass, all but convolutions.",
     )
+    keep_every: int = option(
+        0,
+        "Keep the network of the start, of every K epochs and of the end, a model file "
+        "each in checkpoints/, which every command takes; 0: none.",
+        at_least=0,
+        metavar="K",
+    )
     track: tuple[str, ...] = option(
         (),
         "Show the log there too: tensorboard, wandb or trackio; may be given more than "

@@ -1,5 +1,5 @@
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import typer
 
@@ -32,6 +32,9 @@ def sharpness(
     from eqcifar import measurements
 
     wanted.names(options)
+    if wanted.checkpoints:
+        _measure_checkpoints(run, out, wanted, options, devices, as_json)
+        return
     if wanted.plot:
         measurements.check_plots()
     trained = open_run(run, out)
@@ -128,3 +131,48 @@ def _measure(
         files = measurements.plot_sharpness(trained, options, found)
         names = ", ".join(path.name for path in files)
         typer.echo(f"Plotted in {trained.table.parent}: {names}", err=as_json)
+
+
+def _measure_checkpoints(
+    run: Path | None,
+    out: Path,
+    wanted: Wanted,
+    options: SharpnessOptions,
+    devices: int | None,
+    as_json: bool,
+):
+    from eqcifar import measurements, storage
+
+    from . import _sharpness_tables as tables
+    from ._jax import keep_compilations
+
+    keep_compilations()
+    path = storage.latest_run(out).path if run is None else run
+    found: list[dict[str, Any]] = []
+
+    def add(epoch: int, trained: Any, values: Any):
+        penalty = trained.penalty(options)
+        row = tables.to_json(trained, options, values, penalty, sharpest=0)
+        found.append({"epoch": epoch, **row})
+
+    with Meter() as meter:
+        measurements.measure_checkpoints(
+            path,
+            wanted.names(options),
+            wanted.splits(),
+            options,
+            devices=devices,
+            report=lambda epoch: (
+                lambda split, *rest: meter(f"epoch {epoch}, {split}", *rest)
+            ),
+            warn=print_warning,
+            on_checkpoint=add,
+        )
+    if as_json:
+        print_json(found)
+    else:
+        tables.print_checkpoints(path, found)
+    if all(each["same_data"] for each in found):
+        typer.echo(f"Appended to {path / 'sharpness_log.tsv'}", err=as_json)
+    else:
+        print_warning(f"the data is not what {path} was trained on: nothing appended")

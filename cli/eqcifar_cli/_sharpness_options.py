@@ -31,6 +31,10 @@ class Wanted(Options):
     sharpest: int = option(
         0, "Show the K images of largest trace.", at_least=0, metavar="K"
     )
+    checkpoints: bool = option(
+        False,
+        "Measure all networks that `train --keep-every` kept, into sharpness_log.tsv.",
+    )
     plot: bool = option(False, "Draw what was measured, as PNG and SVG beside the run.")
     convention: Literal["eqcifar", "original"] = option(
         "eqcifar", "original: the six columns of sungyubkim/cifar_jax."
@@ -45,6 +49,12 @@ class Wanted(Options):
         super().__post_init__()
         if self.original_devices is not None and self.convention != "original":
             raise UsageError("--original-devices needs --convention original")
+        shown = self.layers, self.classes, self.sharpest, self.plot, self.how_many
+        if self.checkpoints and (any(shown) or self.convention == "original"):
+            raise UsageError(
+                "--checkpoints prints what was measured, a row an epoch: leave out "
+                "--layers, --classes, --sharpest, --plot, --how-many and --convention"
+            )
 
     def splits(self) -> list[str]:
         """Their names."""

@@ -3,7 +3,8 @@
 import dataclasses
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import typer
@@ -213,6 +214,24 @@ def to_json(
             for split, measures in found.items()
         },
     }
+
+
+def print_checkpoints(path: Path, found: Sequence[Mapping[str, Any]]):
+    """A table a split: of each network along training, every value and its half."""
+    for split, first in found[0]["splits"].items():
+        names = list(first["values"])
+        rows = []
+        for each in found:
+            values, cells = each["splits"][split]["values"], []
+            for name in names:
+                half = (values[name]["high"] - values[name]["low"]) / 2
+                cells += format_estimate(
+                    values[name]["value"], half + (values[name]["bound"] or 0.0)
+                )
+            rows.append((str(each["epoch"]), *cells))
+        mark = " of SYNTHETIC images" if found[0]["synthetic"] else ""
+        columns = [part for name in names for part in (name, plus_minus())]
+        print_table(f"{path} along training, {split}{mark}", ("epoch", *columns), rows)
 
 
 def header(trained: MeasuredNetwork, options: SharpnessOptions) -> dict[str, Any]:

@@ -57,6 +57,7 @@ class Training:
                 devices=self._options.devices,
                 grad_accum=self._options.grad_accum,
                 remat=self._options.remat,
+                keep_every=self._options.keep_every,
                 hooks=hooks,
             )
             if not self._started:

@@ -1,7 +1,9 @@
 from ._augment import (
     augment as augment,
     check_crops as check_crops,
+    cutmix as cutmix,
     cutout as cutout,
+    erase as erase,
     mixup as mixup,
     normalise as normalise,
     shift_and_flip as shift_and_flip,

@@ -1,4 +1,5 @@
 from ._along_training import SharpnessLog as SharpnessLog
+from ._checkpoints import measure_checkpoints as measure_checkpoints
 from ._compare_splits import (
     CompareOptions as CompareOptions,
     SplitComparison as SplitComparison,

@@ -75,15 +75,16 @@ class SharpnessLog:
         keep_rows(self._path, lambda row: int(row["epoch"]) <= epoch)
         done = {row["epoch"] for row in read_wide(self._path)}
         if epoch and step % self._per_epoch == 0 and str(epoch) not in done:
-            self._measure(train_state, epoch)
+            loss = float(train_state.totals.loss) / self._per_epoch
+            self._measure(train_state, epoch, loss)
 
     def on_epoch(self, train_state: TrainState, row: Row):
         """Measure if it is time to."""
         if is_main_process():
-            self._measure(train_state, int(row["epoch"]))
+            self._measure(train_state, int(row["epoch"]), row["loss"])
 
-    def _measure(self, train_state: TrainState, epoch: int):
-        if epoch % self._every and epoch < self._config.epochs:
+    def _measure(self, train_state: TrainState, epoch: int, loss: float):
+        if epoch % self._every and not self._config.ends_at(epoch, loss):
             return
         model, state = jax.tree.map(_local, (train_state.model, train_state.state))
         trained = MeasuredNetwork(

@@ -79,7 +79,7 @@ def create(
     width: float = 1.0,
     dropout: float = 0.0,
     shortcut: Literal["own", "padding", "centred", "projection"] = "own",
-    init: Literal["he", "lecun"] = "he",
+    init: str = "he",
     key: PRNGKeyArray,
 ) -> tuple[Model, State]:
     """Make an architecture by its name.

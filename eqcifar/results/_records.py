@@ -174,9 +174,10 @@ def _read(
         if state != "done":
             return dataclasses.replace(record, state=state)
         values, epoch = last_values(run.path / "log.tsv", column)
-        epochs = 0 if record.imported else recipe.epochs
-        if epoch != epochs:
-            raise RunError(f"log.tsv ends after epoch {epoch} of {epochs}")
+        ended = status.get("epoch") if recipe.until_loss else recipe.epochs
+        ended = 0 if record.imported else ended
+        if epoch != ended:
+            raise RunError(f"log.tsv ends after epoch {epoch} of {ended}")
         seconds = status.get("seconds")
         if not isinstance(seconds, float):
             seconds = total_seconds(run.path / "log.tsv")

@@ -14,9 +14,9 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from .. import models
-from ..config import TrainConfig
+from ..config import INITS, TrainConfig
 from ..data import Dataset
-from ..errors import RunError, UsageError, is_out_of_memory
+from ..errors import EqcifarError, RunError, UsageError, is_out_of_memory
 from ..losses import AnyLoss
 from ..parallel import everywhere, make_mesh, memory_limit, peak_memory
 from ..storage import Run, append_row, cut_log, keep_rows, run_path, total_seconds
@@ -38,7 +38,7 @@ from ..training import (
     steps_per_epoch,
 )
 from ._alike import check_alike, check_shared
-from ._checkpoints import load_checkpoint, save_checkpoint, save_model
+from ._checkpoints import load_checkpoint, load_model, save_checkpoint, save_model
 from ._description import FolderCheck, check_same, describe, load_data, named_config
 from ._environment import differences, environment
 from ._lock import RunLock, on_main
@@ -81,6 +81,7 @@ def train_run(
     devices: int | None = None,
     grad_accum: int = 1,
     remat: bool = False,
+    keep_every: int = 0,
     hooks: Hooks = Hooks(),
 ) -> Run:
     """Train what a configuration describes, or go on with it, and keep everything.
@@ -92,6 +93,8 @@ def train_run(
         once data and network are found to fit.
     - `devices`: how many share each batch; all by default.
     - `grad_accum`, `remat`: as in `eqcifar.training.fit`.
+    - `keep_every`: keep the network of the start, of every so many epochs and of the
+        end, a model file each, see `Run.checkpoints`; 0: none.
     - `hooks`: called meanwhile.
 
     **Returns:**
@@ -126,9 +129,11 @@ def train_run(
         key=random_stream(config.seed, "model"),
     )
     everywhere(partial(_check_size, create, config, mesh))
-    start = _initialise(*create(), config, dataset)
+    network = everywhere(partial(_from_file, create, config))
+    start = _initialise(*(network or create()), config, dataset)
     what = describe(config, dataset, start.model, start.state)
-    _train(run, dataset, start, config, what, {}, mesh, grad_accum, remat, hooks)
+    how = mesh, grad_accum, remat, keep_every, hooks
+    _train(run, dataset, start, config, what, {}, *how)
     return run
 
 
@@ -146,6 +151,7 @@ def train_run_with(
     mesh: Mesh | None = None,
     grad_accum: int = 1,
     remat: bool = False,
+    keep_every: int = 0,
     hooks: Hooks = Hooks(),
 ) -> Run:
     """Train one's own network on one's own data as `train_run` does.
@@ -162,6 +168,7 @@ def train_run_with(
         numbers of one's own optimiser, which its name does not tell: numbers and texts
         by name. They become columns of tables, and can be filtered by.
     - `mesh`, `grad_accum`, `remat`: as in `eqcifar.training.fit`.
+    - `keep_every`: as in `train_run`.
 
     The others, the result and the errors are those of `train_run`. A run that is done,
     or goes on, is compared with all of these: recipe, names, `about`, the data by its
@@ -180,7 +187,8 @@ def train_run_with(
         return run
     mesh = make_mesh() if mesh is None else mesh
     start = _initialise(model, state, config, dataset, **parts)
-    _train(run, dataset, start, config, what, parts, mesh, grad_accum, remat, hooks)
+    how = mesh, grad_accum, remat, keep_every, hooks
+    _train(run, dataset, start, config, what, parts, *how)
     return run
 
 
@@ -200,6 +208,25 @@ def _check_size(
         )
 
 
+def _from_file(
+    create: Callable[[], tuple[Model, eqx.nn.State]], config: TrainConfig
+) -> tuple[Model, eqx.nn.State] | None:
+    """The network that `config.init` names, if it names one."""
+    if not config.starts_from_file:
+        return None
+    path = Path(config.init)
+    if not path.exists():
+        raise UsageError(
+            f"init = {config.init!r}: must be {' or '.join(INITS)}, or a run or model "
+            "file, and there is no such file or folder"
+        )
+    try:
+        loaded = load_model(path, like=eqx.filter_eval_shape(create))
+    except EqcifarError as error:
+        raise UsageError(f"init = {config.init!r}: {error}") from error
+    return loaded.model, loaded.state
+
+
 def _initialise(
     model: Model,
     state: eqx.nn.State,
@@ -208,6 +235,8 @@ def _initialise(
     **parts: Any,
 ) -> TrainState:
     images = dataset.train.images
+    if config.starts_from_file:
+        config = dataclasses.replace(config, whiten=False)
     return initialise(model, state, config, len(images), images=images, **parts)
 
 
@@ -221,6 +250,7 @@ def _train(
     mesh: Mesh,
     grad_accum: int,
     remat: bool,
+    keep_every: int,
     hooks: Hooks,
 ):
     how = {"devices": mesh.size, "grad_accum": grad_accum, "remat": remat}
@@ -248,7 +278,16 @@ def _train(
         rows = cut_log(log, epoch)
         if rows < epoch:
             hooks.warn(f"{log} has lost {epoch - rows} of {epoch} rows")
+        # Of a training that begins anew, none of the earlier one's.
+        for file in run.checkpoints():
+            if file not in map(run.checkpoint, range(epoch + 1)):
+                file.unlink()
         lock.report("running", epoch)
+
+    def keep(train_state, epoch):
+        file = run.checkpoint(epoch)
+        file.parent.mkdir(exist_ok=True)
+        save_model(file, train_state, config, dataset, written_by, about=what["about"])
 
     # The quickest counts, or one write that stalled would put off the next for hours.
     next_save, quickest = 0.0, math.inf
@@ -268,7 +307,10 @@ def _train(
         def write():
             # The row first: rows too many are cut off again, one too few is lost.
             append_row(log, row)
-            if epoch == config.epochs or monotonic() >= next_save:
+            is_last = config.ends_at(epoch, row["loss"])
+            if keep_every and (is_last or epoch % keep_every == 0):
+                keep(train_state, epoch)
+            if is_last or monotonic() >= next_save:
                 save(train_state)
             lock.report("running", epoch)
 
@@ -297,7 +339,8 @@ def _train(
         file = path / "model.safetensors"
         save_model(file, train_state, config, dataset, written_by, about=what["about"])
         # The log's sum, so that tables of many runs need not read all of each log.
-        lock.report("done", config.epochs, seconds=total_seconds(log))
+        ended = int(train_state.step) // per_epoch
+        lock.report("done", ended, seconds=total_seconds(log))
 
     with lock:
         if last.exists():
@@ -306,6 +349,8 @@ def _train(
         epoch = steps // per_epoch
         on_main(path, lambda: prepare(epoch))
         everywhere(partial(check_shared, path / "config.json"))
+        if keep_every and not steps:
+            on_main(path, lambda: keep(train_state, 0))
         if hooks.on_start is not None:
             hooks.on_start(run, dataset, hooks.given(train_state))
         try:

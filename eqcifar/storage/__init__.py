@@ -7,6 +7,7 @@ from ._files import (
 )
 from ._growing_table import (
     Cell as Cell,
+    append_once as append_once,
     append_wide as append_wide,
     keep_rows as keep_rows,
     read_wide as read_wide,

@@ -26,11 +26,37 @@ def append_wide(path: Path, row: Mapping[str, Cell]):
 
     `RunError` with the path and the reason, such as a full disk.
     """
+    _append(path, row, lambda there, new: False)
+
+
+def append_once(path: Path, row: Mapping[str, Cell], *, but: str):
+    """Add a row as `append_wide` does, unless there is one with the same cells.
+
+    **Arguments:**
+
+    - `path`, `row`: as for `append_wide`.
+    - `but`: a column that may differ, such as the time.
+    """
+
+    def same(there, new):
+        filled = {name: cell for name, cell in there.items() if cell and name != but}
+        return filled == {k: x for k, x in new.items() if x and k != but}
+
+    _append(path, row, same)
+
+
+def _append(
+    path: Path,
+    row: Mapping[str, Cell],
+    same: Callable[[Mapping[str, str], Mapping[str, str]], bool],
+):
     with filelock.FileLock(path.with_name(f".{path.name}.lock")):
         columns, rows = _read(path)
+        new = {name: _text(value) for name, value in row.items()}
+        if any(same(there, new) for there in rows):
+            return
         columns += [name for name in row if name not in columns]
-        rows.append({name: _text(value) for name, value in row.items()})
-        _write(path, columns, rows)
+        _write(path, columns, [*rows, new])
 
 
 def keep_rows(path: Path, wanted: Callable[[Mapping[str, str]], bool]):

@@ -118,6 +118,8 @@ def _number(row: Mapping[str, str], name: str) -> float:
 def read_sharpness_log(path: Path) -> dict[int, dict[str, float]]:
     """The numbers of a `sharpness_log.tsv` by epoch; none without the file.
 
+    Of several rows of an epoch, each number is the last.
+
     **Arguments:**
 
     - `path`: of the file.
@@ -133,11 +135,11 @@ def read_sharpness_log(path: Path) -> dict[int, dict[str, float]]:
     rows: dict[int, dict[str, float]] = {}
     for row in read_wide(path):
         try:
-            rows[int(row["epoch"])] = {
-                name: float(text)
+            rows.setdefault(int(row["epoch"]), {}).update(
+                (name, float(text))
                 for name, text in row.items()
                 if text and name not in ABOUT
-            }
+            )
         except (KeyError, ValueError) as error:
             raise RunError(
                 f"cannot read {path}: it has a row without an epoch, or a cell that is "

@@ -22,6 +22,8 @@ _SHORT = {
     "random_labels": "randomlabels",
     "label_seed": "labelseed",
     "epochs": "ep",
+    "until_loss": "until",
+    "swa_from": "swa",
     "batch_size": "bs",
     "momentum": "m",
     "weight_decay": "wd",
@@ -29,6 +31,7 @@ _SHORT = {
     "label_smoothing": "ls",
     "bn_group": "bn",
     "mixup_group": "mixupgroup",
+    "cutmix_probability": "cutmixprob",
     "eval_every": "every",
     "decay_bias": "biasdecay",
     "test_flip": "testflip",
@@ -87,7 +90,8 @@ def config_name(config: TrainConfig) -> str:
         if isinstance(value, bool):
             parts.append(name if value else f"no{name}")
         elif isinstance(value, str):
-            parts.append(value)
+            # Of a path the last name, as of a data set's.
+            parts.append(Path(value).name)
         else:
             parts.append(f"{name}{show_field(value)}")
     return _safe("-".join(parts))[:_LONGEST_NAME].strip("._-")

@@ -24,7 +24,8 @@ class Run:
     - `log.tsv`: a row an epoch, see `eqcifar.training.fit` for the columns;
     - `status.json`: whether it is running, done, failed or interrupted;
     - `last.safetensors`: the checkpoint from which it is continued;
-    - `model.safetensors`: the trained network, when it is done.
+    - `model.safetensors`: the trained network, when it is done;
+    - `checkpoints/`: networks along training, where they are kept.
 
     Reading these does not need JAX. Folder names are for people: everything is in the
     files.
@@ -112,6 +113,29 @@ class Run:
         Numbers by column; none before the first epoch has ended.
         """
         return read_log(self.path / "log.tsv")
+
+    def checkpoint(self, epoch: int) -> Path:
+        """Where the network after an epoch is kept, if it is.
+
+        **Arguments:**
+
+        - `epoch`: counted from 1; 0 is the start.
+
+        **Returns:**
+
+        The path of a model file.
+        """
+        return self.path / "checkpoints" / f"epoch{epoch:04d}.safetensors"
+
+    def checkpoints(self) -> list[Path]:
+        """The networks that were kept along training, in their order.
+
+        **Returns:**
+
+        Paths of model files.
+        """
+        files = self.checkpoint(0).parent.glob("epoch*.safetensors")
+        return sorted(files, key=lambda file: (len(file.name), file.name))
 
     def is_done(self) -> bool:
         """Whether the run is complete, its model included.

@@ -34,6 +34,17 @@ def cutout(config: TrainConfig) -> Augmentation:
     return apply
 
 
+def erase(config: TrainConfig) -> Augmentation:
+    """A rectangle of random pixels in some images: see `eqcifar.data.erase`."""
+
+    def apply(keys, inputs, targets):
+        key = jax.random.fold_in(keys.augment, 3)
+        how = config.erase, config.mean, config.std
+        return data.erase(key, inputs, *how), targets
+
+    return apply
+
+
 def mixup(config: TrainConfig) -> Augmentation:
     """Mixtures of two examples: see `eqcifar.data.mixup`."""
 
@@ -43,8 +54,22 @@ def mixup(config: TrainConfig) -> Augmentation:
     return apply
 
 
+def cutmix(config: TrainConfig) -> Augmentation:
+    """A box of another image: see `eqcifar.data.cutmix`."""
+
+    def apply(keys, inputs, targets):
+        # Folding in 0 or 1 may give the keys into which the weights of MixUp split it.
+        key = jax.random.fold_in(keys.mixup, 2)
+        how = config.cutmix, config.cutmix_probability
+        return data.cutmix(key, inputs, targets, *how)
+
+    return apply
+
+
 # Each by the option that asks for it, unless that is 0, and in this order.
 AUGMENTATIONS: dict[str, Callable[[TrainConfig], Augmentation]] = {
     "cutout": cutout,
+    "erase": erase,
     "mixup": mixup,
+    "cutmix": cutmix,
 }

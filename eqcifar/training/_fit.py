@@ -22,6 +22,7 @@ from ._memory import planned_memory
 from ._recipe import AnyOptimiser, Recipe, make_recipe
 from ._schedules import Schedule
 from ._state import Totals, TrainState, copied
+from ._statistics import renew_statistics
 from ._step import Epoch, epoch_order, make_steps
 
 Row = dict[str, int | float]
@@ -155,8 +156,7 @@ def fit(
 
     rows: list[Row] = []
     compiled = False
-    first_epoch = int(train_state.step) // per_epoch
-    for epoch in range(first_epoch, recipe.epochs):
+    for epoch in _epochs_left(train_state, config, per_epoch):
         order = epoch_order(key, jnp.asarray(epoch, jnp.int32), num_train)
         inputs = Epoch(
             train_images,
@@ -186,7 +186,12 @@ def fit(
 
         row = _summary(train_state, clock)
         row["lr"] = float(recipe.schedule(clock.last_step - 1))
-        measured = (epoch + 1) % recipe.eval_every == 0 or epoch + 1 == recipe.epochs
+        if config.swa_from and epoch + 1 >= config.swa_from:
+            network = train_state.model, train_state.state
+            renewed = renew_statistics(*network, inputs, recipe, mesh)
+            train_state = dataclasses.replace(train_state, state=renewed)
+        is_last = config.ends_at(epoch + 1, row["loss"])
+        measured = is_last or (epoch + 1) % recipe.eval_every == 0
         for name, (images, labels) in splits.items():
             row[f"loss_{name}"] = row[f"acc_{name}"] = math.nan
             if measured:
@@ -203,10 +208,20 @@ def fit(
         rows.append(row)
         if on_epoch is not None:
             on_epoch(train_state if lend else copied(train_state), row)
+        if is_last:
+            break
     # What a hook has left undone at the end is to be caught up with, too.
     if any_process(should_stop()):
         raise Interrupted(train_state)
     return train_state, rows
+
+
+def _epochs_left(train_state: TrainState, config: TrainConfig, per_epoch: int) -> range:
+    """The epochs that a state has not ended yet, if it is not at its end."""
+    done, place = divmod(int(train_state.step), per_epoch)
+    loss = float(train_state.totals.loss) / per_epoch
+    over = done > 0 and place == 0 and config.ends_at(done, loss)
+    return range(done, done if over else config.epochs)
 
 
 class _Clock:

@@ -13,6 +13,7 @@ from jaxtyping import Array, Float, PyTree
 from ..config import TrainConfig
 from ..losses import AnyLoss, Loss, get_loss
 from ._augmentations import AUGMENTATIONS, Augmentation
+from ._average import Kept, exponential, mean_of_epochs
 from ._optimisers import (
     keep_gradient_norm,
     l2_coefficients,
@@ -82,7 +83,8 @@ class Recipe:
     - `l2`: the coefficients of the L2 term, of parameters: see `l2_coefficients`.
     - `sam`: where the gradient is taken; `None`: at the parameters.
     - `schedule`: the learning rate of each step, for the log.
-    - `bn_group`, `ema`: see `TrainConfig`.
+    - `bn_group`: see `TrainConfig`.
+    - `average`: how the average moves that is evaluated, if one is.
     - `whiten`: whether the first convolution starts from the images.
     - `view`: how training images are measured; `test_view`: how others are.
     - `remedy`: what to do when training diverges.
@@ -102,7 +104,7 @@ class Recipe:
     sam: Sam | None
     schedule: Schedule
     bn_group: int
-    ema: float
+    average: Kept | None
     whiten: bool
     view: View
     test_view: View
@@ -188,12 +190,20 @@ def _make_recipe(
         sam=sam if sam.radius else None,
         schedule=_unknown if schedule is None else schedule,
         bn_group=config.bn_group,
-        ema=config.ema,
+        average=_average(config, num_train),
         whiten=config.whiten,
         view=one_view(config),
         test_view=test_view(config),
         remedy=remedy,
     )
+
+
+def _average(config: TrainConfig, num_train: int) -> Kept | None:
+    if config.ema:
+        return exponential(config.ema)
+    if config.swa_from:
+        return mean_of_epochs(config.swa_from, steps_per_epoch(config, num_train))
+    return None
 
 
 def _own_optimiser(

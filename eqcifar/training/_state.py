@@ -56,8 +56,8 @@ class TrainState(eqx.Module):
     - `opt_state`: the optimiser's momentum, count of steps and the like.
     - `step`: steps taken, over all epochs.
     - `totals`: of the current epoch.
-    - `raw`: with `config.ema`, the model and state that the steps move, of which the
-        network is the moving average. Otherwise they move the network itself.
+    - `raw`: with `config.ema` or `config.swa_from`, the model and state that the steps
+        move, of which the network is an average. Otherwise they move the network.
     """
 
     model: Model
@@ -117,7 +117,7 @@ def initialise(
     check_real(parameters)
     # Donated with the rest, so they may not share buffers with the caller's arrays.
     network = copied((model, state))
-    raw = copied((model, state)) if recipe.ema else None
+    raw = copied((model, state)) if recipe.average else None
     return TrainState(
         *network,
         opt_state=recipe.optimiser.init(parameters),

@@ -64,8 +64,9 @@ def make_steps(
         )
         network = moving = eqx.apply_updates(model, updates), outcome.state
         if train_state.raw is not None:
+            assert recipe.average is not None
             average = train_state.model, train_state.state
-            network = move_average(average, moving, recipe.ema, train_state.step)
+            network = move_average(average, moving, recipe.average, train_state.step)
         correct = jnp.argmax(outcome.logits, axis=1) == jnp.argmax(targets, axis=1)
         norm = gradient_norm(opt_state)
         return TrainState(

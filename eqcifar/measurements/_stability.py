@@ -131,6 +131,7 @@ class StabilityLog:
         self._recipe = make_recipe(
             self._config, len(dataset.train), loss=self._loss, schedule=self._schedule
         )
+        self._last_step = self._recipe.epochs * self._recipe.steps_per_epoch
         if not is_main_process():
             return
         self._batches = self._choose(dataset)
@@ -141,7 +142,7 @@ class StabilityLog:
         self._saved: dict[int, Array] = {}
         step = int(train_state.step)
         keep_rows(self._path, lambda row: int(row["step"]) < step)
-        if read_wide(self._path, only_last=True):
+        if step < self._last_step and read_wide(self._path, only_last=True):
             self._load(step, train_state)
         self.on_step(step, train_state)
 
@@ -158,7 +159,7 @@ class StabilityLog:
 
     def on_save(self, step: int):
         """Keep the vector that the next measurement starts from, and the last one's."""
-        if step == self._recipe.epochs * self._recipe.steps_per_epoch:
+        if step == self._last_step:
             self._vectors.unlink(missing_ok=True)
         elif self._vector is not None:
             # The checkpoint that is there may remain the last.

@@ -345,3 +345,17 @@ def test_a_signal_to_one_process_stops_all_alike(tmp_path):
 def test_a_row_without_evaluation_is_a_shorter_line():
     row = {"epoch": 3, "loss": 0.5, "acc_te": math.nan, "images_per_s": 1234.5}
     assert format_row(row, 200) == "epoch   3/200  loss 0.5000  1234 images/s"
+
+
+def test_stability_is_followed_step_by_step(tmp_path):
+    arguments = *TINY, "--epochs", 2, "--stability-every", 1, "--out", tmp_path
+    result = run_cli(*arguments)
+    assert result.exit_code == 0, result.stderr
+    run = storage.latest_run(tmp_path)
+    rows = storage.read_wide(run.path / "stability.tsv")
+    per_epoch = len(rows) // 2
+    assert [int(row["step"]) for row in rows] == list(range(2 * per_epoch))
+    assert rows[1]["loss"] != rows[0]["loss"]
+    refused = run_cli(*arguments, "--optimiser", "muon", "--muon-lr", 0.1)
+    assert refused.exit_code == 2
+    assert "no threshold is known of the optimiser muon" in refused.stderr

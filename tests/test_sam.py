@@ -172,6 +172,7 @@ def test_a_network_takes_the_steps_of_the_published_pseudo_code(x64, adaptive):
     # Filters and the matrix; BatchNorm's and the bias count as they are.
     scaled = [adaptive, False, False, adaptive, False]
     velocity = [jnp.zeros_like(w) for w in weights]
+    mean = variance = jnp.zeros(6)
     for images, y in batches(config):
         g, (mean, variance) = gradient(weights, images, y)
         t = [abs(w) + 0.01 if s else 1.0 for w, s in zip(weights, scaled, strict=True)]

@@ -25,3 +25,4 @@ from ._row import (
     first_columns as first_columns,
     sharpness_row as sharpness_row,
 )
+from ._stability import StabilityLog as StabilityLog, threshold as threshold

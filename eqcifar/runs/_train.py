@@ -53,8 +53,10 @@ class Hooks:
 
     - `on_start`: with the run, the data and a copy of the first state, whose `step` is
         not 0 when a run is resumed.
-    - `on_compiled`, `on_progress`, `on_epoch`, `should_stop`: as in
+    - `on_compiled`, `on_progress`, `on_step`, `on_epoch`, `should_stop`: as in
         `eqcifar.training.fit`.
+    - `on_save`: on the process that writes files, with the steps done, just before a
+        checkpoint; what it keeps by that number is there when a run goes on from it.
     - `warn`: with a line about what makes the digits differ from those of an
         uninterrupted run.
 
@@ -64,7 +66,9 @@ class Hooks:
     on_start: Callable[[Run, Dataset, TrainState], None] | None = None
     on_compiled: Callable[[int | None], None] = lambda memory: None
     on_progress: Callable[[Progress], None] = lambda progress: None
+    on_step: Callable[[int, TrainState], None] | None = None
     on_epoch: Callable[[TrainState, Row], None] | None = None
+    on_save: Callable[[int], None] = lambda step: None
     should_stop: Callable[[], bool] = lambda: False
     warn: Callable[[str], None] = warnings.warn
     lend: bool = False
@@ -294,6 +298,7 @@ def _train(
 
     def save(train_state):
         nonlocal next_save, quickest
+        hooks.on_save(int(train_state.step))
         began = monotonic()
         save_checkpoint(
             last, train_state, config, dataset, written_by, about=what["about"]
@@ -364,6 +369,7 @@ def _train(
                 remat=remat,
                 on_compiled=compiled,
                 on_progress=hooks.on_progress,
+                on_step=hooks.on_step,
                 on_epoch=end_epoch,
                 should_stop=hooks.should_stop,
                 lend=True,

@@ -38,6 +38,7 @@ from ._landscape import (
     filter_normalised as filter_normalised,
     landscape as landscape,
 )
+from ._leading import leading_eigenpair as leading_eigenpair
 from ._memory import MEMORY as MEMORY, check_memory as check_memory
 from ._network import (
     Network as Network,

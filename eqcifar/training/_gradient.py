@@ -1,6 +1,7 @@
 import contextlib
 import math
 from collections.abc import Callable
+from functools import partial
 
 import equinox as eqx
 import jax
@@ -52,6 +53,37 @@ Gradient = Callable[
 ]
 
 
+def batch_loss(
+    recipe: Recipe,
+    model: Model,
+    state: eqx.nn.State,
+    inputs: Float[Array, "batch channels height width"],
+    targets: Float[Array, "batch classes"],
+    keys: Key[Array, " batch"],
+    *,
+    remat: bool = False,
+) -> tuple[Float[Array, ""], tuple[Float[Array, "batch classes"], eqx.nn.State]]:
+    """The mean loss of a batch in training mode, without the L2 term.
+
+    **Arguments:**
+
+    - `recipe`: gives the loss and `bn_group`.
+    - `model`, `state`: the network.
+    - `inputs`, `targets`: the batch. Activations have the dtype of `inputs`, and the
+        loss that of `targets`.
+    - `keys`, `remat`: see `forward_train`.
+
+    **Returns:**
+
+    The loss, and with it the logits and the new state.
+    """
+    logits, state = forward_train(
+        cast(model, inputs.dtype), state, inputs, keys, recipe.bn_group, remat=remat
+    )
+    logits = logits.astype(targets.dtype)
+    return jnp.mean(jax.vmap(recipe.loss)(logits, targets)), (logits, state)
+
+
 def make_gradient(
     recipe: Recipe, mesh: Mesh, grad_accum: int = 1, remat: bool = False
 ) -> Gradient:
@@ -75,20 +107,9 @@ def make_gradient(
     the dtype of `inputs`, and the loss that of `targets`.
     """
 
-    def batch_loss(model, state, inputs, targets, keys):
-        logits, state = forward_train(
-            cast(model, inputs.dtype),
-            state,
-            inputs,
-            keys,
-            recipe.bn_group,
-            remat=remat,
-        )
-        logits = logits.astype(targets.dtype)
-        return jnp.mean(jax.vmap(recipe.loss)(logits, targets)), (logits, state)
-
     def gradient(model, state, *batch):
-        value_and_grad = eqx.filter_value_and_grad(batch_loss, has_aux=True)
+        loss = partial(batch_loss, recipe, remat=remat)
+        value_and_grad = eqx.filter_value_and_grad(loss, has_aux=True)
         (value, (logits, state)), grads = value_and_grad(model, state, *batch)
         return Outcome(value, logits, state, grads)
 

@@ -152,6 +152,15 @@ def learning_rates(parameters: PyTree, config: TrainConfig) -> PyTree:
     """The learning rate of each array, as a multiple of the schedule's.
 
     It is `config.bn_bias_lr` for the biases of `models.BatchNorm`, and 1 elsewhere.
+
+    **Arguments:**
+
+    - `parameters`: a model's floating-point arrays, as `eqx.filter` leaves them.
+    - `config`: the recipe.
+
+    **Returns:**
+
+    A tree like `parameters`, of floats.
     """
 
     def of(node):

@@ -4,16 +4,21 @@ import re
 import shlex
 import subprocess
 import sys
+import types
 from pathlib import Path
 
+import equinox as eqx
 import jax
+import numpy as np
 import pytest
 
 from eqcifar import data, measures, sharpness, storage
 from eqcifar.config import TrainConfig
 
+from . import reference
 from .cli_tools import run_cli
 from .helpers import small_net
+from .make_torch_fixture import FIXTURE
 
 _ROOT = Path(__file__).parent.parent
 _PAGES = [
@@ -76,6 +81,42 @@ def test_sharpness_of_ones_own(capsys):
     exact = sharpness.output_traces(network, examples, "mse").estimate().value
     assert trace == pytest.approx(2 * exact, rel=1e-4)
     assert 0 < largest < trace
+
+
+def test_weights_of_pytorch(x64, monkeypatch):
+    """The recipe, on a file as PyTorch orders it, gives the logits PyTorch found."""
+    weights, statistics, images, _ = reference.make_inputs("basic")
+    *layers, matrix, bias = weights
+    means_and_variances, stored = iter(statistics), []
+    for weight in layers:
+        stored.append(("weight" if weight.ndim > 1 else "norm", weight))
+        if weight.ndim == 1 and stored[-2][1].ndim == 1:
+            # The bias of a BatchNorm: its statistics and their count are next.
+            stored += [
+                ("running_mean", next(means_and_variances)),
+                ("running_var", next(means_and_variances)),
+                ("num_batches_tracked", np.array(7)),
+            ]
+    stored += [("weight", matrix), ("bias", bias)]
+    assert next(means_and_variances, None) is None
+    file = {
+        f"{index}.{name}": types.SimpleNamespace(numpy=lambda value=value: value)
+        for index, (name, value) in enumerate(stored)
+    }
+    torch = types.SimpleNamespace(load=lambda *_, **__: file)
+    monkeypatch.setitem(sys.modules, "torch", torch)
+    page = (_ROOT / "docs" / "howto" / "pytorch.md").read_text(encoding="utf-8")
+    (code,) = blocks(page, "python")
+    given = {"make": reference.CASES["basic"][0]}
+    code, count = re.subn(r'models\.create\("resnet18", ', "make(", code)
+    assert count == 1
+    exec(compile(code, "pytorch.md", "exec"), given)
+    model = eqx.nn.inference_mode(given["model"])
+    logits = jax.jit(jax.vmap(lambda image: model(image, given["state"])[0]))(images)
+    with np.load(FIXTURE) as expected:
+        np.testing.assert_allclose(
+            logits, expected["basic/inference_logits"], rtol=1e-9, atol=1e-9
+        )
 
 
 @pytest.mark.parametrize("page", _PAGES)

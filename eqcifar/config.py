@@ -29,6 +29,8 @@ PARTS = {
     "optimiser": keys_of("training/_optimisers.py", "OPTIMISERS"),
     "schedule": keys_of("training/_schedules.py", "SCHEDULES"),
 }
+# Short names; a folder or an id of the hub is a name too.
+DATASETS = keys_of("data/_load.py", "DATASETS")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -69,8 +71,7 @@ class DataConfig(Options):
 
     dataset: str = option(
         "cifar10",
-        "cifar10, cifar100, synthetic, synthetic100, a local folder, or org/name on "
-        "the Hugging Face hub.",
+        f"{', '.join(DATASETS)}, a local folder, or org/name on the Hugging Face hub.",
         short="-d",
     )
     val_size: int = option(

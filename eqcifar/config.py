@@ -30,6 +30,8 @@ PARTS = {
     "schedule": keys_of("training/_schedules.py", "SCHEDULES"),
 }
 INITS = "he", "lecun"
+# Short names; a folder or an id of the hub is a name too.
+DATASETS = keys_of("data/_load.py", "DATASETS")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -89,8 +91,7 @@ class DataConfig(Options):
 
     dataset: str = option(
         "cifar10",
-        "cifar10, cifar100, synthetic, synthetic100, a local folder, or org/name on "
-        "the Hugging Face hub.",
+        f"{', '.join(DATASETS)}, a local folder, or org/name on the Hugging Face hub.",
         short="-d",
     )
     val_size: int = option(

@@ -21,6 +21,7 @@ from typing import Annotated, Any, Literal, get_args, get_origin
 
 import typer
 
+from eqcifar.config import DATASETS
 from eqcifar.fields import show_field
 from eqcifar.options import Options, without_none
 
@@ -134,8 +135,7 @@ def _complete_arch(incomplete: str) -> list[str]:
 
 
 def _complete_dataset(incomplete: str) -> list[str]:
-    names = "cifar10", "cifar100", "synthetic", "synthetic100"
-    return [name for name in names if name.startswith(incomplete)]
+    return [name for name in DATASETS if name.startswith(incomplete)]
 
 
 _COMPLETIONS = {"arch": _complete_arch, "dataset": _complete_dataset}

@@ -39,9 +39,7 @@ def leading_eigenpair(
     def enough(values, bounds):
         return bounds[-1] <= rtol * abs(values[-1])
 
-    values, bounds, pairs, basis = _run(
-        operator, start, steps, basis_memory, None, enough
-    )
+    values, bounds, pairs, basis = _run(operator, start, steps, basis_memory, enough)
     with jax.default_matmul_precision("highest"):
         vector = jnp.asarray(pairs[:, -1], basis.dtype) @ basis[: len(values)]
     return float(values[-1]), float(bounds[-1]), vector / jnp.linalg.norm(vector)

@@ -17,7 +17,7 @@ from eqcifar.errors import UsageError
 from eqcifar.measurements import StabilityLog, threshold
 from eqcifar.sharpness import Operator, leading_eigenpair
 from eqcifar.storage import read_wide
-from eqcifar.training import TrainConfig
+from eqcifar.training import Diverged, TrainConfig
 from eqcifar.training._optimisers import make_optimiser
 
 from .helpers import small_dataset, small_net
@@ -200,7 +200,7 @@ def test_training_is_not_affected(tmp_path):
     for name in ("model.safetensors", "last.safetensors"):
         assert (plain.path / name).read_bytes() == (watched.path / name).read_bytes()
     assert [int(row["step"]) for row in rows] == [0, 3, 6]
-    assert not (watched.path / "stability.safetensors").exists()
+    assert not (watched.path / "stability.npz").exists()
 
 
 @pytest.mark.parametrize("stop_at", [3, 4, 6])
@@ -224,6 +224,16 @@ def test_what_was_measured_after_the_checkpoint_is_measured_again(tmp_path):
     run, _ = train(path)
     wanted = (whole.path / "stability.tsv").read_bytes()
     assert (run.path / "stability.tsv").read_bytes() == wanted
+
+
+def test_what_cannot_be_measured_or_read_is_told(tmp_path):
+    with pytest.raises(Diverged), pytest.warns(UserWarning, match="was not measured"):
+        train(tmp_path / "far", dataclasses.replace(CONFIG, lr=1e30), every=1)
+    train(tmp_path / "cut", stop_at=4)
+    (tmp_path / "cut" / "stability.npz").write_bytes(b"PK")
+    with pytest.warns(UserWarning, match="goes on from a random vector"):
+        _, rows = train(tmp_path / "cut")
+    assert [int(row["step"]) for row in rows] == [0, 3, 6]
 
 
 class Perceptron(eqx.Module):

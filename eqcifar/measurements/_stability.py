@@ -14,11 +14,10 @@ from jaxtyping import Array, Float, Int, Key, PyTree, UInt8
 from .. import data
 from ..config import TrainConfig
 from ..data import Dataset
-from ..errors import RunError, UsageError
+from ..errors import EqcifarError, UsageError
 from ..losses import AnyLoss
 from ..parallel import is_main_process, jit
-from ..runs._array_file import read_arrays, write_arrays
-from ..sharpness import Operator, leading_eigenpair
+from ..sharpness import Operator, Rows, leading_eigenpair, load_rows, save_rows
 from ..storage import Run, append_wide, keep_rows, read_wide
 from ..training import (
     Recipe,
@@ -37,6 +36,8 @@ _FRESH = 0.1
 _RTOL = 1e-3
 # Optax's.
 _ADAM_EPS = 1e-8
+# What the file of vectors says that it holds.
+_VECTORS = "stability"
 
 
 def threshold(config: TrainConfig, lr: float, step: int) -> float:
@@ -113,7 +114,7 @@ class StabilityLog:
         - `batches`: of the run's batch size; all where there are fewer.
         - `loss`, `schedule`: of the run, if they are functions of one's own.
         - `warn`: called with a line where the digits will be others than those of an
-            uninterrupted run.
+            uninterrupted run, and for a measurement that failed.
 
         **Raises:**
 
@@ -136,14 +137,14 @@ class StabilityLog:
             return
         self._batches = self._choose(dataset)
         self._path = run.path / "stability.tsv"
-        self._vectors = self._path.with_suffix(".safetensors")
+        self._vectors = self._path.with_suffix(".npz")
         self._pending: tuple[int, Any] | None = None
         self._vector: Array | None = None
-        self._saved: dict[int, Array] = {}
+        self._saved: Rows = {}
         step = int(train_state.step)
         keep_rows(self._path, lambda row: int(row["step"]) < step)
         if step < self._last_step and read_wide(self._path, only_last=True):
-            self._load(step, train_state)
+            self._load(step)
         self.on_step(step, train_state)
 
     def on_step(self, step: int, train_state: TrainState):
@@ -153,7 +154,10 @@ class StabilityLog:
         if self._pending is not None:
             before, network = self._pending
             self._pending = None
-            self._measure(before, network, train_state)
+            try:
+                self._measure(before, network, train_state)
+            except EqcifarError as error:
+                self._warn(f"stability before step {before} was not measured: {error}")
         if step % self._every == 0:
             self._pending = step, jax.tree.map(_local, train_state.moving)
 
@@ -164,24 +168,22 @@ class StabilityLog:
         elif self._vector is not None:
             # The checkpoint that is there may remain the last.
             kept = dict(list(self._saved.items())[-1:])
-            self._saved = {**kept, step: self._vector}
-            arrays = {_name(at): vector for at, vector in self._saved.items()}
-            write_arrays(self._vectors, arrays, {})
+            self._saved = {**kept, step: {"vector": np.asarray(self._vector)}}
+            save_rows(self._vectors, self._saved, _VECTORS)
 
-    def _load(self, step: int, train_state: TrainState):
-        like = ravel_pytree(eqx.filter(train_state.moving[0], eqx.is_inexact_array))[0]
-        wanted = {_name(step): jax.ShapeDtypeStruct(like.shape, like.dtype)}
+    def _load(self, step: int):
         try:
-            found = read_arrays(self._vectors).read(wanted, part=_name(step))
-        except (UsageError, RunError) as error:
-            self._warn(f"{self._path} goes on from a random vector: {error}")
-            return
-        self._vector = found[_name(step)]
-        self._saved = {step: self._vector}
+            self._saved = {step: load_rows(self._vectors, _VECTORS)[step]}
+            self._vector = jnp.asarray(self._saved[step]["vector"])
+        # A file that is not there, damaged, or of another checkpoint.
+        except Exception as error:
+            self._warn(f"{self._path} goes on from a random vector: {error!r}")
 
     def _choose(self, dataset: Dataset) -> "list[_Batch]":
         split, size = dataset.train, self._config.batch_size
-        key_images, key_model = jax.random.split(jax.random.key(self._config.seed))
+        key_images, key_model, self._key = jax.random.split(
+            jax.random.key(self._config.seed), 3
+        )
         order = np.asarray(jax.random.permutation(key_images, len(split)))
         return [
             _Batch(
@@ -211,7 +213,7 @@ class StabilityLog:
         def product(vector: Array) -> Array:
             return root * hessian(root * vector)
 
-        key = jax.random.fold_in(jax.random.key(self._config.seed), step)
+        key = jax.random.fold_in(self._key, step)
         start = jax.random.normal(key, flat.shape, flat.dtype)
         if self._vector is not None:
             start = self._vector + _FRESH * start / jnp.linalg.norm(start)
@@ -299,7 +301,3 @@ def _product(loss: _Loss, parameters: PyTree, vector: PyTree, batch: _Batch) -> 
     product = jax.jvp(lambda p: gradient(p, batch), (parameters,), (vector,))[1]
     l2 = loss.recipe.l2(parameters)
     return jax.tree.map(lambda h, k, v: h + k * v, product, l2, vector)
-
-
-def _name(step: int) -> str:
-    return f"before step {step}."

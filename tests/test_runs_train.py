@@ -402,9 +402,9 @@ def test_train_run_makes_everything_from_its_configuration(tmp_path, monkeypatch
     run = train_run(config, tmp_path, devices=1, hooks=hooks)
     assert run.path == storage.run_path(tmp_path, config)
     assert run.status()["state"] == "interrupted"
-    assert asked == [
-        ("synthetic", {"val_size": 0, "limit_train": 0, "limit_test": 0}),
-    ]
+    numbers = {"val_size": 0, "limit_train": 0, "limit_test": 0, "subset": 1.0}
+    labels = {"label_noise": 0.0, "label_noise_over": "others", "label_seed": 0}
+    assert asked == [("synthetic", numbers | labels)]
     assert made[-1] == ("resnet8", 4, 0.25, 0.1)
     loaded = runs.load_model(run)
     assert loaded.config == config

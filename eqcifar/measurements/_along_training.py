@@ -75,15 +75,15 @@ class SharpnessLog:
         keep_rows(self._path, lambda row: int(row["epoch"]) <= epoch)
         done = {row["epoch"] for row in read_wide(self._path)}
         if epoch and step % self._per_epoch == 0 and str(epoch) not in done:
-            loss = float(train_state.totals.loss) / self._per_epoch
-            self._measure(train_state, epoch, loss)
+            self._measure(train_state, epoch)
 
     def on_epoch(self, train_state: TrainState, row: Row):
         """Measure if it is time to."""
         if is_main_process():
-            self._measure(train_state, int(row["epoch"]), row["loss"])
+            self._measure(train_state, int(row["epoch"]))
 
-    def _measure(self, train_state: TrainState, epoch: int, loss: float):
+    def _measure(self, train_state: TrainState, epoch: int):
+        loss = float(train_state.totals.loss) / self._per_epoch
         if epoch % self._every and not self._config.ends_at(epoch, loss):
             return
         model, state = jax.tree.map(_local, (train_state.model, train_state.state))

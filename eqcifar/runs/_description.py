@@ -1,6 +1,7 @@
 """What `config.json` says of a run, and whether two runs are the same."""
 
 import dataclasses
+import hashlib
 import math
 import re
 from collections.abc import Hashable, Mapping
@@ -9,6 +10,7 @@ from typing import Any
 
 import equinox as eqx
 import jax
+import numpy as np
 import optax
 
 from .. import __version__, data, models
@@ -39,7 +41,8 @@ def describe(
 
     - `config`: the recipe.
     - `dataset`: the data, of which name, size and SHA-256 are kept.
-    - `model`, `state`: the network, of which class and table of arrays are kept.
+    - `model`, `state`: the network, of which class and table of arrays are kept, and
+        a SHA-256 where `config.init` is a file.
     - `about`: what else tells the run from others, by name.
     - `in_python`: whether no command line makes the run.
 
@@ -55,6 +58,10 @@ def describe(
     for name, value in about.items():
         _check_own(name, value)
     examples = {name: len(split) for name, split in dataset.splits.items()}
+    arrays = named_arrays(model, state)
+    start = {}
+    if config.starts_from_file and not in_python:
+        start = {"init": {"sha256": _digest(arrays)}}
     return {
         "format": FORMAT,
         "eqcifar": __version__,
@@ -68,11 +75,17 @@ def describe(
             "examples": examples,
         },
         "config": config.to_dict(),
-        "model": {
-            "class": class_name(model),
-            "arrays": table(named_arrays(model, state)),
-        },
+        "model": {"class": class_name(model), "arrays": table(arrays)},
+        **start,
     }
+
+
+def _digest(arrays: Mapping[str, Any]) -> str:
+    digest = hashlib.sha256()
+    for name, array in arrays.items():
+        digest.update(f"{name} {array.shape} {array.dtype}".encode())
+        digest.update(np.asarray(array).tobytes())
+    return digest.hexdigest()
 
 
 def check_same(path: Path, found: Mapping[str, Any], wanted: Mapping[str, Any]):
@@ -98,6 +111,11 @@ def check_same(path: Path, found: Mapping[str, Any], wanted: Mapping[str, Any]):
             "another folder, or remove this one"
         )
     check_data(path, found, wanted["data"]["sha256"], wanted["data"]["name"])
+    if "init" in found and found["init"] != wanted.get("init"):
+        raise UsageError(
+            f"{path} began from other weights than {config.init} has now: bring them "
+            "back, or remove this folder to start again"
+        )
     there, here = found.get("model", {}), wanted["model"]
     if not there:
         return

@@ -13,7 +13,7 @@ from .errors import UsageError
 from .options import Options, option
 
 
-def _keys(file: str, dictionary: str) -> tuple[str, ...]:
+def keys_of(file: str, dictionary: str) -> tuple[str, ...]:
     """The keys of a dictionary in a file of the package, without an import of JAX."""
     tree = ast.parse((Path(__file__).parent / file).read_text(encoding="utf-8"))
     for node in tree.body:
@@ -25,11 +25,13 @@ def _keys(file: str, dictionary: str) -> tuple[str, ...]:
 # What a name of these fields stands for is a line of one dictionary. A name with a dot
 # is `module.name` of a part that only Python can give.
 PARTS = {
-    "loss": _keys("losses.py", "LOSSES"),
-    "optimiser": _keys("training/_optimisers.py", "OPTIMISERS"),
-    "schedule": _keys("training/_schedules.py", "SCHEDULES"),
+    "loss": keys_of("losses.py", "LOSSES"),
+    "optimiser": keys_of("training/_optimisers.py", "OPTIMISERS"),
+    "schedule": keys_of("training/_schedules.py", "SCHEDULES"),
 }
 INITS = "he", "lecun"
+# Short names; a folder or an id of the hub is a name too.
+DATASETS = keys_of("data/_load.py", "DATASETS")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -44,6 +46,12 @@ class ModelConfig(Options):
     width: float = option(1.0, "Multiplies the number of channels.", above=0)
     dropout: float = option(
         0.0, "Dropout probability inside Wide ResNet blocks.", at_least=0, below=1
+    )
+    shortcut: Literal["own", "padding", "centred", "projection"] = option(
+        "own",
+        "Of a ResNet's blocks that change the shape: the architecture's own; channels "
+        "of zeros at the end (option A, own of resnet20 to resnet110) or at both ends; "
+        "or a 1x1 convolution (option B, own of the others).",
     )
     init: str = option(
         "he",
@@ -68,6 +76,12 @@ class ModelConfig(Options):
         """Whether `arch` is `module.name` of a class that only Python can make."""
         return "." in self.arch
 
+    @property
+    def variant(self) -> dict[str, Any]:
+        """What `eqcifar.models.create` takes beside the name and initial weights."""
+        names = "width", "dropout", "shortcut"
+        return {name: getattr(self, name) for name in names}
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DataConfig(Options):
@@ -77,8 +91,7 @@ class DataConfig(Options):
 
     dataset: str = option(
         "cifar10",
-        "cifar10, cifar100, synthetic, synthetic100, a local folder, or org/name on "
-        "the Hugging Face hub.",
+        f"{', '.join(DATASETS)}, a local folder, or org/name on the Hugging Face hub.",
         short="-d",
     )
     val_size: int = option(
@@ -263,6 +276,23 @@ class OptimisationConfig(Options):
     label_smoothing: float = option(
         0.0, "Probability moved from the label to all classes.", at_least=0, below=1
     )
+    sam: float = option(
+        0.0,
+        "Radius of sharpness-aware minimisation: take the gradient at that distance, "
+        "where the loss is worst; 0: none.",
+        at_least=0,
+    )
+    sam_adaptive: bool = option(
+        False,
+        "Measure the radius of `--sam` relative to each weight, as in ASAM.",
+    )
+    sam_m: int = option(
+        0,
+        "Examples that have a worst direction of their own, of `--sam`; 0: the whole "
+        "batch.",
+        at_least=0,
+        divides="batch_size",
+    )
     ema: float = option(
         0.0,
         "Share of itself that a moving average of the weights keeps each step; it is "
@@ -377,12 +407,49 @@ class TrainConfig(EvaluationConfig, OptimisationConfig, DataConfig, ModelConfig)
         return dataclasses.replace(self, test_flip=False, test_crop=False)
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class SharpnessOptions(Options):
-    """How to measure sharpness; each field is also an option of `eqcifar sharpness`.
+def _again(options: type[Options], name: str, default: Any = None) -> Any:
+    """A field of another class once more, here with a default of its own."""
+    (field,) = (each for each in dataclasses.fields(options) if each.name == name)
+    default = field.default if default is None else default
+    return dataclasses.field(default=default, metadata=field.metadata)
 
-    Of `probes`, `top`, `rtol` and `target` see `eqcifar.sharpness.measure`. MixUp is
-    augmentation, and no part of a measured loss.
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ImportOptions(Options):
+    """What a network is that others have trained.
+
+    Mean and standard deviation are by default those of kuangliu/pytorch-cifar, which
+    most use.
+    """
+
+    panel = "Network"
+
+    arch: str = _again(ModelConfig, "arch")
+    width: float = _again(ModelConfig, "width")
+    shortcut: Literal["own", "padding", "centred", "projection"] = _again(
+        ModelConfig, "shortcut"
+    )
+    dataset: str = _again(DataConfig, "dataset")
+    mean: tuple[float, float, float] = _again(
+        DataConfig, "mean", (0.4914, 0.4822, 0.4465)
+    )
+    std: tuple[float, float, float] = _again(
+        DataConfig, "std", (0.2023, 0.1994, 0.2010)
+    )
+    loss: str = _again(OptimisationConfig, "loss", "ce")
+    label_smoothing: float = _again(OptimisationConfig, "label_smoothing")
+    seed: int = _again(OptimisationConfig, "seed")
+
+    def config(self) -> TrainConfig:
+        """The configuration of a run with such a network."""
+        return TrainConfig.from_dict(self.to_dict())
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class MeasurementOptions(Options):
+    """What every measurement of a trained network takes.
+
+    MixUp is augmentation, and no part of a measured loss.
     """
 
     panel = "Measurement"
@@ -393,30 +460,13 @@ class SharpnessOptions(Options):
         "there are fewer.",
         at_least=0,
     )
-    probes: int = option(
-        2, "Random vectors an image; 0: none, exact and dearer.", at_least=0
-    )
-    top: int = option(
-        5, "How many eigenvalues, of the measure eigenvalues.", at_least=1
-    )
-    rtol: float | None = option(
-        None,
-        "Stop traces when half the 95 % interval is that part of the value.",
-        above=0,
-    )
     loss: str | None = option(None, "The run's own by default.", choices=PARTS["loss"])
     one_hot: bool = option(
         False,
         "Take the loss against one-hot labels, even where training smoothed them.",
     )
-    target: Literal["split", "population"] = option(
-        "split", "Whose mean is meant: the split's, or of where it is from."
-    )
     batch_size: int = option(
         128, "Images at a time; rounded up to a multiple of the devices.", at_least=1
-    )
-    batch_statistics: bool = option(
-        False, "Normalise by the batch, as in training; not for ntk, unit, gram."
     )
     memory: float = option(1.0, "GB for per-image gradients, on each device.", above=0)
     seed: int = option(0, "Of images and random vectors.", at_least=0, below=2**32)
@@ -428,6 +478,52 @@ class SharpnessOptions(Options):
                 "samples = 1: must be 2 or more, for one image tells nothing about the "
                 "error; 0 takes all"
             )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SharpnessOptions(MeasurementOptions):
+    """How to measure sharpness; each field is also an option of `eqcifar sharpness`.
+
+    Of `probes`, `top`, `rtol` and `target` see `eqcifar.measurements.measure`.
+    """
+
+    panel = MeasurementOptions.panel
+
+    probes: int = option(
+        2, "Random vectors an image; 0: none, exact and dearer.", at_least=0
+    )
+    top: int = option(
+        5, "How many eigenvalues, of the measure eigenvalues.", at_least=1
+    )
+    rtol: float | None = option(
+        None,
+        "Stop traces when half the 95 % interval is that part of the value.",
+        above=0,
+    )
+    target: Literal["split", "population"] = option(
+        "split", "Whose mean is meant: the split's, or of where it is from."
+    )
+    batch_statistics: bool = option(
+        False, "Normalise by the batch, as in training; not for ntk, unit, gram."
+    )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CompareOptions(MeasurementOptions):
+    """How to compare two splits; each field is also an option of `eqcifar compare`."""
+
+    panel = MeasurementOptions.panel
+
+    probes: int = option(10, "Random vectors that all matrices share.", at_least=3)
+    eigenvectors: int = option(
+        10, "Compare the spaces of so many; 0: none.", at_least=0
+    )
+
+    def of_a_split(self) -> SharpnessOptions:
+        """How each of the two is measured."""
+        values = self.to_dict()
+        del values["eigenvectors"]
+        return SharpnessOptions(**values)
 
 
 def read_values(path: str | os.PathLike[str]) -> dict[str, Any]:

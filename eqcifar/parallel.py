@@ -15,6 +15,7 @@ from typing import Any, Generic, ParamSpec, TypeVar
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.core import Tracer
 from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
@@ -263,6 +264,17 @@ def highest(number: int) -> int:
     if jax.process_count() == 1:
         return number
     return int(multihost_utils.process_allgather(jnp.asarray(number, jnp.int32)).max())
+
+
+def texts_of_all(text: str) -> list[str]:
+    """A text of each process, in their order; all processes must call it."""
+    if jax.process_count() == 1:
+        return [text]
+    own = text.encode()
+    padded = np.zeros(highest(len(own)), np.uint8)
+    padded[: len(own)] = np.frombuffer(own, np.uint8)
+    rows = np.asarray(multihost_utils.process_allgather(padded))
+    return [bytes(row).rstrip(b"\0").decode() for row in rows]
 
 
 def everywhere(action: Callable[[], _Result]) -> _Result:

@@ -35,6 +35,13 @@ def _read_unless_shared(name, key, options, backend, devices):
 compiler._cache_read = _read_unless_shared
 
 
+@pytest.fixture(autouse=True)
+def _keep_compiling_once():
+    """What a command in this process does for eight devices, see above."""
+    yield
+    jax.config.update("jax_enable_compilation_cache", True)
+
+
 @pytest.fixture
 def x64():
     """Compute in float64 within one test."""

@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 import pytest
 
 from eqcifar.config import (
+    CompareOptions,
     DataConfig,
     EvaluationConfig,
     ModelConfig,
@@ -17,6 +18,7 @@ from eqcifar.fields import parse_values
 from eqcifar.options import Options, option
 from eqcifar_cli._options import Reader
 from eqcifar_cli._run_options import RunOptions
+from eqcifar_cli._sharpness_options import Wanted
 
 from .cli_tools import parse_options, run_cli
 
@@ -31,6 +33,7 @@ class Probing(Options):
     weights: tuple[float, float] = option((1.0, 2.0), "Two numbers.", at_least=0)
     kind: Literal["a", "b"] | None = option(None, "One of two.")
     loud: bool = option(False, "Whether it is.")
+    sure: bool = option(True, "Whether it is.")
     total: int = option(12, "The whole.")
     group: int = option(0, "A part.", divides="total")
 
@@ -42,7 +45,7 @@ class Probing(Options):
         ("-n 8 --share 0.5", {"count": 8, "share": 0.5}),
         ("--names x --names y,z", {"names": ("x", "y,z")}),
         ("--weights 0 1 --kind b --loud", {"weights": (0.0, 1.0), "kind": "b"}),
-        ("--no-loud --group 4", {"group": 4}),
+        ("--no-sure --group 4", {"sure": False, "group": 4}),
     ],
 )
 def test_each_field_is_an_option(words, values):
@@ -61,6 +64,7 @@ def test_each_field_is_an_option(words, values):
         ("--share nan", "share = nan: must be finite"),
         ("--weights 1 -1", "weights = (1.0, -1.0): must be each at least 0"),
         ("--group 5", "group = 5: must be 0 or a divisor of the total, 12"),
+        ("--no-loud", "No such option: --no-loud"),
         ("--count x", "Invalid value for '--count' / '-n': must be a whole number"),
     ],
 )
@@ -117,7 +121,9 @@ def test_help_has_every_field_in_the_panel_of_its_class():
     assert {field.name for field in dataclasses.fields(TrainConfig)} == parts
 
 
-@pytest.mark.parametrize("kind", [TrainConfig, RunOptions, SharpnessOptions])
+@pytest.mark.parametrize(
+    "kind", [TrainConfig, RunOptions, SharpnessOptions, CompareOptions, Wanted]
+)
 def test_every_default_is_within_its_bounds(kind):
     assert parse_options(kind)[0] == kind() == kind.from_dict(kind().to_dict())
 

@@ -4,7 +4,6 @@ import math
 import shutil
 import signal
 import sys
-import time
 from typing import Any
 
 import equinox as eqx
@@ -87,10 +86,10 @@ def test_a_table_a_row_and_the_same_numbers_as_json(trained):
         (("--original-devices", 4), "needs --convention original"),
         (
             ("--convention", "original", "--original-devices", 0),
-            "must be 1 or more",
+            "original_devices = 0: must be at least 1",
         ),
         (("--seed", 10**20), "must be at least 0 and below 4294967296"),
-        (("--sharpest", -1), "must be 0 or more"),
+        (("--sharpest", -1), "sharpest = -1: must be at least 0"),
         (("--how-many", 2, *QUICK), "must be between 0 and 1"),
         (
             ("--top", 5000, "--measures", "eigenvalues", "--memory", 0.02, *QUICK),
@@ -129,8 +128,8 @@ def test_a_run_without_a_model_is_refused(trained, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("--probes", 2), "must be 3 or more"),
-        (("--eigenvectors", -1), "must be 0 or more"),
+        (("--probes", 2), "probes = 2: must be at least 3"),
+        (("--eigenvectors", -1), "eigenvectors = -1: must be at least 0"),
         (("--eigenvectors", 10**6), "cannot compare 1000000 eigenvectors of "),
         (("--memory", 1e-9), "more than the 4e-09 GB allowed: ask for fewer"),
         (("--seed", 10**20), "below 4294967296"),
@@ -140,6 +139,20 @@ def test_what_cannot_be_compared_is_one_line(trained, arguments, message):
     result = run_cli("compare", trained, "--devices", 1, *arguments)
     assert (result.exit_code, result.stderr.count("\n")) == (2, 1)
     assert message in result.stderr
+
+
+def test_a_comparison_says_how_it_was_made(trained):
+    words = "compare", trained, "--probes", 3, "--eigenvectors", 0, *QUICK
+    result = run_cli(*words, "--json")
+    assert result.exit_code == 0, result.stderr
+    found = json.loads(result.stdout)
+    assert found["options"] == {
+        **{"samples": 8, "batch_size": 4, "probes": 3, "eigenvectors": 0},
+        **{"loss": None, "one_hot": False, "memory": 1.0, "seed": 0},
+    }
+    row = read_wide(trained / "sharpness.tsv")[-1]
+    assert (row["probes"], row["examples"], row["examples_te"]) == ("3", "8", "8")
+    assert float(row["ratio_ggn"]) == found["trace_ratio"]["value"]
 
 
 def test_a_diverged_network_is_one_line(trained, tmp_path):
@@ -176,8 +189,8 @@ def test_data_that_changed_since_training_is_said(trained, monkeypatch):
     assert read_wide(trained / "sharpness.tsv") == before
 
 
-def ntk_trace(model, state, images):
-    """The mean of the squared Jacobians, one image at a time."""
+def ntk_traces(model, state, images):
+    """The squared Jacobian of each image."""
     params, static = eqx.partition(eqx.nn.inference_mode(model), eqx.is_inexact_array)
 
     @jax.jit
@@ -187,7 +200,7 @@ def ntk_trace(model, state, images):
         return sum(jnp.sum(leaf**2) for leaf in leaves)
 
     with jax.default_matmul_precision("highest"):
-        return np.mean([float(squares(params, image)) for image in images])
+        return np.array([float(squares(params, image)) for image in images])
 
 
 def test_the_original_columns_follow_their_formula(trained):
@@ -208,12 +221,12 @@ def test_the_original_columns_follow_their_formula(trained):
     size = sum(x.size for x in jax.tree.leaves(eqx.filter(loaded.model, eqx.is_array)))
     assert (len(train), len(test), config.batch_size) == (40, 20, 16)
     row = read_wide(trained / "sharpness.tsv")[-1]
-    for name, images in (
-        ("batch", train[:16]),
-        ("dataset", train),
-        ("dataset_te", test),
+    traces = ntk_traces(loaded.model, loaded.state, [*train, *test])
+    for name, of in (
+        *(("batch", slice(16)), ("dataset", slice(40))),
+        ("dataset_te", slice(40, None)),
     ):
-        ntk = ntk_trace(loaded.model, loaded.state, images)
+        ntk = traces[of].mean()
         # A piecewise-linear network: tr H of this loss is the trace of the NTK.
         expected = {"ntk": ntk, "hess": (ntk + 5e-4 * size) / (16 / 8)}
         for kind, value in expected.items():
@@ -249,16 +262,27 @@ def test_dropout_is_off_when_measured(trained, tmp_path):
     assert trace[0.5] == trace[0.0] > 0
 
 
+_KILLED = """
+import os, signal
+from eqcifar.measurements import _unfinished
+_unfinished._EVERY_SECONDS = 0
+save = _unfinished.Unfinished._save
+def save_and_die(self, *given):
+    save(self, *given)
+    if list(self._table.parent.glob({pieces!r})):
+        os.kill(os.getpid(), signal.SIGKILL)
+_unfinished.Unfinished._save = save_and_die
+"""
+
+
 def test_a_killed_command_goes_on_with_the_same_bits(trained, tmp_path):
-    run, pieces = tmp_path / "run", ".sharpness.tsv-*eigen-hess*.npz"
+    # A batch of the trace is done, of three, and all of the measure before it.
+    run, pieces = tmp_path / "run", ".sharpness.tsv-*outputs-ce*.npz"
     shutil.copytree(trained, run, ignore=shutil.ignore_patterns("*sharpness.tsv*"))
-    command = "sharpness", run, "--measures", "ntk,eigenvalues", *QUICK
-    often = "from eqcifar.measurements import _unfinished as u; u._EVERY_SECONDS = 0"
-    with start_cli(*command, first=often) as process:
-        while not list(run.glob(pieces)) and process.poll() is None:
-            time.sleep(0.005)
-        process.kill()
-    assert process.returncode == -signal.SIGKILL
+    command = "sharpness", run, "--measures", "ntk,trace", "--samples", 12, *QUICK[2:]
+    with start_cli(*command, first=_KILLED.format(pieces=pieces)) as process:
+        errors = process.communicate()[1]
+    assert process.returncode == -signal.SIGKILL, errors
     assert list(run.glob(pieces))
     assert not (run / "sharpness.tsv").exists()
     # Twice in one process: what was killed, and all of it.
@@ -268,7 +292,7 @@ def test_a_killed_command_goes_on_with_the_same_bits(trained, tmp_path):
     assert process.returncode == 0, errors
     assert not list(run.glob(".sharpness.tsv-*"))
     resumed, whole = read_wide(run / "sharpness.tsv")
-    assert float(resumed["lambda_1"]) > float(resumed["lambda_ggn_2"]) > 0
+    assert float(resumed["tr_hess"]) == float(resumed["tr_ggn"]) > 0
     del resumed["time"], whole["time"]
     assert resumed == whole
 

@@ -12,6 +12,8 @@ import pytest
 from rich.console import Console
 
 from eqcifar import data, runs, storage
+from eqcifar.errors import UsageError
+from eqcifar.runs._alike import check_shared
 from eqcifar.training import Diverged, Progress
 from eqcifar_cli._progress import Reporter, format_row
 
@@ -264,29 +266,65 @@ def test_a_terminal_shows_a_bar():
     assert "epoch 1/2  loss 0.5000  1000 images/s  SYNTHETIC\n" in shown
 
 
-_TOGETHER = """
-import jax
-from eqcifar import parallel
-jax.config.update("jax_cpu_collectives_implementation", "gloo")
-alone = parallel.initialise
-parallel.initialise = lambda: alone("localhost:{port}", 2, {process})
-"""
+def _start_two(*each: tuple):
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    return [
+        start_cli(
+            *TINY[:-2],
+            *options,
+            *("--coordinator", f"localhost:{port}", "--processes", 2),
+            *("--process-id", process),
+            JAX_CPU_COLLECTIVES_IMPLEMENTATION="gloo",
+        )
+        for process, options in enumerate(each)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("--coordinator", "localhost:1"), "go together: give all 3"),
+        (
+            ("--coordinator", "localhost:1", "--processes", 2, "--process-id", 2),
+            "numbers are from 0 to 1",
+        ),
+    ],
+)
+def test_processes_by_hand_are_named_whole(options, said, tmp_path):
+    result = run_cli(*TINY[:-2], "--out", tmp_path, *options)
+    assert result.exit_code == 2
+    assert said in result.stderr
+
+
+def test_processes_of_different_options_end_before_they_train(tmp_path):
+    same = "--out", tmp_path, "--lr", 0.1
+    processes = _start_two(same, (*same, "--weight-decay", 0.01, "--lr", 0.2))
+    ends = [process.communicate(timeout=120) for process in processes]
+    assert [process.returncode for process in processes] == [2, 2]
+    for _, errors in ends:
+        for part in (
+            "not started alike",
+            "lr 0.1 in process 0, 0.2 in process 1",
+            "weight_decay 0.0005 in process 0, 0.01 in process 1",
+        ):
+            assert part in errors
+    assert not list(tmp_path.iterdir())
+
+
+def test_processes_that_share_no_folder_end_in_a_line(tmp_path, monkeypatch):
+    monkeypatch.setattr("eqcifar.runs._alike._PATIENCE", 0.0)
+    with pytest.raises(UsageError, match="is not the same folder for all processes"):
+        check_shared(tmp_path / "config.json")
+    (tmp_path / "config.json").write_text("{}")
+    check_shared(tmp_path / "config.json")
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="has no such signals")
 def test_a_signal_to_one_process_stops_all_alike(tmp_path):
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        port = free.getsockname()[1]
-    options = "--epochs", 5000, "--eval-every", 5000, "--out", tmp_path, "--distributed"
-    processes = [
-        start_cli(
-            *TINY[:-2],
-            *options,
-            first=_TOGETHER.format(port=port, process=process),
-        )
-        for process in range(2)
-    ]
+    options = "--epochs", 5000, "--eval-every", 5000, "--out", tmp_path
+    processes = _start_two(options, options)
     try:
         main, other = processes
         assert main.stdout
@@ -307,3 +345,17 @@ def test_a_signal_to_one_process_stops_all_alike(tmp_path):
 def test_a_row_without_evaluation_is_a_shorter_line():
     row = {"epoch": 3, "loss": 0.5, "acc_te": math.nan, "images_per_s": 1234.5}
     assert format_row(row, 200) == "epoch   3/200  loss 0.5000  1234 images/s"
+
+
+def test_stability_is_followed_step_by_step(tmp_path):
+    arguments = *TINY, "--epochs", 2, "--stability-every", 1, "--out", tmp_path
+    result = run_cli(*arguments)
+    assert result.exit_code == 0, result.stderr
+    run = storage.latest_run(tmp_path)
+    rows = storage.read_wide(run.path / "stability.tsv")
+    per_epoch = len(rows) // 2
+    assert [int(row["step"]) for row in rows] == list(range(2 * per_epoch))
+    assert rows[1]["loss"] != rows[0]["loss"]
+    refused = run_cli(*arguments, "--optimiser", "muon", "--muon-lr", 0.1)
+    assert refused.exit_code == 2
+    assert "no threshold is known of the optimiser muon" in refused.stderr

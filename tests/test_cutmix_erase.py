@@ -113,8 +113,8 @@ def test_rectangles_are_those_of_the_authors_program():
         (found[:, 0] * found[:, 1], sizes[:, 0] * sizes[:, 1]),
         (found[:, 2], sizes[:, 2]),
     ):
-        same: Any = ks_2samp(a, b)
-        assert same.pvalue > 1e-3
+        result: Any = ks_2samp(a, b)
+        assert result.pvalue > 1e-3
     # Down to the pixel's rounding, between the smallest and the largest share.
     areas = found[:, 0] * found[:, 1] / (height * width)
     assert areas.max() <= 0.4

@@ -145,7 +145,7 @@ def test_the_same_numbers_are_the_same_bytes(run, exported, tmp_path):
 def test_the_command_writes_into_the_run(run):
     path = run.path / "export" / "model.safetensors"
     for _ in range(2):
-        result = run_cli("export", run.path, "--format", "safetensors")
+        result = run_cli("export", run.path)
         assert (result.exit_code, result.stderr) == (0, "")
         assert str(path) in result.stdout
     assert runs.load_model(path).config == CONFIG
@@ -153,7 +153,7 @@ def test_the_command_writes_into_the_run(run):
 
 def test_other_peoples_folders_are_left_alone(run, tmp_path):
     (tmp_path / "README.md").write_text("mine")
-    result = run_cli("export", run.path, "--to", tmp_path)
+    result = run_cli("export", run.path, "--out", tmp_path)
     assert result.exit_code == 2
     assert result.stderr == f"Error: {tmp_path} exists already: give a new folder\n"
     assert (tmp_path / "README.md").read_text() == "mine"

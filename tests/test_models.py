@@ -46,6 +46,19 @@ PARAMETERS = {
     "airbench94": 1_972_792,
     "airbench96": 9_918_776,
 }
+# With projection shortcuts, as chenyaofo/pytorch-cifar-models and as PyHessian's
+# weights; VGGs of chenyaofo: 9.76, 9.94, 15.25 and 20.57 million there.
+VARIANTS = {
+    "resnet20": ({"shortcut": "projection"}, 272_474),
+    "resnet32": ({"shortcut": "projection"}, 466_906),
+    "resnet44": ({"shortcut": "projection"}, 661_338),
+    "resnet56": ({"shortcut": "projection"}, 855_770),
+    "resnet110": ({"shortcut": "centred"}, 1_727_962),
+    "vgg11-fc3": ({}, 9_756_426),
+    "vgg13-fc3": ({}, 9_941_322),
+    "vgg16-fc3": ({}, 15_253_578),
+    "vgg19-fc3": ({}, 20_565_834),
+}
 
 
 def shapes(name, *args, **kwargs):
@@ -55,6 +68,12 @@ def shapes(name, *args, **kwargs):
 @pytest.mark.parametrize("name", PARAMETERS)
 def test_parameters_are_as_published(name):
     assert models.count_parameters(shapes(name)[0]) == PARAMETERS[name]
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_parameters_of_variants_are_as_published(name):
+    variant, count = VARIANTS[name]
+    assert models.count_parameters(shapes(name, **variant)[0]) == count
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,5 @@
 import base64
+import dataclasses
 import html.parser
 import itertools
 import math
@@ -12,13 +13,14 @@ import pytest
 
 from eqcifar.config import TrainConfig
 from eqcifar.fields import train_command
+from eqcifar.recipes import recipe_options
 from eqcifar.results import read_records, sharpness_columns, tabulate
 from eqcifar.results._measures_table import legend, measures_table
 from eqcifar.storage import find_runs
 from eqcifar_cli._configs import Config
 
 from .cli_tools import parse_options, run_cli
-from .results_tools import write_grid, write_run
+from .results_tools import write_grid, write_run, write_tsv
 
 pytest.importorskip("matplotlib")
 pytest.importorskip("jinja2")
@@ -245,6 +247,30 @@ def test_what_was_made_in_python_has_no_command(tmp_path):
     said = "mine.Net with the loss mine.absolute<b> on cifar10, noise=0.2"
     assert f"Made in Python, no command gives it: {said} ." in words
     assert "noise –, 0.2" in words or "noise 0.2, –" in words
+
+
+def test_commands_of_the_originals_folders_train_its_networks(tmp_path):
+    networks = {
+        **{"vgg_0_0.8_1000_3": "vgg", "resnet_0.4_0.1_1000_3": "original-resnet18"},
+        "wrn_0.4_0.8_1000_3": "original-wrn28-10",
+    }
+    for name in networks:
+        (tmp_path / "cifar100" / name).mkdir(parents=True)
+        log = tmp_path / "cifar100" / name / "log.tsv"
+        write_tsv(log, [{"epoch": 200, "acc_tr": 0.9, "acc_te": 0.5}])
+    page = tmp_path / "report.html"
+    result = run_cli("report", tmp_path, "--layout", "original", "-o", page)
+    assert result.exit_code == 0, result.stderr
+    commands = re.findall("<pre><code>(eqcifar train .*)</code>", page.read_text())
+    given = [parse_options(Config, *shlex.split(line)[2:])[0] for line in commands]
+    assert {config.arch for config in given} == set(networks.values())
+    original = TrainConfig(**recipe_options("original"))
+    for config in given:
+        assert (config.dataset, config.seed, config.epochs) == ("cifar100", 3, 200)
+        made = "arch", "dataset", "mixup", "lr", "seed"
+        assert original == dataclasses.replace(
+            config, **{name: getattr(original, name) for name in made}
+        )
 
 
 def test_a_page_that_cannot_be_written_is_one_line(tmp_path):

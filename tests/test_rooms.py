@@ -13,7 +13,7 @@ PACKAGE = Path(eqcifar.__file__).parent
 # Lower floors first; a room imports rooms of its own floor only where named.
 FLOORS = [
     {"errors", "extras", "options", "config", "recipes", "fields"},
-    {"parallel", "models", "data", "storage", "figures", "losses"},
+    {"parallel", "models", "data", "storage", "figures", "losses", "sam"},
     {"training", "sharpness"},
     # What a measure computes, it imports when it does, so that results may read it.
     {"measures"},
@@ -31,6 +31,7 @@ BESIDE = {
     ("fields", "options"),
     ("fields", "errors"),
     ("models", "parallel"),
+    ("sam", "models"),
     ("data", "parallel"),
     ("figures", "storage"),
     ("exchange", "measurements"),

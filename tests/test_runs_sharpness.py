@@ -8,10 +8,10 @@ import pytest
 
 from eqcifar import measurements, sharpness, storage, training
 from eqcifar.errors import RunError, UsageError
-from eqcifar.measurements import SharpnessOptions
+from eqcifar.measurements import CompareOptions, SharpnessOptions
 from eqcifar.measurements._work import Work
 from eqcifar.parallel import make_mesh
-from eqcifar.sharpness import Measured
+from eqcifar.sharpness import Estimate, Measured
 from eqcifar.storage._growing_table import append_wide, keep_rows, read_wide
 
 from .helpers import small_dataset, small_net
@@ -164,14 +164,13 @@ def test_a_comparison_goes_on_with_the_same_bits(subject):
 
         return measurements.compare_splits(
             subject,
-            dataclasses.replace(OPTIONS, probes=3),
-            count=2,
+            CompareOptions(samples=10, batch_size=4, probes=3, eigenvectors=2),
             devices=1,
             report=report,
             append=False,
         )
 
-    for at in (("trace, test", 4), ("common vectors", 2), ("eigenvectors", 20)):
+    for at in (("trace, test", 4), ("spectra", 2), ("spectra", 23)):
         with pytest.raises(Stop):
             run(at)
     assert list(subject.table.parent.glob(".*compare-half0.*.npz"))
@@ -205,6 +204,16 @@ def test_the_row_has_full_precision_and_says_what_it_is(subject):
     assert row["tr_hess_te_se"] == estimate.standard_error
     append_wide(subject.table, row)
     assert float(read_wide(subject.table)[0]["tr_hess_te"]) == estimate.value
+
+
+def test_a_measure_of_fewer_images_says_how_many(subject):
+    found = {
+        "trace": Measured({"tr_hess": Estimate(1.0, examples=90)}),
+        "gram": Measured({"lmax_ntk": Estimate(2.0, examples=64)}),
+    }
+    row = measurements.sharpness_row(subject, OPTIONS, {"test": found})
+    assert (row["examples_te"], row["lmax_ntk_te_examples"]) == (90, 64)
+    assert "tr_hess_te_examples" not in row
 
 
 def test_another_loss_or_mode_is_another_column(subject):

@@ -164,22 +164,21 @@ def test_an_interrupted_pass_resumes_to_the_same_bits(x64, smooth, tmp_path):
     net, examples, _ = smooth
     examples = examples.with_batch_size(4)
     whole = sharpness.probe_traces(net, examples, "ce", probes=2, key=KEY)
-    rows, path = {}, tmp_path / "partial.npz"
+    pages, path = {}, tmp_path / "partial.npz"
 
-    def stop_early(seen, wanted):
+    def stop_early(seen, wanted, rows):
         assert wanted == 8
         sharpness.save_rows(path, rows, "gelu ce")
         raise KeyboardInterrupt
 
-    with pytest.raises(KeyboardInterrupt):
-        sharpness.probe_traces(
-            net, examples, "ce", probes=2, key=KEY, done=rows, report=stop_early
-        )
+    with pytest.raises(KeyboardInterrupt), sharpness.keeping(pages, stop_early):
+        sharpness.probe_traces(net, examples, "ce", probes=2, key=KEY)
     with pytest.raises(UsageError, match="another measurement"):
         sharpness.load_rows(path, "relu ce")
     rows = sharpness.load_rows(path, "gelu ce")
     assert list(rows) == [0]
-    resumed = sharpness.probe_traces(net, examples, "ce", probes=2, key=KEY, done=rows)
+    with sharpness.keeping({"": rows}):
+        resumed = sharpness.probe_traces(net, examples, "ce", probes=2, key=KEY)
     for name, table in whole.values.items():
         np.testing.assert_array_equal(resumed.values[name], table)
     assert sharpness.load_rows(tmp_path / "none.npz", "") == {}

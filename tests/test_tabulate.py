@@ -377,15 +377,19 @@ def test_the_measurement_of_most_images_counts_then_the_last(tmp_path):
         {"examples": 1000, "tr": 3.0, "tr_se": math.nan},
         {"examples": 20, "tr": 4.0, "tr_se": 0.4, "examples_te": 50, "tr_te": 9.0},
         {"examples": 20, "tr": math.nan, "probes": 2, "sample_seed": 0},
+        {"examples": 90, "few": 5.0, "few_examples": 64},
+        {"examples": 70, "few": 6.0},
+        {"examples": 99, "few": 7.0, "few_examples": 64},
     )
     (record,) = read_records(tmp_path)
     found = {name: x for name, x in record.values.items() if name not in COLUMNS}
     # Value, error and bound are of one row.
     assert math.isnan(found.pop("tr_se"))
     assert found.pop("tr_te_se", None) is None
-    assert found == {"tr": 3.0, "lmax": 8.0, "lmax_bound": 0.5, "tr_te": 9.0}
+    bounds = {"lmax": 8.0, "lmax_bound": 0.5}
+    assert found == {"tr": 3.0, "tr_te": 9.0, "few": 6.0, **bounds}
     images = {name: basis.images for name, basis in record.bases.items()}
-    assert images == {"tr": 1000, "lmax": 100, "tr_te": 50}
+    assert images == {"tr": 1000, "lmax": 100, "tr_te": 50, "few": 70}
 
 
 def test_the_last_row_of_the_sharpness_log_is_a_measurement_too(tmp_path):

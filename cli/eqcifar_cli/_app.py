@@ -10,6 +10,7 @@ from ._compare import compare
 from ._doctor import doctor
 from ._eval import evaluate
 from ._export import export
+from ._import import import_
 from ._plot import plot
 from ._predict import predict
 from ._program import Program
@@ -59,6 +60,7 @@ app.command()(sweep)
 app.command("eval")(evaluate)
 app.command()(predict)
 app.command()(export)
+app.command("import")(import_)
 app.command()(tabulate)
 app.command()(plot)
 app.command()(report)

@@ -73,7 +73,7 @@ def info(
         "Training pixels in [0, 1], by channel (red, green, blue):\n"
         f"  mean {_numbers(mean)}\n  std  {_numbers(std)}"
     )
-    if name not in ("synthetic", "synthetic100"):
+    if not dataset.synthetic:
         say(f"Decoded images are kept in {data.cache_folder()}")
 
 

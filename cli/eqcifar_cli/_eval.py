@@ -4,9 +4,9 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from eqcifar.config import loss_title
+from eqcifar.config import PARTS, loss_title
 
-from ._measuring import Json, LossName, OneHot, Out, RunPath
+from ._measuring import Json, Out, RunPath
 from ._output import print_json, print_table, print_warning
 
 
@@ -26,8 +26,22 @@ def evaluate(
             show_default=False,
         ),
     ] = None,
-    loss: LossName = None,
-    one_hot: OneHot = False,
+    loss: Annotated[
+        str | None,
+        typer.Option(
+            metavar="|".join(PARTS["loss"]),
+            help="The run's own by default.",
+            show_default=False,
+        ),
+    ] = None,
+    one_hot: Annotated[
+        bool,
+        typer.Option(
+            "--one-hot",
+            help="Take the loss against one-hot labels, even where training smoothed "
+            "them.",
+        ),
+    ] = False,
     out: Out = Path("results"),
     as_json: Json = False,
 ):

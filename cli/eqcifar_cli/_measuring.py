@@ -10,8 +10,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from eqcifar.config import PARTS
-
 from ._output import console, print_warning, say
 from ._progress import make_bar
 from ._stop import StopRequest, exit_code
@@ -34,36 +32,9 @@ Json = Annotated[
     bool, typer.Option("--json", help="Print JSON at full precision, and nothing else.")
 ]
 
-Samples = Annotated[
-    int | None,
-    typer.Option(
-        help="Images drawn at random from each split; 0: all; 1000 by default.",
-        show_default=False,
-    ),
-]
-LossName = Annotated[
-    str | None,
-    typer.Option(
-        metavar="|".join(PARTS["loss"]),
-        help="The run's own by default.",
-        show_default=False,
-    ),
-]
-OneHot = Annotated[
-    bool,
-    typer.Option(
-        "--one-hot",
-        help="Take the loss against one-hot labels, even where training smoothed them.",
-    ),
-]
-BatchSize = Annotated[int, typer.Option(help="Images at a time.")]
-Memory = Annotated[
-    float, typer.Option(help="GB for per-image gradients, on each device.")
-]
 Devices = Annotated[
     int | None, typer.Option(help="Devices; all by default.", show_default=False)
 ]
-Seed = Annotated[int, typer.Option(help="Of images and random vectors.")]
 
 _SECONDS_BETWEEN_LINES = 15.0
 _SECONDS_BETWEEN_ESTIMATES = 0.5

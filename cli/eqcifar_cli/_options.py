@@ -21,6 +21,7 @@ from typing import Annotated, Any, Literal, get_args, get_origin
 
 import typer
 
+from eqcifar.config import DATASETS
 from eqcifar.fields import show_field
 from eqcifar.options import Options, without_none
 
@@ -88,10 +89,12 @@ def _option(reader: Reader, field: dataclasses.Field) -> inspect.Parameter:
     kind: Any = without_none(field.type)
     choices = get_args(kind) if get_origin(kind) is Literal else about["choices"]
     metavar, default, flag = about["metavar"], field.default, flag_of(field.name)
-    names = [flag] if kind is not bool or reader.many else [f"{flag}/--no-{flag[2:]}"]
+    # A file may have turned a switch on that the command line is to turn off.
+    may_be_on = default is True or reader.read != reader.options.from_dict
+    names = [f"{flag}/--no-{flag[2:]}" if kind is bool and may_be_on else flag]
     if reader.many:
         metavar = {bool: "true,false"}.get(kind, f"{metavar or 'VALUE'},...")
-        names = ["--seeds", *names] if field.name == "seed" else names
+        names = ["--seeds", flag] if field.name == "seed" else [flag]
         kind, default = str, show_field(default)
     elif choices:
         metavar, kind = "|".join(choices), Literal[choices]
@@ -132,8 +135,7 @@ def _complete_arch(incomplete: str) -> list[str]:
 
 
 def _complete_dataset(incomplete: str) -> list[str]:
-    names = "cifar10", "cifar100", "synthetic", "synthetic100"
-    return [name for name in names if name.startswith(incomplete)]
+    return [name for name in DATASETS if name.startswith(incomplete)]
 
 
 _COMPLETIONS = {"arch": _complete_arch, "dataset": _complete_dataset}

@@ -56,6 +56,17 @@ class RunOptions(Options):
         500, "On so many training images; 0: all.", at_least=0
     )
 
+    stability_every: int = option(
+        0,
+        "Take the largest eigenvalue of the training loss every K steps, beside where "
+        "the optimiser turns unstable, into stability.tsv; 0: never.",
+        at_least=0,
+        metavar="K",
+    )
+    stability_batches: int = option(
+        1, "Of so many batches of training images, always the same.", at_least=1
+    )
+
     def arguments(self) -> list[str]:
         """The arguments of `eqcifar train` that mean the same, without defaults."""
         words: list[str] = []

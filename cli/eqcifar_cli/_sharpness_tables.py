@@ -9,7 +9,7 @@ from typing import Any
 
 import typer
 
-from eqcifar import sharpness, training
+from eqcifar import sharpness
 from eqcifar.measurements import MeasuredNetwork, SharpnessOptions
 from eqcifar.measures import meaning
 from eqcifar.sharpness import Estimate, Measured
@@ -20,7 +20,9 @@ from ._output import describe_wrong, print_json, print_table
 Found = Mapping[str, Mapping[str, Measured]]
 
 
-def print_found(trained: MeasuredNetwork, options: SharpnessOptions, found: Found):
+def print_found(
+    trained: MeasuredNetwork, options: SharpnessOptions, found: Found, penalty: float
+):
     """A table a split, and under it what the numbers rest on."""
     loss = trained.loss_name(options)
     for split, measures in found.items():
@@ -38,7 +40,7 @@ def print_found(trained: MeasuredNetwork, options: SharpnessOptions, found: Foun
             rows,
             left=("meaning",),
         )
-    typer.echo(_notes(trained, options, found))
+    typer.echo(_notes(trained, options, found, penalty))
 
 
 def _value(trained: MeasuredNetwork) -> str:
@@ -50,7 +52,9 @@ def _cells(estimate: Estimate, bound: float | None) -> tuple[str, str, str]:
     return (*format_estimate(estimate.value, half), str(estimate.examples))
 
 
-def _notes(trained: MeasuredNetwork, options: SharpnessOptions, found: Found) -> str:
+def _notes(
+    trained: MeasuredNetwork, options: SharpnessOptions, found: Found, penalty: float
+) -> str:
     whose = {"split": "the split", "population": "the population it is from"}
     lines = [
         f"{plus_minus()}: half the 95 % interval of the value over "
@@ -72,7 +76,6 @@ def _notes(trained: MeasuredNetwork, options: SharpnessOptions, found: Found) ->
             "are wrong."
         )
     mode = "each batch" if options.batch_statistics else "running statistics"
-    penalty = _penalty(trained, options)
     lines.append(
         f"Normalised by {mode}, without augmentation and dropout. Weight decay is left "
         f"out: it would add lambda P = {penalty:.6g} to tr_hess."
@@ -116,12 +119,6 @@ def _rise_note(found: Found) -> list[str]:
             "average: from 5 directions, 95 % intervals held the truth in 68 to 96 %."
         )
     return lines
-
-
-def _penalty(trained: MeasuredNetwork, options: SharpnessOptions) -> float:
-    network = trained.network(options)
-    coefficients = training.l2_coefficients(network.params, trained.config)
-    return sharpness.penalty_trace(network, coefficients)
 
 
 def _path_note(path: Mapping[str, Any]) -> list[str]:
@@ -185,14 +182,18 @@ def print_shares(
 
 
 def to_json(
-    trained: MeasuredNetwork, options: SharpnessOptions, found: Found, sharpest: int
+    trained: MeasuredNetwork,
+    options: SharpnessOptions,
+    found: Found,
+    penalty: float,
+    sharpest: int,
 ) -> dict[str, Any]:
     """Everything at full precision."""
     loss = trained.loss_name(options)
     return {
         **header(trained, options),
         "options": dataclasses.asdict(options),
-        "penalty": _penalty(trained, options),
+        "penalty": penalty,
         "splits": {
             split: {
                 "values": {

@@ -1,9 +1,14 @@
+import dataclasses
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 
-from ._output import print_json, print_table, say
+from eqcifar.config import keys_of
+from eqcifar.options import Options, option
+
+from ._options import with_options
+from ._output import print_table, say
 from ._results import (
     By,
     Filters,
@@ -18,7 +23,23 @@ from ._results import (
 )
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class FormatOptions(Options):
+    """How the table is written: for the terminal, or as `results.FORMATS` has it."""
+
+    panel = "Options"
+
+    format: str = option(
+        "table",
+        "Those beside table, markdown and latex have a line a row, in full precision.",
+        choices=("table", *keys_of("results/_formats.py", "FORMATS")),
+    )
+
+
+@with_options
 def tabulate(
+    options: FormatOptions,
+    *,
     folder: Folder = Path("results"),
     metric: Annotated[
         list[str] | None,
@@ -76,12 +97,6 @@ def tabulate(
             help="1: sample standard deviation; 0: the original's, divided by n.",
         ),
     ] = 1,
-    form: Annotated[
-        Literal["table", "markdown", "latex", "tsv", "csv", "json"],
-        typer.Option(
-            "--format", help="The last three have a line a row, in full precision."
-        ),
-    ] = "table",
     layout: Layout = "eqcifar",
 ):
     """Print one table of all runs: mean and standard deviation over the seeds."""
@@ -98,30 +113,27 @@ def tabulate(
     against = None if baseline is None else results.parse_baseline(baseline, records)
     if against is not None:
         results.check_baseline(tables, against)
-    options = {"ddof": ddof, "baseline": against, "select": select}
-    if form in ("tsv", "csv", "json"):
-        rows = results.long_rows(tables, metrics, **options)
-        if form == "json":
-            shared = [
-                {"synthetic": t.synthetic, "common": t.common, "pooled": t.pooled}
-                for t in tables
-            ]
-            options = {"ddof": ddof, "select": select}
-            print_json({**options, "tables": shared, "rows": rows})
-        else:
-            delimiter = "," if form == "csv" else "\t"
-            typer.echo(results.to_delimited(rows, delimiter), nl=False)
+    how = {"ddof": ddof, "baseline": against, "select": select}
+    form = results.FORMATS.get(options.format)
+    if form is not None and form.long:
+        shared = [
+            {"synthetic": t.synthetic, "common": t.common, "pooled": t.pooled}
+            for t in tables
+        ]
+        about = {"ddof": ddof, "select": select, "tables": shared}
+        rows = results.long_rows(tables, metrics, **how)
+        typer.echo(form.write(rows, about), nl=False)
         return
     if across is None:
         across = "dataset" if against is None else "none"
     for table in tables:
         grid = results.pivot(
-            table, metrics, across=None if across == "none" else across, **options
+            table, metrics, across=None if across == "none" else across, **how
         )
         first = [group.done[0] for group in table.groups if group.done]
         if devices := results.hardware(first):
             grid.notes.append(f"Times on {', '.join(devices)}.")
-        if form == "table":
+        if form is None:
             show = for_stdout
             print_table(
                 show(grid.title),
@@ -130,5 +142,4 @@ def tabulate(
             )
             say(show("".join(f"{note}\n" for note in grid.notes)))
         else:
-            convert = results.to_markdown if form == "markdown" else results.to_latex
-            typer.echo(for_stdout(convert(grid)) + "\n")
+            typer.echo(for_stdout(form.write(grid)) + "\n")

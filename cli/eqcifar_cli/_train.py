@@ -26,19 +26,57 @@ def train(
             rich_help_panel="Run",
         ),
     ] = False,
+    coordinator: Annotated[
+        str | None,
+        typer.Option(
+            "--coordinator",
+            metavar="HOST:PORT",
+            help="Where no cluster is found, as with plain ssh: a free port of the "
+            "first process's host. Needs --processes and --process-id.",
+            rich_help_panel="Run",
+        ),
+    ] = None,
+    processes: Annotated[
+        int | None,
+        typer.Option(
+            "--processes", min=1, help="How many in all.", rich_help_panel="Run"
+        ),
+    ] = None,
+    process_id: Annotated[
+        int | None,
+        typer.Option(
+            "--process-id",
+            min=0,
+            help="Which this one is; 0 writes the files.",
+            rich_help_panel="Run",
+        ),
+    ] = None,
 ):
     """Train a network, or go on with a run that was interrupted.
 
     The same options mean the same run: a finished one is not computed again.
     """
     from eqcifar import parallel, runs
+    from eqcifar.errors import UsageError
 
     from ._jax import keep_compilations
     from ._training import Training
 
     # On all processes: one that fails alone would leave the others waiting.
     tracking = runs.Tracking(options.track, warn=print_warning)
-    if distributed:
+    by_hand = coordinator, processes, process_id
+    if any(given is not None for given in by_hand):
+        if coordinator is None or processes is None or process_id is None:
+            raise UsageError(
+                "--coordinator, --processes and --process-id go together: give all 3"
+            )
+        if process_id >= processes:
+            raise UsageError(
+                f"--process-id {process_id} of {processes} processes: numbers are "
+                f"from 0 to {processes - 1}"
+            )
+        parallel.initialise(*by_hand)
+    elif distributed:
         parallel.initialise()
     keep_compilations()
     training = Training(config, options, tracking)

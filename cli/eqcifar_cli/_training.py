@@ -38,10 +38,21 @@ class Training:
                 report=self._reporter.on_measure,
                 should_stop=self._stop,
             )
+        self._stability = None
+        if options.stability_every:
+            self._stability = measurements.StabilityLog(
+                config,
+                options.stability_every,
+                batches=options.stability_batches,
+                warn=print_warning,
+            )
 
     def train(self, out: Path) -> Run:
         """Train it, or go on with it."""
+        watch = self._stability
+        by_step = watch and {"on_step": watch.on_step, "on_save": watch.on_save}
         hooks = runs.Hooks(
+            **(by_step or {}),
             on_start=self._on_start,
             on_compiled=self._on_compiled,
             on_progress=self._reporter.on_progress,
@@ -102,6 +113,8 @@ class Training:
         self._reporter.start(step, "SYNTHETIC" if dataset.synthetic else "")
         if self._sharpness is not None:
             self._sharpness.on_start(run, dataset, train_state)
+        if self._stability is not None:
+            self._stability.on_start(run, dataset, train_state)
         self._track(run)
         self._reporter.on_compile()
 

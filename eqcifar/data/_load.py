@@ -2,6 +2,7 @@ import logging
 import os
 import re
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -16,8 +17,13 @@ from ._hub import fetch, metadata_hint, open_folder, unlisted
 from ._label_noise import with_label_noise
 from ._synthetic import SHAPES, TEXTURED, synthetic
 
-_HUB_IDS = {"cifar10": "uoft-cs/cifar10", "cifar100": "uoft-cs/cifar100"}
-_SYNTHETIC = {"synthetic": 10, "synthetic100": 100}
+# What short names stand for: an id on the hub, or what makes the images.
+DATASETS: dict[str, str | Callable[[], Dataset]] = {
+    "cifar10": "uoft-cs/cifar10",
+    "cifar100": "uoft-cs/cifar100",
+    "synthetic": partial(synthetic, 10),
+    "synthetic100": partial(synthetic, 100),
+}
 _SIZE = 32
 
 # To be raised when the same files are read as other images, labels or notes.
@@ -107,18 +113,19 @@ def locate(name: str) -> str:
 
     That is the absolute path of a local folder, and any other name as it is.
     """
-    if name in _SYNTHETIC or name in _HUB_IDS or name in _HUB_IDS.values():
+    if name in DATASETS or name in DATASETS.values():
         return name
     folder = Path(os.path.expanduser(name))
     return str(folder.resolve()) if folder.is_dir() else name
 
 
 def _find(name: str) -> Dataset:
-    if name in _SYNTHETIC:
-        return synthetic(_SYNTHETIC[name])
-    short = {hub_id: short for short, hub_id in _HUB_IDS.items()}
-    if name in _HUB_IDS or name in short:
-        return _from_hub(_HUB_IDS.get(name, name), short.get(name, name))
+    short = {found: short for short, found in DATASETS.items()}
+    found = DATASETS.get(name, name if name in short else None)
+    if callable(found):
+        return found()
+    if found is not None:
+        return _from_hub(found, short[found])
     if name.startswith("hf://datasets/"):
         hub_id = name.removeprefix("hf://datasets/")
         if not _is_hub_id(hub_id):
@@ -132,7 +139,7 @@ def _find(name: str) -> Dataset:
     if folder.exists() or not _is_hub_id(name):
         raise UsageError(
             f"unknown dataset {name!r}: it is neither a folder here nor one of "
-            f"{', '.join([*_HUB_IDS, *_SYNTHETIC])}, nor a hub id like org/name"
+            f"{', '.join(DATASETS)}, nor a hub id like org/name"
         )
     return _from_hub(name, name)
 

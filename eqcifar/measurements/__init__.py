@@ -1,6 +1,7 @@
 from ._along_training import SharpnessLog as SharpnessLog
 from ._checkpoints import measure_checkpoints as measure_checkpoints
 from ._compare_splits import (
+    CompareOptions as CompareOptions,
     SplitComparison as SplitComparison,
     compare_splits as compare_splits,
 )
@@ -24,3 +25,4 @@ from ._row import (
     first_columns as first_columns,
     sharpness_row as sharpness_row,
 )
+from ._stability import StabilityLog as StabilityLog, threshold as threshold

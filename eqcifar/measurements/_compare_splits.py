@@ -1,10 +1,9 @@
 import dataclasses
-from functools import partial
 
 import jax
 
 from .. import sharpness
-from ..errors import UsageError
+from ..config import CompareOptions
 from ..sharpness import Comparison, Estimate
 from ..storage import Cell
 from ._measured_network import MeasuredNetwork, SharpnessOptions
@@ -20,19 +19,16 @@ class SplitComparison:
         that the splits are drawn from.
     - `common`: ratios and cosines under common random vectors, see
         `eqcifar.sharpness.compare`; `first` is train.
-    - `count`: of eigenvectors compared.
     """
 
     ratio: Estimate
     common: Comparison
-    count: int
 
 
 def compare_splits(
     trained: MeasuredNetwork,
-    options: SharpnessOptions,
+    options: CompareOptions,
     *,
-    count: int = 10,
     devices: int | None = None,
     report: Show = silent,
     warn: Warn = silent,
@@ -44,39 +40,43 @@ def compare_splits(
 
     **Arguments:**
 
-    - `options`: `probes` are the random vectors that all matrices share.
-    - `count`: eigenvectors of each half of a split; 0: none.
+    - `options`: `eigenvectors` are those of each half of a split.
     - `report`, `warn`: called as by `measure_network`.
     - `append`: append it to the network's table.
     """
-    if options.batch_statistics:
-        raise UsageError("splits are compared with running statistics")
-    key = jax.random.key(options.seed)
-    work = Work(trained, options, f"compare {count}", devices=devices, warn=warn)
-    network, loss = trained.network(options), trained.loss(options)
+    key, count, split = (
+        jax.random.key(options.seed),
+        options.eigenvectors,
+        options.of_a_split(),
+    )
+    work = Work(trained, split, f"compare {count}", devices=devices, warn=warn)
+    network, loss = trained.network(split), trained.loss(split)
     memory = 1e9 * options.memory * work.mesh.size
     sharpness.check_comparison(network, options.probes, count, memory)
-    splits = {s: trained.examples(s, options, work.mesh) for s in ("train", "test")}
+    splits = {s: trained.examples(s, split, work.mesh) for s in ("train", "test")}
     train, test = splits.values()
 
-    def show(what: str, done: int, total: int):
+    what = ""
+
+    def show(done: int, total: int, pieces: sharpness.Rows):
         report(what, str(loss), done, total, lambda: None)
 
-    with work.keeping("compare", show) as (rows, follow):
-        traces = [
-            sharpness.output_traces(
-                network,
-                examples,
-                loss,
-                probes=2,
-                scaled=("plain",),
-                memory=memory,
-                key=jax.random.fold_in(key, index),
-                done=rows.setdefault(f"trace-{name}", {}),
-                report=partial(follow, f"trace, {name}"),
-            ).estimate(target="population")
-            for index, (name, examples) in enumerate(splits.items())
-        ]
+    with work.keeping("compare", show) as kept, sharpness.keeping(*kept):
+        traces = []
+        for index, (name, examples) in enumerate(splits.items()):
+            what = f"trace, {name}"
+            with sharpness.page(f"trace-{name}"):
+                trace = sharpness.output_traces(
+                    network,
+                    examples,
+                    loss,
+                    probes=2,
+                    scaled=("plain",),
+                    memory=memory,
+                    key=jax.random.fold_in(key, index),
+                )
+            traces.append(trace.estimate(target="population"))
+        what = "spectra"
         common = sharpness.compare(
             network,
             train,
@@ -87,11 +87,9 @@ def compare_splits(
             seed=options.seed,
             memory=memory,
             key=key,
-            done=rows,
-            report=follow,
         )
-    found = SplitComparison(sharpness.ratio(*traces[::-1]), common, count)
-    row = _row(trained, options, found, len(train), len(test))
+    found = SplitComparison(sharpness.ratio(*traces[::-1]), common)
+    row = _row(trained, split, found, len(train), len(test))
     work.append(row if append else None)
     return found
 

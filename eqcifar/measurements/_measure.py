@@ -1,19 +1,20 @@
-from collections.abc import MutableMapping
+from collections.abc import Callable, MutableMapping
 
 from jaxtyping import PRNGKeyArray
 
 from ..measures import MEASURES, check_measures
 from ..sharpness import (
     MEMORY,
+    Estimate,
     Examples,
     Loss,
     Measured,
     Network,
-    Report,
     Rows,
     Target,
     Task,
     check_memory,
+    keeping,
 )
 
 
@@ -30,7 +31,7 @@ def measure(
     memory: float = MEMORY,
     key: PRNGKeyArray,
     rows: MutableMapping[str, Rows] | None = None,
-    report: Report = lambda done, total, sofar: None,
+    report: Callable[[int, int, Callable[[], Estimate | None]], None] = lambda *_: None,
 ) -> Measured:
     """Compute one of `eqcifar.measures.MEASURES`.
 
@@ -63,7 +64,10 @@ def measure(
         of=" of results",
     )
     rows = {} if rows is None else rows
-    task = Task(
-        network, examples, loss, probes, top, rtol, target, memory, key, rows, report
-    )
-    return MEASURES[name].compute(task)
+    task = Task(network, examples, loss, probes, top, rtol, target, memory, key)
+
+    def told(done: int, total: int, pieces: Rows):
+        report(done, total, lambda: task.sofar(pieces))
+
+    with keeping(rows, told):
+        return MEASURES[name].compute(task)

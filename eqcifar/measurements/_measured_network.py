@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from .. import data
+from .. import data, sharpness
 from ..config import SharpnessOptions, TrainConfig
 from ..data import Dataset
 from ..errors import UsageError
@@ -18,7 +18,7 @@ from ..losses import LOSSES, AnyLoss, Loss, get_loss
 from ..runs import data_of, load_model
 from ..sharpness import Examples, Network
 from ..storage import explain_no_network
-from ..training import Model
+from ..training import Model, l2_coefficients
 
 _DEFAULT_SAMPLES = 1000
 
@@ -84,6 +84,12 @@ class MeasuredNetwork:
         return Network(
             self.model, self.state, batch_statistics=options.batch_statistics
         )
+
+    def penalty(self, options: SharpnessOptions) -> float:
+        """The trace that weight decay, as L2, would add to that of the Hessian."""
+        network = self.network(options)
+        coefficients = l2_coefficients(network.params, self.config)
+        return sharpness.penalty_trace(network, coefficients)
 
     def examples(self, split: str, options: SharpnessOptions, mesh: Mesh) -> Examples:
         """The images of a split that are measured, in random order."""

@@ -74,10 +74,10 @@ def measure_original(
     splits = [trained.examples(name, whole, work.mesh) for name in ("train", "test")]
     train, test = (examples.take(np.sort(examples.order)) for examples in splits)
 
-    def show(done: int, total: int):
+    def show(done: int, total: int, pieces: sharpness.Rows):
         report("original", "traces", done, total, lambda: None)
 
-    with work.keeping("original", show) as (rows, follow):
+    with work.keeping("original", show) as kept, sharpness.keeping(*kept):
         original = sharpness.original_traces(
             trained.network(options),
             train,
@@ -87,8 +87,6 @@ def measure_original(
             devices=original_devices,
             probes=options.probes,
             key=jax.random.key(options.seed),
-            done=rows,
-            report=follow,
         )
     row = first_columns(trained, options) | {
         "examples": len(train),

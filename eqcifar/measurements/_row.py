@@ -21,9 +21,14 @@ def sharpness_row(
 ) -> dict[str, Cell]:
     """The row of `sharpness.tsv` for what was found."""
     row = first_columns(trained, options)
-    for split, measures in found.items():
-        seen = [e.examples for m in measures.values() for e in m.values.values()]
-        row[f"examples{SUFFIXES[split]}"] = max(seen, default=0)
+    most = {
+        split: max(
+            (e.examples for m in measures.values() for e in m.values.values()),
+            default=0,
+        )
+        for split, measures in found.items()
+    }
+    row |= {f"examples{SUFFIXES[split]}": count for split, count in most.items()}
     for split, measures in found.items():
         for measured in measures.values():
             for name, estimate in measured.values.items():
@@ -31,6 +36,8 @@ def sharpness_row(
                 row |= columns_of(column, estimate)
                 if name in measured.bounds:
                     row[f"{column}_bound"] = measured.bounds[name]
+                if 0 < estimate.examples < most[split]:
+                    row[f"{column}_examples"] = estimate.examples
     return row
 
 

@@ -27,7 +27,7 @@ def _compute(task: "Task", name: str, count: int, eigen: bool) -> "Measured":
     """
     import jax
 
-    from ..sharpness import Measured, as_direction, filter_normalised, landscape
+    from ..sharpness import Measured, as_direction, filter_normalised, landscape, page
 
     points = _POINTS[count]
     before, work = 0, points**count
@@ -43,17 +43,16 @@ def _compute(task: "Task", name: str, count: int, eigen: bool) -> "Measured":
     else:
         vectors, keys = None, jax.random.split(task.key, count)
         directions = [filter_normalised(task.network, key) for key in keys]
-    found = landscape(
-        task.network,
-        task.examples,
-        directions,
-        task.loss,
-        reach=_REACH,
-        points=points,
-        target=task.target,
-        done=task.passes(name),
-        report=lambda done, _: task.count(before + done, total),
-    )
+    with page(name, before=before, total=total):
+        found = landscape(
+            task.network,
+            task.examples,
+            directions,
+            task.loss,
+            reach=_REACH,
+            points=points,
+            target=task.target,
+        )
     rises, halves = task.rises(name, directions, _REACH), None
     if vectors is not None and task.is_sample:
         halves = task.rises_of_halves(name, vectors, _REACH, before + work, total)

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 def _compute(task: "Task", name: str, kinds: "tuple[Kind, ...]") -> "Measured":
     """The traces of H and GGN, of these very images, by products with vectors."""
     from .. import sharpness
-    from ..sharpness import Measured
+    from ..sharpness import Measured, page
 
     estimate = {
         "hutchinson": sharpness.hutchinson,
@@ -23,19 +23,19 @@ def _compute(task: "Task", name: str, kinds: "tuple[Kind, ...]") -> "Measured":
     }[name]
     matvecs, values = max(task.probes, 12), {}
     room = {} if name == "hutchinson" else {"basis_memory": task.basis}
-    passes = [task.passes(f"{name}-{kind}") for kind in kinds]
-    for index, (kind, done) in enumerate(zip(kinds, passes, strict=True)):
-        found = estimate(
-            task.operator(kind, index * matvecs, len(kinds) * matvecs),
-            matvecs=matvecs,
-            key=task.key,
-            done=done,
-            **room,
-        )
+    for index, kind in enumerate(kinds):
+        with page(f"{name}-{kind}"):
+            found = estimate(
+                task.operator(kind, index * matvecs, len(kinds) * matvecs),
+                matvecs=matvecs,
+                key=task.key,
+                **room,
+            )
         found = dataclasses.replace(found, examples=len(task.examples))
         values[f"tr_{kind}_{name}"] = found
-    for done in passes:
-        done.clear()  # vectors as large as the network
+    for kind in kinds:
+        with page(f"{name}-{kind}") as rows:
+            rows.clear()  # vectors as large as the network
     return Measured(values)
 
 

@@ -12,7 +12,14 @@ _RADIUS, _ADAPTIVE = 0.05, 0.5
 
 def _compute(task: "Task") -> "Measured":
     """The rise of the loss at a finite radius, worst and on average."""
-    from ..sharpness import CLIMBS, Estimate, Measured, average_sharpness, sam_sharpness
+    from ..sharpness import (
+        Estimate,
+        Measured,
+        average_sharpness,
+        page,
+        sam_sharpness,
+        tell,
+    )
 
     values: dict[str, Estimate] = {}
     probes = max(task.probes, 5)
@@ -20,31 +27,28 @@ def _compute(task: "Task") -> "Measured":
     for step, adaptive in enumerate((False, True)):
         distance = _ADAPTIVE if adaptive else _RADIUS
         end = "_adaptive" if adaptive else ""
-        names = [f"half{cut}{side}" for cut in range(CLIMBS) for side in (0, 1)]
-        passes = {k: task.passes(f"sam{end}-{k}") for k in ("whole", *names)}
-        values[f"sam{end}"] = sam_sharpness(
-            task.network,
-            task.examples,
-            task.loss,
-            radius=distance,
-            adaptive=adaptive,
-            target=task.target,
-            done=passes,
-        )
+        with page(f"sam{end}"):
+            values[f"sam{end}"] = sam_sharpness(
+                task.network,
+                task.examples,
+                task.loss,
+                radius=distance,
+                adaptive=adaptive,
+                target=task.target,
+            )
         before = step * (probes + 1) + 1
-        task.count(before, total)
-        values[f"average{end}"] = average_sharpness(
-            task.network,
-            task.examples,
-            task.loss,
-            radius=distance,
-            adaptive=adaptive,
-            probes=probes,
-            target=task.target,
-            key=task.key,
-            done=task.passes(f"average{end}"),
-            report=lambda m, _, before=before: task.count(before + m, total),
-        )
+        tell(before, total)
+        with page(f"average{end}", before=before, total=total):
+            values[f"average{end}"] = average_sharpness(
+                task.network,
+                task.examples,
+                task.loss,
+                radius=distance,
+                adaptive=adaptive,
+                probes=probes,
+                target=task.target,
+                key=task.key,
+            )
     return Measured(values)
 
 

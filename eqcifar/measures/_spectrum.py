@@ -14,23 +14,22 @@ if TYPE_CHECKING:
 
 def _compute(task: "Task") -> "Measured":
     """The spectral density of the Hessian."""
-    from ..sharpness import Measured, spectral_density
+    from ..sharpness import Measured, page, spectral_density
 
     probes, steps = max(task.probes, 4), task.steps(40, 10)
     before = task.steps_to(task.pairs)
     total = before + probes * steps
     known = task.leading("hess", "eigen-hess", task.pairs, 0, total)
-    names = ("rules", *(f"vector{m}" for m in range(probes)))
-    found = spectral_density(
-        task.operator("hess", before, total),
-        probes=probes,
-        steps=steps,
-        points=400,
-        basis_memory=task.basis,
-        known=known,
-        key=task.key,
-        done={name: task.passes(f"spectrum-{name}") for name in names},
-    )
+    with page("spectrum"):
+        found = spectral_density(
+            task.operator("hess", before, total),
+            probes=probes,
+            steps=steps,
+            points=400,
+            basis_memory=task.basis,
+            known=known,
+            key=task.key,
+        )
     names = "grid", "density", "low", "high"
     curves: dict[str, Any] = {name: getattr(found, name).tolist() for name in names}
     curves["width"] = found.width

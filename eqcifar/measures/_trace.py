@@ -16,15 +16,8 @@ _MOST_LAYERS = 15
 
 
 def _compute(task: "Task") -> "Measured":
-    from ..losses import get_loss
     from ..sharpness import Measured, hessian_trace
 
-    loss = get_loss(task.loss)
-    # Under `mse` the pass over outputs is that of the NTK, whatever the labels.
-    done = {
-        "outputs": task.passes(f"outputs-{loss.name}"),
-        "probes": task.passes(f"probes-{loss.name}-{loss.label_smoothing:g}"),
-    }
     result = hessian_trace(
         task.network,
         task.examples,
@@ -35,10 +28,6 @@ def _compute(task: "Task") -> "Measured":
         target=task.target,
         memory=task.memory,
         key=task.key,
-        done=done,
-        report=task.follow(
-            done["probes" if task.network.batch_statistics else "outputs"]
-        ),
     )
     values = {"tr_hess": result.hess, "tr_ggn": result.ggn, "tr_resid": result.resid}
     tables: dict[str, Any] = {

@@ -7,6 +7,7 @@ from ._count import (
     count_parameters as count_parameters,
 )
 from ._initial_weights import lecun_normal as lecun_normal
+from ._is_weight import is_weight as is_weight
 from ._real import check_real as check_real
 from ._registry import (
     ARCHITECTURES as ARCHITECTURES,

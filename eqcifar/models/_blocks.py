@@ -36,18 +36,28 @@ class ProjectionShortcut(eqx.Module):
 class PaddingShortcut(eqx.Module):
     """Matches shapes without parameters: option A.
 
-    Takes every `stride`-th pixel and appends channels of zeros.
+    Takes every `stride`-th pixel and appends channels of zeros, or puts half of them
+    before and half after.
     """
 
-    extra_channels: int = eqx.field(static=True)
+    zeros_before: int = eqx.field(static=True)
+    zeros_after: int = eqx.field(static=True)
     stride: int = eqx.field(static=True)
 
     def __init__(
-        self, in_channels: int, out_channels: int, stride: int, *, key: PRNGKeyArray
+        self,
+        in_channels: int,
+        out_channels: int,
+        stride: int,
+        *,
+        centred: bool = False,
+        key: PRNGKeyArray,
     ):
         """Take the channels before and after, and the spatial stride."""
         del key
-        self.extra_channels = out_channels - in_channels
+        extra = out_channels - in_channels
+        self.zeros_before = extra // 2 if centred else 0
+        self.zeros_after = extra - self.zeros_before
         self.stride = stride
 
     def __call__(
@@ -55,7 +65,8 @@ class PaddingShortcut(eqx.Module):
     ) -> tuple[Float[Array, "new_height new_width new_channels"], State]:
         """Return the shortcut's value and the state as it was."""
         x = x[:: self.stride, :: self.stride]
-        return jnp.pad(x, ((0, 0), (0, 0), (0, self.extra_channels))), state
+        zeros = self.zeros_before, self.zeros_after
+        return jnp.pad(x, ((0, 0), (0, 0), zeros)), state
 
 
 class PooledShortcut(eqx.Module):
@@ -105,7 +116,7 @@ class BasicBlock(eqx.Module):
         in_channels: int,
         channels: int,
         stride: int,
-        shortcut: type[Shortcut],
+        shortcut: Callable[..., Shortcut],
         *,
         late_stride: bool = False,
         key: PRNGKeyArray,
@@ -117,7 +128,7 @@ class BasicBlock(eqx.Module):
         - `in_channels`: The channels of the input.
         - `channels`: The channels inside; the output has `expansion` times as many.
         - `stride`: The spatial stride.
-        - `shortcut`: The class of that shortcut.
+        - `shortcut`: Makes that shortcut, of its arguments.
         - `late_stride`: Whether the stride is on the second convolution, which then
             is padded as TensorFlow's and Flax's: of an even side only at the end.
         """
@@ -172,7 +183,7 @@ class Bottleneck(eqx.Module):
         in_channels: int,
         channels: int,
         stride: int,
-        shortcut: type[Shortcut],
+        shortcut: Callable[..., Shortcut],
         *,
         key: PRNGKeyArray,
     ):
@@ -207,8 +218,9 @@ BLOCKS: dict[str, Callable[..., BasicBlock | Bottleneck]] = {
     "late-stride": partial(BasicBlock, late_stride=True),
     "bottleneck": Bottleneck,
 }
-SHORTCUTS: dict[str, type[Shortcut]] = {
+SHORTCUTS: dict[str, Callable[..., Shortcut]] = {
     "padding": PaddingShortcut,
+    "centred": partial(PaddingShortcut, centred=True),
     "projection": ProjectionShortcut,
     "pooled": PooledShortcut,
 }

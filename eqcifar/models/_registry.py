@@ -2,13 +2,14 @@ import inspect
 import re
 from collections.abc import Callable
 from functools import partial
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import equinox as eqx
 from equinox.nn import State
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from eqcifar.errors import UsageError, unknown
+from eqcifar.fields import show_field
 
 from ._airbench import Airbench
 from ._initial_weights import lecun_normal
@@ -30,6 +31,10 @@ ARCHITECTURES: dict[str, Callable[..., Model]] = {
     "vgg13": partial(VGG, depths=(2, 2, 2, 2, 2)),
     "vgg16": partial(VGG, depths=(2, 2, 3, 3, 3)),
     "vgg19": partial(VGG, depths=(2, 2, 4, 4, 4)),
+    "vgg11-fc3": partial(VGG, depths=(1, 1, 2, 2, 2), hidden=(512, 512)),
+    "vgg13-fc3": partial(VGG, depths=(2, 2, 2, 2, 2), hidden=(512, 512)),
+    "vgg16-fc3": partial(VGG, depths=(2, 2, 3, 3, 3), hidden=(512, 512)),
+    "vgg19-fc3": partial(VGG, depths=(2, 2, 4, 4, 4), hidden=(512, 512)),
     "airbench93": partial(Airbench, channels=(64, 128, 128)),
     "airbench94": partial(Airbench, channels=(64, 256, 256)),
     "airbench95": partial(Airbench, channels=(128, 384, 384)),
@@ -64,7 +69,7 @@ _WIDE_RESNET = re.compile(r"wrn(\d+)-(\d+)")
 
 
 # What `create` passes to those constructors that take it, and what it is otherwise.
-_OPTIONS = {"width": 1.0, "dropout": 0.0}
+_OPTIONS = {"width": 1.0, "dropout": 0.0, "shortcut": "own"}
 
 
 def create(
@@ -73,6 +78,7 @@ def create(
     *,
     width: float = 1.0,
     dropout: float = 0.0,
+    shortcut: Literal["own", "padding", "centred", "projection"] = "own",
     init: str = "he",
     key: PRNGKeyArray,
 ) -> tuple[Model, State]:
@@ -85,6 +91,7 @@ def create(
     - `width`: Multiplies all channels.
     - `dropout`: The chance of a value to be dropped in training, from 0 to below 1;
         for architectures whose constructor takes it.
+    - `shortcut`: Of a ResNet's blocks that change the shape; see [`ResNet`][].
     - `init`: The initial weights of layers before a ReLU have variance 2 / fan-in and
         those of the classifier 1 / fan-in (He et al., 2015), or all are drawn as
         [`lecun_normal`][] draws them, airbench's partial identities too.
@@ -105,7 +112,8 @@ def create(
         raise UsageError(f"num_classes is at least 1, not {num_classes}")
     if not 0 <= dropout < 1:
         raise UsageError(f"dropout is from 0 to below 1, not {dropout:g}")
-    options = _fitting(name, build, {"width": width, "dropout": dropout})
+    given = {"width": width, "dropout": dropout, "shortcut": shortcut}
+    options = _fitting(name, build, given)
     model, state = eqx.nn.make_with_state(build)(num_classes, **options, key=key)
     return (lecun_normal(model, key=key) if init == "lecun" else model), state
 
@@ -125,17 +133,18 @@ def check_name(name: str) -> None:
 
 
 def _fitting(
-    name: str, build: Callable[..., Model], options: dict[str, float]
-) -> dict[str, float]:
-    """The options that a constructor takes; the others have to be as if not given."""
-    for option, value in options.items():
-        if not _takes(build, option) and value != _OPTIONS[option]:
+    name: str, build: Callable[..., Model], options: dict[str, Any]
+) -> dict[str, Any]:
+    """The options that are not as if not given, each of which it has to take."""
+    given = {k: value for k, value in options.items() if value != _OPTIONS[k]}
+    for option in given:
+        if not _takes(build, option):
             others = [x for x, make in ARCHITECTURES.items() if _takes(make, option)]
             raise UsageError(
-                f"{name} has no {option}: leave it at {_OPTIONS[option]:g}, or take "
-                f"one that has: {', '.join(others)}"
+                f"{name} has no {option}: leave it at {show_field(_OPTIONS[option])}, "
+                f"or take one that has: {', '.join(others)}"
             )
-    return {option: x for option, x in options.items() if _takes(build, option)}
+    return given
 
 
 def _takes(build: Callable[..., Any], option: str) -> bool:

@@ -31,7 +31,7 @@ class ResNet(eqx.Module):
         num_classes: int,
         *,
         block: Literal["basic", "late-stride", "bottleneck"],
-        shortcut: Literal["padding", "projection", "pooled"],
+        shortcut: Literal["padding", "centred", "projection", "pooled"],
         depths: Sequence[int],
         channels: Sequence[int],
         stem: int | None = None,
@@ -46,9 +46,10 @@ class ResNet(eqx.Module):
         - `block`: Two 3x3 convolutions, the stride on the first ("basic") or on the
             second ("late-stride"), or 1x1, 3x3 and 1x1 ("bottleneck").
         - `shortcut`: Of a block that changes the shape: pixels left out and channels of
-            zeros ("padding", option A of the paper), a strided 1x1 convolution
-            ("projection", option B), or one after means over squares ("pooled", that
-            of ResNet-D, https://arxiv.org/abs/1812.01187).
+            zeros at the end ("padding", option A of the paper) or half of them at each
+            ("centred", as in akamaster/pytorch_resnet_cifar10), a strided 1x1
+            convolution ("projection", option B), or one after means over squares
+            ("pooled", that of ResNet-D, https://arxiv.org/abs/1812.01187).
         - `depths`: The number of blocks in each stage.
         - `channels`: The channels inside the blocks of each stage. Every stage but the
             first halves the image.

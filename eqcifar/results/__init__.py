@@ -4,6 +4,8 @@ from ._conditions import (
 )
 from ._formats import (
     ASCII as ASCII,
+    FORMATS as FORMATS,
+    Format as Format,
     long_rows as long_rows,
     to_delimited as to_delimited,
     to_json as to_json,
@@ -21,8 +23,8 @@ from ._provenance import hardware as hardware, software as software
 from ._records import Record as Record, read_records as read_records
 from ._report import write_report as write_report
 from ._statistics import (
-    Comparison as Comparison,
     Summary as Summary,
+    WelchTest as WelchTest,
     summarise as summarise,
     welch as welch,
 )

@@ -3,7 +3,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from ..fields import NOTHING, show_field
-from ._statistics import Comparison
+from ._columns import show_range
+from ._statistics import WelchTest
 from ._table import Group
 
 
@@ -58,7 +59,7 @@ def show_summary(group: Group, metric: str, ddof: int) -> str:
     return f"{text} ({summary.count}{rest})"
 
 
-def show_comparison(comparison: Comparison | None, metric: str) -> str:
+def show_test(comparison: WelchTest | None, metric: str) -> str:
     """Effect, its interval, t and p."""
     if comparison is None:
         return NOTHING
@@ -94,11 +95,8 @@ def show_seeds(seeds: Sequence[int]) -> str:
 def show_images(groups: Iterable[Group], metrics: Iterable[str]) -> str:
     """How many images the measures rest on: "1000", or "20 to 100"."""
     groups = list(groups)
-    counts = {n for m in metrics for group in groups for n in group.images(m)}
-    known = sorted(n for n in counts if n is not None)
-    if not known:
-        return NOTHING
-    return " to ".join(str(n) for n in dict.fromkeys((known[0], known[-1])))
+    counts = [n for m in metrics for group in groups for n in group.images(m)]
+    return show_range(counts) or NOTHING
 
 
 def show_differences(group: Group, metric: str) -> str:

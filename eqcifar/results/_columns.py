@@ -61,8 +61,8 @@ def images_of(record: Record, column: str) -> int | None:
     return None if basis is None else basis.images
 
 
-def show_images(counts: Iterable[int | None]) -> str:
-    """Numbers of images: one, or from the least to the most."""
+def show_range(counts: Iterable[int | None]) -> str:
+    """Numbers from the least to the most: "1000", or "20 to 100"; empty for none."""
     known = sorted({count for count in counts if count is not None})
     if not known:
         return ""

@@ -1,9 +1,10 @@
 import csv
+import dataclasses
 import io
 import json
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from ..fields import DEFAULTS
@@ -210,3 +211,27 @@ def _finite(value: Any) -> Any:
     if isinstance(value, float) and not math.isfinite(value):
         return None
     return value
+
+
+@dataclasses.dataclass(frozen=True)
+class Format:
+    """How a table is written as text.
+
+    - `write`: called with a grid from `pivot`; where `long`, with the rows of
+        `long_rows`, in full precision, and a dictionary of what holds for all.
+    """
+
+    write: Callable[..., str]
+    long: bool = False
+
+
+# Those of `eqcifar tabulate --format`, beside the one for a terminal.
+FORMATS: dict[str, Format] = {
+    "markdown": Format(to_markdown),
+    "latex": Format(to_latex),
+    "tsv": Format(lambda rows, about: to_delimited(rows, "\t"), long=True),
+    "csv": Format(lambda rows, about: to_delimited(rows, ","), long=True),
+    "json": Format(
+        lambda rows, about: to_json({**about, "rows": rows}) + "\n", long=True
+    ),
+}

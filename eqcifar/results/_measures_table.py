@@ -7,7 +7,7 @@ from typing import Any
 from ..fields import NOTHING, show_field
 from ..measures import meaning
 from ._cells import show_conditions, show_summary
-from ._columns import Column, group_equal, images_of, parse_column, show_images
+from ._columns import Column, group_equal, images_of, parse_column, show_range
 from ._pivot import TextTable
 from ._table import Group, Table
 
@@ -59,7 +59,7 @@ def measures_table(table: Table, measures: Sequence[str]) -> TextTable:
             if all(cell == NOTHING for cell in cells):
                 continue
             images = {
-                end: show_images(
+                end: show_range(
                     images_of(record, name + end)
                     for group in row.values()
                     for record in group.done

@@ -6,12 +6,12 @@ from typing import Any
 from ..fields import NOTHING, natural, show_field
 from ..storage import COLUMNS, CONVENTION
 from ._cells import (
-    show_comparison,
     show_conditions,
     show_differences,
     show_images,
     show_seeds,
     show_summary,
+    show_test,
     show_times,
 )
 from ._table import Group, Table
@@ -128,7 +128,7 @@ def _cells(
     cells = [show_summary(group, metric, ddof)]
     if baseline is not None:
         is_baseline = table.baseline(group, baseline) is group
-        comparison = show_comparison(table.compare(group, metric, baseline), metric)
+        comparison = show_test(table.compare(group, metric, baseline), metric)
         cells.append("baseline" if is_baseline else comparison)
     return cells
 

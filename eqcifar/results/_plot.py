@@ -21,7 +21,7 @@ from ..figures import (
 from ..measures import unit
 from ..storage import COLUMNS, read_log, read_sharpness_log
 from ._cells import show_seeds
-from ._columns import error_of, group_equal, images_of, parse_column, show_images
+from ._columns import error_of, group_equal, images_of, parse_column, show_range
 from ._records import Record
 from ._statistics import Summary, summarise
 from ._table import Group, Table, sharpness_columns
@@ -200,7 +200,7 @@ def _draw_curves(
 
 
 def _caption(metric: str, same: Sequence[str], curves: "Sequence[_Curve]") -> str:
-    runs = show_images(curve.count for curve in curves)
+    runs = show_range(curve.count for curve in curves)
     text = (
         f"{NAMES.get(metric, metric)} over the epochs; lines: means of n = {runs} runs"
     )
@@ -211,7 +211,7 @@ def _caption(metric: str, same: Sequence[str], curves: "Sequence[_Curve]") -> st
         else ", without a band: a single run tells no spread"
     )
     if any(error == error for curve in curves for error in curve.errors.values()):
-        images = show_images(n for curve in curves for n in curve.images)
+        images = show_range(n for curve in curves for n in curve.images)
         text += f", bars: 95 % intervals of measuring on {images} images"
     return f"{text}.{_equal(same)}"
 
@@ -294,7 +294,7 @@ def plot_against(
             if known
             else "without intervals: no standard error was measured"
         )
-        images = show_images(
+        images = show_range(
             images_of(record, measure) for group in groups for record in group.done
         )
         figure.set_label(

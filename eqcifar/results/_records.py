@@ -35,6 +35,7 @@ class Record:
     - `data`: digest of the images, empty when the run has not read them.
     - `about`: what else was said of it, by name.
     - `in_python`: whether it was made in Python, so that no command line makes it.
+    - `imported`: whether it was trained elsewhere, in PyTorch; `about` has its origin.
     - `values`: numbers by the columns of `log.tsv` at one epoch, and measures of
         `sharpness.tsv`; empty unless the run is done.
     - `bases`: what each measure rests on, see `read_measures`.
@@ -49,6 +50,7 @@ class Record:
     data: str = ""
     about: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     in_python: bool = False
+    imported: bool = False
     values: Mapping[str, float] = dataclasses.field(default_factory=dict)
     bases: Mapping[str, Basis] = dataclasses.field(default_factory=dict)
     seconds: float = math.nan
@@ -164,6 +166,7 @@ def _read(
         data=str(description["data"].get("sha256", "")),
         about=description["about"],
         in_python=bool(description.get("in_python")),
+        imported=bool(description.get("imported")),
     )
     try:
         status = run.status()
@@ -172,6 +175,7 @@ def _read(
             return dataclasses.replace(record, state=state)
         values, epoch = last_values(run.path / "log.tsv", column)
         ended = status.get("epoch") if recipe.until_loss else recipe.epochs
+        ended = 0 if record.imported else ended
         if epoch != ended:
             raise RunError(f"log.tsv ends after epoch {epoch} of {ended}")
         seconds = status.get("seconds")

@@ -160,7 +160,7 @@ def _section(
 def _row(group: Group, metric: str) -> dict[str, Any]:
     recipes: dict[Any, list[Record]] = {}
     for record in group.records:
-        if not record.in_python:
+        if not (record.in_python or record.imported):
             recipes.setdefault(record.recipe, []).append(record)
     return {
         "name": show_conditions(group.fields),
@@ -172,6 +172,9 @@ def _row(group: Group, metric: str) -> dict[str, Any]:
         ],
         "in_python": sorted(
             {_what(record) for record in group.records if record.in_python}
+        ),
+        "imported": sorted(
+            {str(record.about["origin"]) for record in group.records if record.imported}
         ),
         "hardware": hardware(group.records),
         "software": software(group.records),

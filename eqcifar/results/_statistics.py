@@ -36,7 +36,7 @@ def summarise(values: Iterable[float], ddof: int = 1) -> Summary:
 
 
 @dataclasses.dataclass(frozen=True)
-class Comparison:
+class WelchTest:
     """Welch's test for a difference of means, and the difference's interval."""
 
     effect: float
@@ -49,7 +49,7 @@ class Comparison:
 
 def welch(
     values: Iterable[float], baseline: Iterable[float], level: float = 0.95
-) -> Comparison:
+) -> WelchTest:
     """Compare two means without supposing equal variances (Welch 1947).
 
     With s²/n of both added to v, t is `effect / sqrt(v)`, and the degrees of freedom
@@ -62,7 +62,7 @@ def welch(
 
     **Returns:**
 
-    A `Comparison` with the two-sided p. All but the effect is nan where a side has
+    A `WelchTest` with the two-sided p. All but the effect is nan where a side has
     fewer than two numbers, or none on either side differ.
     """
     a, b = summarise(values), summarise(baseline)
@@ -70,7 +70,7 @@ def welch(
     parts = [(side.std**2 / side.count, side.count) for side in (a, b) if side.count]
     variance = sum(part for part, _ in parts)
     if min(a.count, b.count) < 2 or not variance > 0:
-        return Comparison(effect, math.nan, math.nan, math.nan, math.nan, math.nan)
+        return WelchTest(effect, math.nan, math.nan, math.nan, math.nan, math.nan)
     # Without `scipy.stats`, which takes seconds to import.
     from scipy.special import stdtr, stdtrit
 
@@ -79,4 +79,4 @@ def welch(
     half = float(stdtrit(dof, 0.5 + level / 2)) * error
     t = effect / error
     p = 2 * float(stdtr(dof, -abs(t)))
-    return Comparison(effect, effect - half, effect + half, t, dof, p)
+    return WelchTest(effect, effect - half, effect + half, t, dof, p)

@@ -10,7 +10,7 @@ from ..fields import DEFAULTS, FIELDS, check_field, natural
 from ..storage import COLUMNS
 from ._conditions import field_of, fields_of
 from ._records import Record
-from ._statistics import Comparison, Summary, summarise, welch
+from ._statistics import Summary, WelchTest, summarise, welch
 
 # The order in which fields are shown: what the original's table is laid out by first.
 _FIRST = "arch", "dataset"
@@ -178,7 +178,7 @@ class Table:
 
     def compare(
         self, group: Group, metric: str, conditions: Mapping[str, Any]
-    ) -> Comparison | None:
+    ) -> WelchTest | None:
         """Welch's test of a group against its baseline, if it has another one.
 
         **Arguments:**

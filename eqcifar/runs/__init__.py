@@ -3,6 +3,7 @@ from ._checkpoints import (
     LoadedModel as LoadedModel,
     load_checkpoint as load_checkpoint,
     load_model as load_model,
+    network_header as network_header,
     save_checkpoint as save_checkpoint,
     save_model as save_model,
     write_network as write_network,
@@ -16,6 +17,7 @@ from ._description import (
 )
 from ._environment import environment as environment
 from ._evaluate import RunEvaluation as RunEvaluation, evaluate_run as evaluate_run
+from ._lock import RunLock as RunLock
 from ._named_arrays import (
     named_arrays as named_arrays,
     replace_arrays as replace_arrays,

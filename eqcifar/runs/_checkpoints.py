@@ -99,7 +99,7 @@ def save_checkpoint(
 
     `RunError` with the path and the reason, such as a full disk.
     """
-    header = _header(config, dataset, train_state, environment, about)
+    header = network_header(config, dataset, int(train_state.step), environment, about)
     arrays = _leaves(train_state)
     write_arrays(Path(path), arrays, {"holds": _TRAINING, **header})
 
@@ -164,7 +164,7 @@ def save_model(
 
     `RunError` with the path and the reason, such as a full disk.
     """
-    header = _header(config, dataset, train_state, environment, about)
+    header = network_header(config, dataset, int(train_state.step), environment, about)
     write_network(path, train_state.model, train_state.state, header)
 
 
@@ -235,8 +235,7 @@ def load_model(
             models.create,
             config.arch,
             len(classes),
-            width=config.width,
-            dropout=config.dropout,
+            **config.variant,
             key=jax.random.key(0),
         )
     prefix = _MODEL if file.header["holds"] == _TRAINING else ""
@@ -279,17 +278,28 @@ def _rest(train_state: TrainState) -> dict[str, PyTree]:
     }
 
 
-def _header(
+def network_header(
     config: TrainConfig,
     dataset: Dataset,
-    train_state: TrainState,
-    environment: dict[str, Any] | None,
-    about: Mapping[str, Any] | None,
+    step: int,
+    environment: dict[str, Any] | None = None,
+    about: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
+    """What a file says of its network.
+
+    **Arguments:**
+
+    - `step`: of the optimiser.
+    - `config`, `dataset`, `environment`, `about`: as for `save_checkpoint`.
+
+    **Returns:**
+
+    The header, as `write_network` takes it.
+    """
     return {
         "classes": list(dataset.classes),
         "normalisation": {"mean": list(config.mean), "std": list(config.std)},
-        "step": int(train_state.step),
+        "step": step,
         "data": {
             "name": dataset.name,
             "synthetic": dataset.synthetic,

@@ -305,8 +305,7 @@ def _is_created(
             models.create,
             config.arch,
             classes,
-            width=config.width,
-            dropout=config.dropout,
+            **config.variant,
             key=jax.random.key(0),
         )
     except UsageError:

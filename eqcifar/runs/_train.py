@@ -37,6 +37,7 @@ from ..training import (
     random_stream,
     steps_per_epoch,
 )
+from ._alike import check_alike, check_shared
 from ._checkpoints import load_checkpoint, load_model, save_checkpoint, save_model
 from ._description import FolderCheck, check_same, describe, load_data, named_config
 from ._environment import differences, environment
@@ -52,8 +53,10 @@ class Hooks:
 
     - `on_start`: with the run, the data and a copy of the first state, whose `step` is
         not 0 when a run is resumed.
-    - `on_compiled`, `on_progress`, `on_epoch`, `should_stop`: as in
+    - `on_compiled`, `on_progress`, `on_step`, `on_epoch`, `should_stop`: as in
         `eqcifar.training.fit`.
+    - `on_save`: on the process that writes files, with the steps done, just before a
+        checkpoint; what it keeps by that number is there when a run goes on from it.
     - `warn`: with a line about what makes the digits differ from those of an
         uninterrupted run.
 
@@ -63,7 +66,9 @@ class Hooks:
     on_start: Callable[[Run, Dataset, TrainState], None] | None = None
     on_compiled: Callable[[int | None], None] = lambda memory: None
     on_progress: Callable[[Progress], None] = lambda progress: None
+    on_step: Callable[[int, TrainState], None] | None = None
     on_epoch: Callable[[TrainState, Row], None] | None = None
+    on_save: Callable[[int], None] = lambda step: None
     should_stop: Callable[[], bool] = lambda: False
     warn: Callable[[str], None] = warnings.warn
     lend: bool = False
@@ -109,6 +114,8 @@ def train_run(
     `UsageError` when it cannot be trained as asked, for instance because another
     process is at it; `Diverged`; `RunError` when a file cannot be written or read.
     """
+    # Before any of them looks for a folder of its own.
+    check_alike({"config": config.to_dict()})
     run = Run(run_path(root, config))
     if run.is_done():
         everywhere(lambda: FolderCheck().check(run, config))
@@ -121,8 +128,7 @@ def train_run(
         models.create,
         config.arch,
         len(dataset.classes),
-        width=config.width,
-        dropout=config.dropout,
+        **config.variant,
         init=config.init,
         key=random_stream(config.seed, "model"),
     )
@@ -251,6 +257,8 @@ def _train(
     keep_every: int,
     hooks: Hooks,
 ):
+    how = {"devices": mesh.size, "grad_accum": grad_accum, "remat": remat}
+    check_alike(what | how)
     # What cannot be trained is to leave no folder.
     recipe = make_recipe(config, len(dataset.train), **parts)
     check_recipe(train_state, dataset, recipe, mesh, grad_accum)
@@ -290,6 +298,7 @@ def _train(
 
     def save(train_state):
         nonlocal next_save, quickest
+        hooks.on_save(int(train_state.step))
         began = monotonic()
         save_checkpoint(
             last, train_state, config, dataset, written_by, about=what["about"]
@@ -344,6 +353,7 @@ def _train(
         steps = int(train_state.step)
         epoch = steps // per_epoch
         on_main(path, lambda: prepare(epoch))
+        everywhere(partial(check_shared, path / "config.json"))
         if keep_every and not steps:
             on_main(path, lambda: keep(train_state, 0))
         if hooks.on_start is not None:
@@ -359,6 +369,7 @@ def _train(
                 remat=remat,
                 on_compiled=compiled,
                 on_progress=hooks.on_progress,
+                on_step=hooks.on_step,
                 on_epoch=end_epoch,
                 should_stop=hooks.should_stop,
                 lend=True,

@@ -16,10 +16,6 @@ from ._estimate import (
 from ._examples import (
     Batch as Batch,
     Examples as Examples,
-    Rows as Rows,
-    load_rows as load_rows,
-    piece as piece,
-    save_rows as save_rows,
     stream as stream,
 )
 from ._gram import ntk_estimates as ntk_estimates, ntk_gram as ntk_gram
@@ -42,6 +38,7 @@ from ._landscape import (
     filter_normalised as filter_normalised,
     landscape as landscape,
 )
+from ._leading import leading_eigenpair as leading_eigenpair
 from ._memory import MEMORY as MEMORY, check_memory as check_memory
 from ._network import (
     Network as Network,
@@ -62,6 +59,15 @@ from ._original import (
     original_traces as original_traces,
 )
 from ._output_traces import OutputTraces as OutputTraces, output_traces as output_traces
+from ._pieces import (
+    Rows as Rows,
+    keeping as keeping,
+    load_rows as load_rows,
+    page as page,
+    piece as piece,
+    save_rows as save_rows,
+    tell as tell,
+)
 from ._probe_traces import (
     ProbeTraces as ProbeTraces,
     probe_traces as probe_traces,
@@ -89,7 +95,6 @@ from ._stopping import (
 )
 from ._task import (
     Measured as Measured,
-    Report as Report,
     Task as Task,
 )
 from ._verify import Check as Check, verify as verify

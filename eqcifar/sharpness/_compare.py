@@ -3,8 +3,7 @@
 import dataclasses
 import math
 import time
-from collections.abc import Callable, MutableMapping
-from functools import partial
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -16,11 +15,12 @@ from eqcifar.errors import UsageError
 from eqcifar.losses import AnyLoss
 
 from ._estimate import Estimate
-from ._examples import Examples, Rows, piece
+from ._examples import Examples
 from ._lanczos import eigenpairs, overlap
 from ._memory import MEMORY, check_memory
 from ._network import Network
 from ._operator import operator
+from ._pieces import page, piece, tell
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,8 +54,6 @@ def compare(
     seed: int = 0,
     memory: float = MEMORY,
     key: PRNGKeyArray,
-    done: MutableMapping[str, Rows] | None = None,
-    report: Callable[[str, int, int], None] = lambda what, done, total: None,
 ) -> Comparison:
     """Compare the Hessians, GGNs and residuals of two splits.
 
@@ -75,11 +73,9 @@ def compare(
         modulus, to compare the spaces of; 0: none.
     - `memory`: that of a product, see `operator`; a basis of Lanczos may take four
         times as much.
-    - `done`: the passes of an unfinished call, read and filled.
-    - `report`: called with what is done, how much of it, and the whole.
     """
     check_comparison(network, probes, eigenvectors, memory)
-    start, done = time.perf_counter(), {} if done is None else done
+    start = time.perf_counter()
     halves = (*first.halves(seed), *second.halves(seed))
     share = [len(halves[i]) / len(first if i < 2 else second) for i in range(4)]
     operators = [
@@ -104,10 +100,12 @@ def compare(
                 forms.append(np.asarray(stack[4:] @ v, dtype=np.float64))
         return {"gram": grams, "form": forms}
 
-    found, common = [], done.setdefault("common", {})
-    for m in range(probes):
-        found.append(piece(common, m, lambda m=m: probe(m)))
-        report("common vectors", m + 1, probes)
+    steps = _steps(eigenvectors, size)
+    found, work = [], probes + (4 * steps if eigenvectors else 0)
+    with page("common"):
+        for m in range(probes):
+            found.append(piece(m, lambda m=m: probe(m)))
+            tell(m + 1, work)
     gram = np.stack([one["gram"] for one in found])  # probe, matrix, six sets, six sets
     form = np.stack([one["form"] for one in found])  # probe, matrix, two splits
     matvecs, overlaps = 8 * probes, {}
@@ -139,18 +137,16 @@ def compare(
     }
     if eigenvectors:
         bases = []
-        steps = _steps(eigenvectors, size)
-        follow = partial(report, "eigenvectors")
         for i, apply in enumerate(operators[0]):
-            leading = eigenpairs(
-                apply.counted(follow, i * steps, 4 * steps),
-                eigenvectors,
-                which="magnitude",
-                steps=steps,
-                basis_memory=4 * memory,
-                key=jax.random.fold_in(key, probes + i),
-                done=done.setdefault(f"half{i}", {}),
-            )
+            with page(f"half{i}"):
+                leading = eigenpairs(
+                    apply.counted(probes + i * steps, work),
+                    eigenvectors,
+                    which="magnitude",
+                    steps=steps,
+                    basis_memory=4 * memory,
+                    key=jax.random.fold_in(key, probes + i),
+                )
             bases.append(leading.vectors)
             matvecs += leading.matvecs
         overlaps = {

@@ -8,7 +8,8 @@ import numpy as np
 from jaxtyping import Float
 
 from ._estimate import Estimate, Target, estimate_mean
-from ._examples import Examples, Rows, piece
+from ._examples import Examples
+from ._pieces import page, whole
 
 # Of how many cuts into halves the bias is the mean.
 CUTS = 4
@@ -76,24 +77,14 @@ def estimate_fitted(
 
 def over_halves(
     examples: Examples,
-    find: Callable[[Examples, Rows], np.ndarray],
-    passes: Callable[[str], Rows],
+    find: Callable[[Examples], np.ndarray],
     cuts: int = CUTS,
 ) -> Float[np.ndarray, "cuts 2 ..."]:
-    """What `find` finds on both halves of each cut.
-
-    `passes` has the pieces of an unfinished call by name; `find` may fill its own.
-    """
+    """What `find` finds on both halves of each cut."""
     found = []
     for cut in range(cuts):
         for side, half in enumerate(examples.halves(cut)):
-            rows = passes(f"half{cut}{side}")
-
-            def run(half: Examples = half, rows: Rows = rows) -> dict[str, np.ndarray]:
-                result = find(half, rows)
-                rows.clear()
-                return {"found": result}
-
-            found.append(piece(rows, -1, run)["found"])
+            with page(f"half{cut}{side}"):
+                found.append(whole(lambda half=half: {"found": find(half)})["found"])
     table = np.stack(found)
     return table.reshape(cuts, 2, *table.shape[1:])

@@ -1,9 +1,7 @@
 """The examples that a measure averages over, and the one loop that visits them."""
 
 import dataclasses
-import os
-from collections.abc import Callable, Iterator, MutableMapping
-from pathlib import Path
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
@@ -11,11 +9,8 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from eqcifar.errors import RunError, UsageError
-from eqcifar.storage import replacing
 
-# The pieces of an unfinished measurement by number, each worth keeping by itself: of a
-# pass over examples the rows of a batch, of Lanczos a step, of a mean a random vector.
-Rows = MutableMapping[int, dict[str, np.ndarray]]
+from ._pieces import Rows, page, tell
 
 
 class Batch(NamedTuple):
@@ -149,38 +144,22 @@ class Examples:
         return (self.batch(index) for index in range(self.batch_count))
 
 
-def piece(
-    done: Rows | None, number: int, find: Callable[[], dict[str, Any]]
-) -> dict[str, np.ndarray]:
-    """The piece of that number: as it was kept, or else found, and kept."""
-    if done is not None and number in done:
-        return done[number]
-    found = {name: np.asarray(value) for name, value in find().items()}
-    if done is not None:
-        done[number] = found
-    return found
-
-
 def stream(
     kernel: Callable[[Batch], dict[str, Array]],
     examples: Examples,
     *,
-    done: Rows | None = None,
     enough: Callable[[dict[str, np.ndarray]], bool] | None = None,
-    report: Callable[[int, int], None] | None = None,
 ) -> dict[str, Float[np.ndarray, "seen ..."]]:
     """Collect a kernel's per-example rows over the batches, as float64 on the host.
 
-    Batches do not know of each other, so a pass that was interrupted and resumed
-    from `done` returns the same bits as one that was not.
+    Batches do not know of each other, so a pass that was interrupted and goes on from
+    its pieces, a batch each, returns the same bits as one that was not.
 
     **Arguments:**
 
     - `kernel`: from a batch to arrays with a row an example.
-    - `done`: rows by batch index, read and filled; see `save_rows`.
     - `enough`: asked now and then (each time the examples seen have grown by a
         tenth) with the rows so far; the pass ends when it answers true.
-    - `report`: called after each batch with the examples seen and wanted.
 
     **Returns:**
 
@@ -190,7 +169,16 @@ def stream(
 
     `RunError` when a row is not finite.
     """
-    done = {} if done is None else done
+    with page("") as done:
+        return _stream(kernel, examples, enough, done)
+
+
+def _stream(
+    kernel: Callable[[Batch], dict[str, Array]],
+    examples: Examples,
+    enough: Callable[[dict[str, np.ndarray]], bool] | None,
+    done: Rows,
+) -> dict[str, np.ndarray]:
     seen, asked, waiting = 0, 0, None
     for index in range(examples.batch_count + 1):
         # The next batch is dispatched before the rows of this one are fetched.
@@ -211,8 +199,7 @@ def stream(
         if index == 0:
             continue
         seen = min(index * examples.batch_size, len(examples))
-        if report is not None:
-            report(seen, len(examples))
+        tell(seen, len(examples))
         if enough is not None and seen >= 1.1 * asked:
             asked = seen
             if enough(_concatenate(done, index)):
@@ -225,47 +212,3 @@ def _concatenate(done: Rows, count: int) -> dict[str, np.ndarray]:
         name: np.concatenate([done[index][name] for index in range(count)])
         for name in done[0]
     }
-
-
-def save_rows(path: str | os.PathLike[str], rows: Rows, fingerprint: str) -> None:
-    """Store pieces of an unfinished measurement, replacing the file in one step.
-
-    **Arguments:**
-
-    - `path`: an `.npz` file.
-    - `rows`: the pieces, by the number of their batch.
-    - `fingerprint`: says what is being measured; `load_rows` insists on the same.
-
-    **Raises:**
-
-    `RunError` with the path and the reason, such as a full disk.
-    """
-    arrays: dict[str, Any] = {
-        f"{i}:{k}": v for i, row in rows.items() for k, v in row.items()
-    }
-    arrays["fingerprint"] = np.array(fingerprint)
-    with replacing(Path(path)) as file:
-        np.savez(file, **arrays)
-
-
-def load_rows(path: str | os.PathLike[str], fingerprint: str) -> Rows:
-    """Read pieces of an unfinished measurement; none when there is no file.
-
-    **Raises:**
-
-    `UsageError` when the file belongs to another measurement.
-    """
-    rows: Rows = {}
-    if not os.path.exists(path):
-        return rows
-    with np.load(path, allow_pickle=False) as file:
-        if str(file["fingerprint"]) != fingerprint:
-            raise UsageError(
-                f"{path} holds the partial sums of another measurement: delete it, or "
-                "repeat the measurement that wrote it"
-            )
-        for name in file.files:
-            if name != "fingerprint":
-                index, key = name.split(":", 1)
-                rows.setdefault(int(index), {})[key] = file[name]
-    return rows

@@ -1,21 +1,21 @@
 """The trace of the Hessian, by the cheapest path that is right for the network."""
 
 import dataclasses
-from collections.abc import Callable, MutableMapping
 from typing import Literal
 
 import jax
 from jaxtyping import PRNGKeyArray, PyTree
 
 from eqcifar.errors import UsageError
-from eqcifar.losses import AnyLoss
+from eqcifar.losses import AnyLoss, get_loss
 
 from ._curved import curved_leaves
 from ._estimate import Estimate, Target
-from ._examples import Examples, Rows
+from ._examples import Examples
 from ._memory import MEMORY
 from ._network import Network, check_independent
 from ._output_traces import OutputTraces, output_traces
+from ._pieces import page
 from ._probe_traces import probe_traces
 
 Method = Literal["auto", "exact", "control", "general"]
@@ -49,8 +49,6 @@ def hessian_trace(
     target: Target = "split",
     memory: float = MEMORY,
     key: PRNGKeyArray,
-    done: MutableMapping[str, Rows] | None = None,
-    report: Callable[[int, int], None] | None = None,
 ) -> HessianTrace:
     """Estimate tr H, tr GGN and their difference, as means over examples.
 
@@ -67,12 +65,12 @@ def hessian_trace(
     - `residual_probes`: directions a batch, see `probe_traces`.
     - `rtol`, `memory`: see `output_traces`; the residual is then taken over the
         examples that the GGN was.
-    - `done`: the rows of the passes `outputs` and `probes`, see `stream`.
 
     **Raises:**
 
     `UsageError` when `exact` was asked for and is not proved right.
     """
+    loss = get_loss(loss)
     images = examples.batch(0).images[:2]
     if network.batch_statistics and method in ("exact", "control"):
         check_independent(network, images)
@@ -88,37 +86,34 @@ def hessian_trace(
         without = "control" if curved else "exact"
         method = "general" if network.batch_statistics else without
     ggn_key, residual_key = (jax.random.fold_in(key, i) for i in range(2))
-    done = {} if done is None else done
     outputs = None
     if method != "general":
-        outputs = output_traces(
-            network,
-            examples,
-            loss,
-            probes=probes,
-            rtol=rtol,
-            memory=memory,
-            key=ggn_key,
-            target=target,
-            done=done.setdefault("outputs", {}),
-            report=report,
-        )
+        with page(f"outputs-{loss.name}"):
+            outputs = output_traces(
+                network,
+                examples,
+                loss,
+                probes=probes,
+                rtol=rtol,
+                memory=memory,
+                key=ggn_key,
+                target=target,
+            )
         ggn = outputs.estimate(target=target)
         if method == "exact":
             resid = Estimate(0.0, target=target, examples=len(outputs.ids))
             return HessianTrace(ggn, ggn, resid, method, curved, outputs)
         examples, rtol = examples.take(outputs.ids), None
-    forms = probe_traces(
-        network,
-        examples,
-        loss,
-        probes=residual_probes,
-        rtol=rtol,
-        target=target,
-        key=residual_key,
-        done=done.setdefault("probes", {}),
-        report=report,
-    )
+    with page(f"probes-{loss.name}-{loss.label_smoothing:g}"):
+        forms = probe_traces(
+            network,
+            examples,
+            loss,
+            probes=residual_probes,
+            rtol=rtol,
+            target=target,
+            key=residual_key,
+        )
     resid = forms.estimate("resid", target=target)
     if outputs is None:
         hess = forms.estimate("hess", target=target)

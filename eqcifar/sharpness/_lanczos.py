@@ -3,7 +3,7 @@
 import dataclasses
 import math
 import time
-from collections.abc import Callable, MutableMapping
+from collections.abc import Callable
 from functools import partial
 from typing import Any, Literal
 
@@ -16,9 +16,9 @@ from scipy.special import stdtrit
 from eqcifar.errors import RunError, UsageError
 
 from ._estimate import Estimate, estimate_mean
-from ._examples import Rows, piece
 from ._memory import BASIS_MEMORY, check_memory
 from ._operator import Operator
+from ._pieces import page, piece, whole
 
 Which = Literal["largest", "smallest", "magnitude"]
 
@@ -79,7 +79,6 @@ def _run(
     start: Array,
     steps: int,
     memory: float,
-    done: Rows | None,
     enough: Callable[[np.ndarray, np.ndarray], bool] | None = None,
     known: Float[Array, "known size"] | None = None,
     before: int = 0,
@@ -88,7 +87,7 @@ def _run(
     """Lanczos in the complement of `known` vectors, which are orthonormal.
 
     `enough` is asked at each step, with the Ritz values and their bounds. The steps are
-    in `done` under the numbers from `before` on. What is small beside the larger of
+    the pieces from number `before` on. What is small beside the larger of
     `scale` and the Ritz values is rounding, and ends it.
 
     **Returns:**
@@ -120,7 +119,7 @@ def _run(
     values, bounds, pairs = np.zeros(0), np.zeros(0), np.zeros((0, 0))
     for step in range(steps):
         basis = _store(basis, jnp.asarray(fixed + step), vector)
-        found = piece(done, before + step, advance)
+        found = piece(before + step, advance)
         alphas.append(float(found["alpha"]))
         beta = float(found["beta"])
         if not math.isfinite(alphas[-1] + beta):
@@ -162,7 +161,6 @@ def eigenpairs(
     rtol: float = 1e-4,
     basis_memory: float = BASIS_MEMORY,
     key: PRNGKeyArray,
-    done: Rows | None = None,
 ) -> Eigen:
     """Find extreme eigenpairs by Lanczos with full reorthogonalisation.
 
@@ -182,7 +180,6 @@ def eigenpairs(
     - `steps`: at most so many products from one start, and vectors held; fewer when
         every bound is at most `rtol` times the largest eigenvalue in modulus.
     - `basis_memory`: bytes for the basis, one vector a step.
-    - `done`: the steps of an unfinished call, read and filled; in the end the result.
 
     **Raises:**
 
@@ -196,10 +193,10 @@ def eigenpairs(
     begin = time.perf_counter()
 
     def find() -> dict[str, Any]:
-        search = _search(operator, count, which, steps, rtol, basis_memory, key, done)
+        search = _search(operator, count, which, steps, rtol, basis_memory, key)
         vectors, complete, before = search
         exact = [
-            piece(done, before + j, lambda j=j: _check(operator, vectors[j]))
+            piece(before + j, lambda j=j: _check(operator, vectors[j]))
             for j in range(count)
         ]
         values, bounds = (
@@ -207,8 +204,6 @@ def eigenpairs(
             for name in ("value", "bound")
         )
         order = np.argsort(-_RANKS[which](values), kind="stable")
-        if done is not None:
-            done.clear()
         return {
             "values": values[order],
             "bounds": bounds[order],
@@ -217,7 +212,7 @@ def eigenpairs(
             "matvecs": before + count,
         }
 
-    found = piece(done, -1, find)
+    found = whole(find)
     return Eigen(
         found["values"],
         found["bounds"],
@@ -248,7 +243,6 @@ def _search(
     rtol: float,
     memory: float,
     key: PRNGKeyArray,
-    done: Rows | None,
 ) -> tuple[Float[Array, "count size"], bool, int]:
     """Ritz vectors, whether nothing beyond them was found, and the products taken."""
     rank, room = _RANKS[which], min(steps, operator.size)
@@ -284,7 +278,6 @@ def _search(
             draw,
             room - len(known),
             memory,
-            done,
             enough,
             vectors,
             before,
@@ -310,7 +303,6 @@ def values_nearby(
     vectors: Float[Array, "count size"],
     *,
     depth: int = DEPTH,
-    done: Rows | None = None,
 ) -> tuple[Float[np.ndarray, " count"], Float[Array, "count size"]]:
     """Find the largest eigenpairs of a matrix near one whose eigenvectors are known.
 
@@ -320,7 +312,6 @@ def values_nearby(
     **Arguments:**
 
     - `vectors`: V, those of the largest eigenvalues of the matrix nearby.
-    - `done`: the products of an unfinished call, read and filled.
 
     **Returns:**
 
@@ -331,7 +322,7 @@ def values_nearby(
     for level in range(depth):
         block = []
         for j in range(level * count, len(rows)):
-            found = piece(done, j, lambda v=rows[j]: {"product": operator(v)})
+            found = piece(j, lambda v=rows[j]: {"product": operator(v)})
             product = jnp.asarray(found["product"])
             with jax.default_matmul_precision("highest"):
                 form[: len(rows), j] = form[j, : len(rows)] = rows @ product
@@ -362,7 +353,6 @@ def spectral_density(
     basis_memory: float = BASIS_MEMORY,
     known: Eigen | None = None,
     key: PRNGKeyArray,
-    done: MutableMapping[str, Rows] | None = None,
 ) -> Density:
     """Estimate the spectral density by stochastic Lanczos quadrature.
 
@@ -374,24 +364,22 @@ def spectral_density(
 
     Of a multiple of the identity, the Gaussian's width is relative to the eigenvalue.
     With `known` eigenpairs, only the rest of the spectrum makes noise in the moments.
-
-    `done` holds an unfinished call: `rules` of whole vectors, and a vector's steps.
     """
     if probes < 2:
         raise UsageError("a band needs at least 2 probes")
     begin = time.perf_counter()
-    done = {} if done is None else done
 
     def rule(m: int) -> dict[str, np.ndarray]:
-        seed, run = jax.random.fold_in(key, m), done.setdefault(f"vector{m}", {})
+        seed = jax.random.fold_in(key, m)
         draw = jax.random.rademacher(seed, (operator.size,), operator.dtype)
-        values, _, pairs, _ = _run(operator, draw, steps, basis_memory, run)
-        run.clear()
+        values, _, pairs, _ = _run(operator, draw, steps, basis_memory)
         seen = shares(known, draw)
         return {"values": values, "weights": pairs[0] ** 2, "shares": seen}
 
-    whole = done.setdefault("rules", {})
-    found = [piece(whole, m, lambda m=m: rule(m)) for m in range(probes)]
+    found = []
+    for m in range(probes):
+        with page(f"vector{m}"):
+            found.append(whole(lambda m=m: rule(m)))
     rules = [(one["values"], one["weights"]) for one in found]
     low = min(values.min() for values, _ in rules)
     high = max(values.max() for values, _ in rules)

@@ -1,7 +1,7 @@
 """The loss on lines and planes through the parameters."""
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
@@ -13,8 +13,9 @@ from eqcifar.errors import UsageError
 from eqcifar.losses import AnyLoss
 
 from ._estimate import Target, estimate_mean
-from ._examples import Examples, Rows, piece
+from ._examples import Examples
 from ._network import Network
+from ._pieces import piece, tell
 from ._probe_traces import random_direction
 from ._radius import _move, loss_at
 
@@ -67,14 +68,11 @@ def landscape(
     reach: float = 1.0,
     points: int = 21,
     target: Target = "split",
-    done: Rows | None = None,
-    report: Callable[[int, int], None] | None = None,
 ) -> Landscape:
     """Compute the mean loss and accuracy along one direction or over a plane.
 
     At theta + a d (+ b e) for a, b on `points` equal steps in [-reach, reach], in
-    units of the directions; odd `points` include theta itself. `done` holds the points
-    of an unfinished call.
+    units of the directions; odd `points` include theta itself.
     """
     if len(directions) not in (1, 2):
         raise UsageError("a landscape takes one direction (a line) or two (a plane)")
@@ -101,8 +99,7 @@ def landscape(
         }
 
     for number, at in enumerate(np.ndindex(values.shape[1:])):
-        found = piece(done, number, lambda at=at: find(at))
+        found = piece(number, lambda at=at: find(at))
         values[(slice(None), *at)] = [found[k] for k in ("loss", "error", "right")]
-        if report is not None:
-            report(number + 1, values[0].size)
+        tell(number + 1, values[0].size)
     return Landscape(steps, *values)

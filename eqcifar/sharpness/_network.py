@@ -1,7 +1,6 @@
 """A trained model as a function of its parameters."""
 
 from collections.abc import Callable
-from typing import Any
 
 import equinox as eqx
 import jax
@@ -12,6 +11,7 @@ from jaxtyping import Array, Float, PyTree
 from eqcifar.errors import UsageError
 from eqcifar.models import check_real
 from eqcifar.parallel import jit
+from eqcifar.sam import adaptive_scale
 
 
 class Network(eqx.Module):
@@ -130,19 +130,13 @@ def scaling(params: PyTree, kind: str) -> PyTree:
     if kind == "filter":
         return jax.tree.map(_filter_scale, params)
     if kind == "asam":
-        return jax.tree_util.tree_map_with_path(_asam_scale, params)
+        return jax.tree.map(jnp.square, adaptive_scale(params))
     raise UsageError(f"unknown scaling {kind!r}: choose plain, theta, filter or asam")
 
 
 def _filter_scale(leaf: Array) -> Array:
     axes = tuple(range(1, leaf.ndim))
     return jnp.broadcast_to(jnp.mean(leaf**2, axes, keepdims=True), leaf.shape)
-
-
-def _asam_scale(path: tuple[Any, ...], leaf: Array) -> Array:
-    # A convolution's bias has three axes in Equinox.
-    is_weight = leaf.ndim > 1 and getattr(path[-1], "name", None) != "bias"
-    return jnp.square(leaf) if is_weight else jnp.ones_like(leaf)
 
 
 def check_independent(network: Network, images: Float[Array, "batch ..."]) -> None:

@@ -19,6 +19,7 @@ from eqcifar.parallel import jit
 from ._examples import Examples
 from ._memory import MEMORY
 from ._network import Network
+from ._pieces import teller
 
 Kind = Literal["hess", "ggn"]
 
@@ -116,10 +117,9 @@ class Operator:
         dtype = self.dtype if self.precise is None else jnp.float64
         return float(jnp.finfo(dtype).eps)
 
-    def counted(
-        self, report: Callable[[int, int], None], before: int, total: int
-    ) -> "Operator":
-        """The same, calling `report` with the products done, `before` and here."""
+    def counted(self, before: int, total: int) -> "Operator":
+        """The same, reporting (see `keeping`) the products done, `before` and here."""
+        report = teller()
 
         def told(product: Callable[[Any], Any]) -> Callable[[Any], Any]:
             def apply(vector: Any) -> Any:

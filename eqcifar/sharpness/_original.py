@@ -1,7 +1,6 @@
 """The six columns of the original project, from exact traces."""
 
 import dataclasses
-from collections.abc import Callable, MutableMapping
 
 import numpy as np
 from jaxtyping import PRNGKeyArray
@@ -9,10 +8,11 @@ from jaxtyping import PRNGKeyArray
 from eqcifar.errors import UsageError
 
 from ._estimate import Estimate
-from ._examples import Examples, Rows
+from ._examples import Examples
 from ._hessian_trace import hessian_trace, penalty_trace
 from ._network import Network
 from ._output_traces import output_traces
+from ._pieces import page
 
 ORIGINAL_DEFECTS = (
     "The loss holds the weight decay, so tr_hess holds lambda * P, which is no "
@@ -45,8 +45,6 @@ def original_traces(
     devices: int,
     probes: int = 0,
     key: PRNGKeyArray,
-    done: MutableMapping[str, Rows] | None = None,
-    report: Callable[[int, int], None] | None = None,
 ) -> Original:
     """Compute what `sungyubkim/cifar_jax` reports, without its Monte Carlo noise.
 
@@ -63,7 +61,6 @@ def original_traces(
     - `train`, `test`: the splits in their stored order, without augmentation.
     - `weight_decay`: lambda; the original's default is 5e-4.
     - `probes`: see `output_traces`; 0 is exact.
-    - `done`: the passes of an unfinished call, see `stream`.
     """
     if devices < 1 or batch_size % devices:
         raise UsageError(
@@ -71,7 +68,7 @@ def original_traces(
             "devices: name a number that divides it"
         )
     penalty, divisor = penalty_trace(network, weight_decay), batch_size / devices
-    columns, done = {}, {} if done is None else done
+    columns = {}
     first = train.take(train.order[:batch_size])
     sets = {"batch": first, "dataset": train, "dataset_te": test}
     for name, examples in sets.items():
@@ -82,18 +79,13 @@ def original_traces(
             labels=np.asarray(examples.labels)[examples.order],
             ids=None,
         )
-        passes = {
-            kind: done.setdefault(f"{name}-{kind}", {})
-            for kind in ("outputs", "probes", "ntk")
-        }
-        result = hessian_trace(
-            network, whole, "mse", probes=probes, key=key, done=passes, report=report
-        )
+        with page(name):
+            result = hessian_trace(network, whole, "mse", probes=probes, key=key)
         columns[f"tr_hess_{name}"] = result.hess.shift(penalty).scale(1 / divisor)
         if result.outputs is None:
-            ntk = output_traces(
-                network, whole, "mse", probes=probes, key=key, done=passes["ntk"]
-            ).estimate()
+            with page(f"{name}-ntk"):
+                ntk = output_traces(network, whole, "mse", probes=probes, key=key)
+            ntk = ntk.estimate()
         else:
             ntk = result.ggn
         columns[f"tr_ntk_{name}"] = ntk

@@ -3,7 +3,6 @@
 import dataclasses
 import math
 import time
-from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +14,7 @@ from eqcifar.losses import AnyLoss, Loss, get_loss
 from eqcifar.parallel import jit
 
 from ._estimate import Estimate, Target, estimate_mean
-from ._examples import Batch, Examples, Rows, stream
+from ._examples import Batch, Examples, stream
 from ._gradient_norms import Tapped, footprint, gradient_norms, tappable
 from ._memory import MEMORY
 from ._network import Network, check_independent
@@ -153,8 +152,6 @@ def output_traces(
     target: Target = "split",
     memory: float = MEMORY,
     key: PRNGKeyArray | None = None,
-    done: Rows | None = None,
-    report: Callable[[int, int], None] | None = None,
 ) -> OutputTraces:
     """Compute tr(D J_i' H_i J_i D) of each example by vector-Jacobian products.
 
@@ -178,7 +175,6 @@ def output_traces(
     - `memory`: bytes for the passes; a smaller batch is taken if need be.
     - `key`: the source of the signs; each example's signs depend on the key and its
         position alone.
-    - `done`, `report`: see `stream`.
 
     **Returns:**
 
@@ -240,9 +236,7 @@ def output_traces(
     rows = stream(
         kernel,
         examples,
-        done=done,
         enough=None if rtol is None else enough,
-        report=report,
     )
     return collect(rows, time.perf_counter() - start)
 

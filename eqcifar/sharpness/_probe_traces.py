@@ -2,7 +2,6 @@
 
 import dataclasses
 import time
-from collections.abc import Callable
 from typing import Literal
 
 import jax
@@ -16,7 +15,7 @@ from eqcifar.losses import AnyLoss, Loss, get_loss
 from eqcifar.parallel import jit
 
 from ._estimate import Estimate, Target, estimate_mean
-from ._examples import Batch, Examples, Rows, stream
+from ._examples import Batch, Examples, stream
 from ._flips import can_flip, flipped_directional, sign_count
 from ._network import Network, coupled, directional, scaling
 from ._stopping import Stop
@@ -139,8 +138,6 @@ def probe_traces(
     level: float = 0.95,
     target: Target = "split",
     key: PRNGKeyArray,
-    done: Rows | None = None,
-    report: Callable[[int, int], None] | None = None,
 ) -> ProbeTraces:
     """Estimate the traces of H, GGN, residual and NTK by random directions.
 
@@ -158,7 +155,6 @@ def probe_traces(
     - `rtol`: stop when the interval of `measure` reaches at most that far to either
         side, relative to the value, after at least 20 batches.
     - `key`: batch k uses `fold_in(key, k)`, so neither order nor interruption matter.
-    - `done`, `report`: see `stream`.
 
     **Returns:**
 
@@ -208,8 +204,6 @@ def probe_traces(
     rows = stream(
         kernel,
         examples,
-        done=done,
         enough=None if rtol is None else enough,
-        report=report,
     )
     return collect(rows, time.perf_counter() - start)

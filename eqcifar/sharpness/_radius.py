@@ -4,7 +4,8 @@ import dataclasses
 import itertools
 import math
 import time
-from collections.abc import Callable, MutableMapping, Sequence
+from collections.abc import Sequence
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -14,11 +15,13 @@ from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 from eqcifar.errors import UsageError
 from eqcifar.losses import AnyLoss, Loss, get_loss
 from eqcifar.parallel import jit
+from eqcifar.sam import perturbation
 
 from ._draw import estimate_fitted, is_sample, over_halves
 from ._estimate import Estimate, Target, estimate_mean
-from ._examples import Batch, Examples, Rows, piece, stream
+from ._examples import Batch, Examples, stream
 from ._network import Network, scaling
+from ._pieces import piece, tell
 from ._probe_traces import random_direction
 
 # Cuts into halves, of which the direction's error is told.
@@ -73,14 +76,14 @@ def sam_sharpness(
     adaptive: bool = False,
     steps: int = 1,
     target: Target = "split",
-    done: MutableMapping[str, Rows] | None = None,
 ) -> Estimate:
     """Estimate L(theta + delta) - L(theta) for a worst-case delta of norm `radius`.
 
     With D = I, or if adaptive (ASAM, Kwon et al. 2021) |theta| for weights and 1 for
     biases and the scales and shifts of normalisation, delta maximises the linearised
     loss over ||D^-1 delta|| <= radius: delta = radius D^2 g / ||D g||, for g the
-    gradient over all the examples. More steps take g anew at the point reached;
+    gradient over all the examples: that of `eqcifar.sam`, with which training by SAM
+    moves away before it takes a gradient. More steps take g anew at the point reached;
     the largest rise on the way is taken, a lower bound of the maximum in the ball.
 
     From some images of a split, delta fits these images and the rise is too large:
@@ -88,10 +91,8 @@ def sam_sharpness(
     is small beside its spread over images, as after training, they show the bias in
     part alone: 95 % intervals hold the value over all images in 85 to 100 % of draws
     (`benchmarks/coverage_fitted.py`).
-
-    `done` holds the passes of an unfinished call.
     """
-    loss, done = get_loss(loss), {} if done is None else done
+    loss = get_loss(loss)
     if not radius > 0:
         raise UsageError(f"the radius must be positive, not {radius:g}")
     if steps < 1:
@@ -99,16 +100,15 @@ def sam_sharpness(
     begin = time.perf_counter()
 
     def climb(some: Examples) -> np.ndarray:
-        return _climb(network, some, loss, radius, adaptive, steps)
+        found = partial(_climb, network, some, loss, radius, adaptive, steps)
+        return piece(0, lambda: {"rise": found()})["rise"]
 
-    whole = done.setdefault("whole", {})
-    rises = piece(whole, 0, lambda: {"rise": climb(examples)})["rise"]
+    rises = climb(examples)
     halves = np.zeros((0, 2))
     if is_sample(examples, target) and len(examples) > 1:
         halves = over_halves(
             examples,
-            lambda half, rows: np.asarray(climb(half).mean()),
-            lambda end: done.setdefault(end, {}),
+            lambda half: np.asarray(climb(half).mean()),
             CLIMBS,
         )
     found = estimate_fitted(
@@ -133,22 +133,17 @@ def _climb(
     steps: int,
 ) -> Float[np.ndarray, " examples"]:
     """Each example's rise, where their mean is the largest."""
-    square = scaling(network.params, "asam" if adaptive else "plain")
     start = loss_at(network, examples, loss, network.params)["loss"]
-    params, rises = network.params, [np.zeros_like(start)]
+    params, rises = network.params, []
     for _ in range(steps):
         gradient = jax.tree.map(jnp.zeros_like, params)
         for batch in examples.batches():
             part = _gradient(network, loss, params, batch)
             gradient = jax.tree.map(jnp.add, gradient, part)
-        scaled = jax.tree.map(lambda g, d: g * jnp.sqrt(d), gradient, square)
-        norm = _norm(scaled)
-        if norm == 0:
-            break
-        delta = jax.tree.map(lambda g, d: g * jnp.sqrt(d), scaled, square)
-        params = _move(network.params, delta, jnp.asarray(radius / norm))
+        delta = perturbation(network.params, gradient, radius, adaptive=adaptive)
+        params = _move(network.params, delta, jnp.asarray(1.0))
         rises.append(loss_at(network, examples, loss, params)["loss"] - start)
-    return max(rises[1:] or rises, key=np.mean)
+    return max(rises, key=np.mean)
 
 
 def rises_at(
@@ -180,8 +175,6 @@ def average_sharpness(
     probes: int,
     target: Target = "split",
     key: PRNGKeyArray,
-    done: Rows | None = None,
-    report: Callable[[int, int], None] | None = None,
 ) -> Estimate:
     """Estimate E[L(theta + D u) - L(theta)] for u uniform on the sphere of `radius`.
 
@@ -189,8 +182,6 @@ def average_sharpness(
     goes to 0 this is radius^2 tr(D H D) / (2 P) plus what kinks add. D as in
     `sam_sharpness`. The examples share their directions: from 5 of them, 95 % intervals
     hold the value in 68 to 96 % of draws (`benchmarks/coverage_fitted.py`).
-
-    `done` holds the directions of an unfinished call; `report` is called after each.
     """
     loss = get_loss(loss)
     if probes < 2:
@@ -203,7 +194,7 @@ def average_sharpness(
     def at(params: PyTree) -> np.ndarray:
         return loss_at(network, examples, loss, params)["loss"]
 
-    start = piece(done, -1, lambda: {"loss": at(network.params)})["loss"]
+    start = piece(-1, lambda: {"loss": at(network.params)})["loss"]
 
     def rise(m: int) -> dict[str, np.ndarray]:
         draw = random_direction(jax.random.fold_in(key, m), network.params, "normal")
@@ -217,9 +208,8 @@ def average_sharpness(
 
     rises = []
     for m in range(probes):
-        rises.append(piece(done, m, lambda m=m: rise(m))["rise"])
-        if report is not None:
-            report(m + 1, probes)
+        rises.append(piece(m, lambda m=m: rise(m))["rise"])
+        tell(m + 1, probes)
     return estimate_mean(
         np.stack(rises, axis=1),
         groups=np.zeros(len(examples), int),

@@ -13,10 +13,10 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from eqcifar.errors import RunError, UsageError
 
 from ._estimate import Estimate, estimate_mean
-from ._examples import Rows, piece
 from ._lanczos import Eigen, shares
 from ._memory import BASIS_MEMORY, check_memory
 from ._operator import Operator
+from ._pieces import piece
 from ._stopping import Stop
 
 
@@ -26,7 +26,6 @@ def hutchinson(
     matvecs: int,
     stop: Stop | None = None,
     key: PRNGKeyArray,
-    done: Rows | None = None,
 ) -> Estimate:
     """Estimate tr A by the mean of v'Av over sign vectors v (Hutchinson, 1989).
 
@@ -36,7 +35,6 @@ def hutchinson(
 
     - `matvecs`: how many products, or with `stop` the most.
     - `stop`: ends the sum when the interval is narrow enough.
-    - `done`: the terms of an unfinished call, read and filled.
     """
     _check_some(matvecs)
     start = time.perf_counter()
@@ -47,7 +45,7 @@ def hutchinson(
         return {"term": jnp.vdot(v, operator(v))}
 
     for m in range(matvecs):
-        values.append(float(piece(done, m, lambda m=m: term(m))["term"]))
+        values.append(float(piece(m, lambda m=m: term(m))["term"]))
         if stop is not None and stop.now(_mean(values), len(values)):
             break
     return _with_cost(_mean(values), len(values), start)
@@ -59,7 +57,6 @@ def frobenius(
     probes: int,
     known: Eigen | None = None,
     key: PRNGKeyArray,
-    done: Rows | None = None,
 ) -> Estimate:
     """Estimate ||A||_F^2 by the mean of ||Av||^2 over sign vectors v.
 
@@ -68,7 +65,6 @@ def frobenius(
     - `probes`: how many products.
     - `known`: eigenpairs (t_j, u_j), whose part is taken exactly: the terms are
         ||Av||^2 - sum_j t_j^2 ((u_j'v)^2 - 1), and only the rest of A makes noise.
-    - `done`: the terms of an unfinished call, read and filled.
     """
     _check_some(probes)
     start = time.perf_counter()
@@ -80,7 +76,7 @@ def frobenius(
             square -= float((shares(known, v) - 1) @ known.values**2)
         return {"term": square}
 
-    values = [float(piece(done, m, lambda m=m: term(m))["term"]) for m in range(probes)]
+    values = [float(piece(m, lambda m=m: term(m))["term"]) for m in range(probes)]
     return _with_cost(_mean(values), probes, start)
 
 
@@ -91,7 +87,6 @@ def hutch_plus_plus(
     matvecs: int,
     basis_memory: float = BASIS_MEMORY,
     key: PRNGKeyArray,
-    done: Rows | None = None,
 ) -> Estimate:
     """Estimate tr A as tr(Q'AQ) + Hutchinson on the rest (Meyer et al., 2021).
 
@@ -102,7 +97,6 @@ def hutch_plus_plus(
 
     - `matvecs`: how many products.
     - `basis_memory`: bytes for the vectors held, about two a product.
-    - `done`: the products of an unfinished call, read and filled.
     """
     third = matvecs // 3
     if third < 2:
@@ -110,10 +104,10 @@ def hutch_plus_plus(
     _check_room(operator, third, 6, basis_memory)
     start = time.perf_counter()
     draws = _block(key, operator, 2 * third)
-    q = jnp.linalg.qr(_apply(operator, draws[:third], done).T)[0].T
-    low = jnp.sum(q * _apply(operator, q, done, third))
+    q = jnp.linalg.qr(_apply(operator, draws[:third]).T)[0].T
+    low = jnp.sum(q * _apply(operator, q, third))
     rest = draws[third:] - (draws[third:] @ q.T) @ q
-    values = jnp.sum(rest * _apply(operator, rest, done, 2 * third), axis=1)
+    values = jnp.sum(rest * _apply(operator, rest, 2 * third), axis=1)
     mean = _mean(np.asarray(values)).shift(float(low))
     return _with_cost(mean, 3 * third, start)
 
@@ -125,7 +119,6 @@ def xtrace(
     matvecs: int,
     basis_memory: float = BASIS_MEMORY,
     key: PRNGKeyArray,
-    done: Rows | None = None,
 ) -> Estimate:
     """Estimate tr A by leaving each of matvecs/2 vectors out in turn (XTrace).
 
@@ -139,8 +132,7 @@ def xtrace(
     of the basis and are too alike: the error reported here is their standard error
     times `XTRACE_WIDENING`, see docs/measurements/coverage.md.
 
-    `basis_memory` is for the vectors held, about two a product; `done` holds the
-    products of an unfinished call.
+    `basis_memory` is for the vectors held, about two a product.
     """
     m = matvecs // 2
     if m < 3:
@@ -148,11 +140,11 @@ def xtrace(
     _check_room(operator, m, 4, basis_memory)
     start = time.perf_counter()
     omega = _sphere(key, operator, m).T
-    y = _apply(operator, omega.T, done).T
+    y = _apply(operator, omega.T).T
     if not y.any():
         return _left_out(np.zeros(m), 2 * m, start)
     q, r = jnp.linalg.qr(y)
-    z = _apply(operator, q.T, done, m).T
+    z = _apply(operator, q.T, m).T
     h, w, r, y_omega = _small(q.T @ z, q.T @ omega, r, jnp.sum(omega * y, axis=0))
     h = 0.5 * (h + h.T)
     s = _unit_columns(np.linalg.inv(r).T)
@@ -171,15 +163,13 @@ def xnystrace(
     matvecs: int,
     basis_memory: float = BASIS_MEMORY,
     key: PRNGKeyArray,
-    done: Rows | None = None,
 ) -> Estimate:
     """Estimate tr A for a positive semidefinite A by XNysTrace.
 
     As `xtrace` with the Nystrom approximation, which needs one product a vector. Use
     it for the GGN; a Hessian with negative eigenvalues is outside its theory.
 
-    `basis_memory` is for the vectors held, about four a product; `done` holds the
-    products of an unfinished call.
+    `basis_memory` is for the vectors held, about four a product.
     """
     m = matvecs
     if m < 3:
@@ -187,7 +177,7 @@ def xnystrace(
     _check_room(operator, m, 4, basis_memory)
     start = time.perf_counter()
     omega = _sphere(key, operator, m).T
-    y = _apply(operator, omega.T, done).T
+    y = _apply(operator, omega.T).T
     if not y.any():
         return _left_out(np.zeros(m), m, start)
     shift = (
@@ -260,15 +250,14 @@ def _check_room(operator: Operator, vectors: int, blocks: int, memory: float):
 def _apply(
     operator: Operator,
     rows: Float[Array, "count size"],
-    done: Rows | None,
     before: int = 0,
 ) -> Array:
-    """The product of each row; `done` has them by number, after those `before`."""
+    """The product of each row; numbered as pieces after those `before`."""
 
     def product(i: int) -> dict[str, Array]:
         return {"product": operator(rows[i])}
 
-    found = [piece(done, before + i, lambda i=i: product(i)) for i in range(len(rows))]
+    found = [piece(before + i, lambda i=i: product(i)) for i in range(len(rows))]
     return jnp.stack([one["product"] for one in found])
 
 

@@ -2,7 +2,7 @@
 
 import dataclasses
 import itertools
-from collections.abc import Callable, MutableMapping, Sequence
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -16,18 +16,16 @@ from eqcifar.losses import AnyLoss, get_loss
 
 from ._draw import CUTS, estimate_fitted, is_sample, over_halves
 from ._estimate import Estimate, Target, estimate_mean
-from ._examples import Batch, Examples, Rows, piece, stream
+from ._examples import Batch, Examples, stream
 from ._lanczos import DEPTH, Eigen, eigenpairs, values_nearby
 from ._landscape import as_direction
 from ._memory import check_memory
 from ._network import Network
 from ._operator import Kind, Operator, operator
 from ._output_traces import OutputTraces, output_traces
+from ._pieces import Rows, page, piece
 from ._probe_traces import quadratic_forms
 from ._radius import rises_at
-
-# Work done, the whole, and what gives the estimate so far, called when it is shown.
-Report = Callable[[int, int, Callable[[], Estimate | None]], None]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,57 +56,41 @@ class Task:
     target: Target
     memory: float
     key: PRNGKeyArray
-    rows: MutableMapping[str, Rows]
-    report: Report
 
-    def passes(self, name: str) -> Rows:
-        """The pieces of a pass, empty unless it was interrupted."""
-        return self.rows.setdefault(name, {})
-
-    def follow(self, rows: Rows) -> Callable[[int, int], None]:
-        """Report on a pass with the estimate so far."""
-
-        def sofar() -> Estimate | None:
-            if not rows:
-                return None
-            first = rows[min(rows)]
-            name = "plain/probe" if "plain/probe" in first else "hess"
-            table = np.concatenate([rows[index][name] for index in sorted(rows)])
-            exact = name != "hess" and self.probes == 0
-            if exact:
-                table = table.sum(axis=1, keepdims=True)
-            size = self.examples.population
-            return estimate_mean(table, exact=exact, population=size)
-
-        return lambda done, total: self.report(done, total, sofar)
-
-    def count(self, done: int, total: int) -> None:
-        """Report on steps that have no estimate on the way."""
-        self.report(done, total, lambda: None)
+    def sofar(self, rows: Rows) -> Estimate | None:
+        """The trace so far, from the pieces of a pass that makes one."""
+        first = rows[min(rows)] if rows else {}
+        name = next((name for name in ("plain/probe", "hess") if name in first), None)
+        if name is None:
+            return None
+        table = np.concatenate([rows[index][name] for index in sorted(rows)])
+        exact = name != "hess" and self.probes == 0
+        if exact:
+            table = table.sum(axis=1, keepdims=True)
+        size = self.examples.population
+        return estimate_mean(table, exact=exact, population=size)
 
     def outputs(self, network: Network, loss: AnyLoss, name: str) -> OutputTraces:
         """One pass of vector-Jacobian products."""
-        rows = self.passes(name)
-        return output_traces(
-            network,
-            self.examples,
-            loss,
-            probes=self.probes,
-            rtol=self.rtol,
-            target=self.target,
-            memory=self.memory,
-            # The key of the trace's pass: under `mse` the two are one.
-            key=jax.random.fold_in(self.key, 0),
-            done=rows,
-            report=self.follow(rows),
-        )
+        with page(name):
+            return output_traces(
+                network,
+                self.examples,
+                loss,
+                probes=self.probes,
+                rtol=self.rtol,
+                target=self.target,
+                memory=self.memory,
+                # The key of the trace's pass: under `mse` the two are one.
+                key=jax.random.fold_in(self.key, 0),
+            )
 
     def operator(self, kind: Kind, before: int, total: int) -> Operator:
         """The Hessian or GGN, reporting each product out of `total`."""
         apply = operator(
             self.network, self.examples, self.loss, kind, memory=self.memory
         )
-        return apply.counted(self.count, before, total)
+        return apply.counted(before, total)
 
     @property
     def pairs(self) -> int:
@@ -160,22 +142,22 @@ class Task:
             f"{fewer}allow more memory",
             of=" of Lanczos vectors",
         )
-        return eigenpairs(
-            self.operator(kind, before, total or before + steps),
-            count,
-            steps=steps,
-            rtol=1e-3,
-            basis_memory=self.basis,
-            key=jax.random.fold_in(self.key, 0),
-            done=self.passes(name),
-        )
+        with page(name):
+            return eigenpairs(
+                self.operator(kind, before, total or before + steps),
+                count,
+                steps=steps,
+                rtol=1e-3,
+                basis_memory=self.basis,
+                key=jax.random.fold_in(self.key, 0),
+            )
 
     def nearby(
-        self, examples: Examples, kind: Kind, vectors: Array, rows: Rows, *work: int
+        self, examples: Examples, kind: Kind, vectors: Array, *work: int
     ) -> tuple[np.ndarray, Array]:
         """The eigenpairs of other examples' matrix near those of ours."""
         apply = operator(self.network, examples, self.loss, kind, memory=self.memory)
-        return values_nearby(apply.counted(self.count, *work), vectors, done=rows)
+        return values_nearby(apply.counted(*work), vectors)
 
     def of_draw(
         self, kind: Kind, name: str, found: Eigen, before: int, total: int
@@ -187,13 +169,12 @@ class Task:
             table = self._forms(kind, f"{name}-forms", found.vectors)
             numbers = itertools.count()
 
-            def find(half: Examples, rows: Rows) -> np.ndarray:
+            def find(half: Examples) -> np.ndarray:
                 start = before + next(numbers) * DEPTH * count
-                return self.nearby(half, kind, found.vectors, rows, start, total)[0]
+                return self.nearby(half, kind, found.vectors, start, total)[0]
 
-            halves = over_halves(
-                self.examples, find, lambda end: self.passes(f"{name}-{end}")
-            )
+            with page(name):
+                halves = over_halves(self.examples, find)
         return [
             dataclasses.replace(
                 self.fitted(value, table[:, k], halves[..., k]),
@@ -204,12 +185,17 @@ class Task:
         ]
 
     def rises(
-        self, name: str, directions: Sequence[PyTree], reach: float
+        self,
+        name: str,
+        directions: Sequence[PyTree],
+        reach: float,
+        examples: Examples | None = None,
     ) -> np.ndarray:
         """Each image's mean rise of the loss at `reach` along directions."""
-        done = self.passes(f"{name}-ends")
-        find = partial(self._rises, self.examples, directions, reach)
-        return piece(done, 0, lambda: {"rise": find()})["rise"]
+        images = self.examples if examples is None else examples
+        find = partial(rises_at, self.network, images, self.loss, directions, reach)
+        with page(f"{name}-ends"):
+            return piece(0, lambda: {"rise": find()})["rise"]
 
     def rises_of_halves(
         self, name: str, vectors: Array, reach: float, before: int, total: int
@@ -217,20 +203,14 @@ class Task:
         """The mean rise of each half of the images along eigenvectors of its own."""
         numbers = itertools.count()
 
-        def find(half: Examples, rows: Rows) -> np.ndarray:
+        def find(half: Examples) -> np.ndarray:
             start = before + next(numbers) * DEPTH * len(vectors)
-            own = self.nearby(half, "hess", vectors, rows, start, total)[1]
+            own = self.nearby(half, "hess", vectors, start, total)[1]
             directions = [as_direction(self.network, vector) for vector in own]
-            return np.asarray(self._rises(half, directions, reach).mean())
+            return np.asarray(self.rises(name, directions, reach, half).mean())
 
-        return over_halves(
-            self.examples, find, lambda end: self.passes(f"{name}-{end}")
-        )
-
-    def _rises(
-        self, examples: Examples, directions: Sequence[PyTree], reach: float
-    ) -> np.ndarray:
-        return rises_at(self.network, examples, self.loss, directions, reach)
+        with page(name):
+            return over_halves(self.examples, find)
 
     def fitted(
         self, value: float, terms: np.ndarray, halves: np.ndarray | None = None
@@ -257,4 +237,5 @@ class Task:
             ]
             return {kind: jnp.stack(forms, axis=1)}
 
-        return stream(kernel, self.examples, done=self.passes(name))[kind]
+        with page(name, silent=True):
+            return stream(kernel, self.examples)[kind]

@@ -21,10 +21,6 @@ CONVENTION = (
 ABOUT = "time", "epoch", "data", "step", "probes", "sample_seed", *CONVENTION
 
 
-# Measures that take fewer images than they are given; see `eqcifar.measures`.
-_AT_MOST = {"lmax_ntk": 64, "rank_ntk": 64}
-
-
 _IMAGES = "examples"
 
 
@@ -101,15 +97,16 @@ def _measures(row: Mapping[str, str]) -> list[str]:
 def _is_about(name: str, row: Mapping[str, str]) -> bool:
     if name in ABOUT or name.partition("_")[0] == _IMAGES:
         return True
-    return any(name.endswith(end) and name.removesuffix(end) in row for end in _ERRORS)
+    ends = *_ERRORS, f"_{_IMAGES}"
+    return any(name.endswith(end) and name.removesuffix(end) in row for end in ends)
 
 
 def _images(row: Mapping[str, str], name: str) -> int | None:
     split = next((end for end in _SPLITS if name.endswith(end)), "")
-    count = _number(row, f"{_IMAGES}{split}")
-    if not math.isfinite(count):
-        return None
-    return min(int(count), _AT_MOST.get(name.removesuffix(split), int(count)))
+    # A measure that took fewer than others of its row says so.
+    own, count = f"{name}_{_IMAGES}", f"{_IMAGES}{split}"
+    number = _number(row, own if row.get(own) else count)
+    return int(number) if math.isfinite(number) else None
 
 
 def _number(row: Mapping[str, str], name: str) -> float:

@@ -19,11 +19,12 @@ from ._fit import (
     fit as fit,
 )
 from ._forward import Model as Model
-from ._gradient import check_recipe as check_recipe
+from ._gradient import batch_loss as batch_loss, check_recipe as check_recipe
 from ._optimisers import (
     OPTIMISERS as OPTIMISERS,
     Optimiser as Optimiser,
     l2_coefficients as l2_coefficients,
+    learning_rates as learning_rates,
 )
 from ._recipe import (
     AnyOptimiser as AnyOptimiser,

@@ -1,7 +1,8 @@
+import contextlib
 import dataclasses
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import equinox as eqx
 import jax
@@ -71,6 +72,7 @@ def fit(
     remat: bool = False,
     on_compiled: Callable[[int | None], None] = lambda memory: None,
     on_progress: Callable[[Progress], None] = lambda progress: None,
+    on_step: Callable[[int, TrainState], None] | None = None,
     on_epoch: Callable[[TrainState, Row], None] | None = None,
     should_stop: Callable[[], bool] = lambda: False,
     lend: bool = False,
@@ -95,7 +97,7 @@ def fit(
         no function of it: give that a learning rate of 1, or no schedule.
     - `mesh`: the devices that share each batch; all by default.
     - `steps_per_call`: steps in one compiled call. By default a whole epoch, and one
-        step on the CPU, where convolutions in a loop are slower.
+        step with `on_step` and on the CPU, where convolutions in a loop are slower.
     - `grad_accum`: pieces of a batch that are computed one after another, to save
         memory; the numbers are the same up to rounding.
     - `remat`: compute again in the backward pass what lies between convolutions, to
@@ -103,6 +105,8 @@ def fit(
     - `on_compiled`: called before the first step, with the bytes that it will hold on
         each device at its peak, as XLA planned it; `None` where that is not known.
     - `on_progress`: called after each compiled call, while the next one runs.
+    - `on_step`: called after each compiled call with the steps done and the state
+        itself, whose buffers the next step takes. Its time is none of training.
     - `on_epoch`: called with a copy of the state, for it to keep, and the row of every
         finished epoch.
     - `should_stop`: asked before each compiled call and at the end, on every process.
@@ -141,7 +145,8 @@ def fit(
     train_state = _with_optimiser(train_state, recipe)
     per_epoch = recipe.steps_per_epoch
     if steps_per_call is None:
-        steps_per_call = 1 if jax.default_backend() == "cpu" else per_epoch
+        one = on_step is not None or jax.default_backend() == "cpu"
+        steps_per_call = 1 if one else per_epoch
     steps = make_steps(recipe, mesh, grad_accum=grad_accum, remat=remat)
     splits = {"tr": dataset.train, "te": dataset.test, "va": dataset.val}
     splits = {
@@ -181,6 +186,9 @@ def fit(
             clock.step += count
             # A copy, for the next call takes the state's own buffers.
             running = copied(train_state.totals), clock.step
+            if on_step is not None:
+                with clock.paused():
+                    on_step(clock.step, train_state)
         if running is not None:
             on_progress(clock.progress(*running))
 
@@ -238,6 +246,13 @@ class _Clock:
         """Seconds since the start, and images per second up to `step`."""
         seconds = time.perf_counter() - self._start
         return seconds, (step - self._resumed_at) * self.recipe.batch_size / seconds
+
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        """Leave out the time that something else takes."""
+        began = time.perf_counter()
+        yield
+        self._start += time.perf_counter() - began
 
     def progress(self, totals: Totals, step: int) -> Progress:
         _, images_per_second = self.read(step)

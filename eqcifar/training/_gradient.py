@@ -1,5 +1,7 @@
 import contextlib
+import math
 from collections.abc import Callable
+from functools import partial
 
 import equinox as eqx
 import jax
@@ -12,12 +14,15 @@ from .. import data
 from ..data import Dataset
 from ..errors import UsageError
 from ..parallel import check_batch, split_batch
+from ..sam import perturbation
 from ._forward import Model, cast, compute_dtype, forward_train, mean_state
-from ._recipe import Recipe
+from ._recipe import Recipe, Sam
 from ._state import TrainState
 
 # Images of CIFAR's size suit every network here, and to ask one takes a while.
 _FITS_ALL = 32
+# Added to |theta| in ASAM's experiments: Kwon et al., 2021, section 5.
+_ASAM_ETA = 0.01
 
 
 class Outcome(eqx.Module):
@@ -26,7 +31,8 @@ class Outcome(eqx.Module):
     - `loss`: mean over the batch, without the L2 term.
     - `logits`: of every example.
     - `state`: the model's new state.
-    - `gradient`: of `loss`, in the shape of the model's parameters.
+    - `gradient`: of `loss`, in the shape of the model's parameters; with SAM, of
+        that at a distance.
     """
 
     loss: Float[Array, ""]
@@ -47,14 +53,48 @@ Gradient = Callable[
 ]
 
 
+def batch_loss(
+    recipe: Recipe,
+    model: Model,
+    state: eqx.nn.State,
+    inputs: Float[Array, "batch channels height width"],
+    targets: Float[Array, "batch classes"],
+    keys: Key[Array, " batch"],
+    *,
+    remat: bool = False,
+) -> tuple[Float[Array, ""], tuple[Float[Array, "batch classes"], eqx.nn.State]]:
+    """The mean loss of a batch in training mode, without the L2 term.
+
+    **Arguments:**
+
+    - `recipe`: gives the loss and `bn_group`.
+    - `model`, `state`: the network.
+    - `inputs`, `targets`: the batch. Activations have the dtype of `inputs`, and the
+        loss that of `targets`.
+    - `keys`, `remat`: see `forward_train`.
+
+    **Returns:**
+
+    The loss, and with it the logits and the new state.
+    """
+    logits, state = forward_train(
+        cast(model, inputs.dtype), state, inputs, keys, recipe.bn_group, remat=remat
+    )
+    logits = logits.astype(targets.dtype)
+    return jnp.mean(jax.vmap(recipe.loss)(logits, targets)), (logits, state)
+
+
 def make_gradient(
     recipe: Recipe, mesh: Mesh, grad_accum: int = 1, remat: bool = False
 ) -> Gradient:
     """The gradient of a batch's mean loss, in one piece or in several.
 
+    With `recipe.sam`, it is the mean of what groups of consecutive examples have, each
+    at its own worst point: Foret et al., 2021, https://arxiv.org/abs/2010.01412.
+
     **Arguments:**
 
-    - `recipe`: gives the loss and `bn_group`.
+    - `recipe`: gives the loss, `bn_group`, `sam` and its `l2`.
     - `mesh`: the devices that share each piece.
     - `grad_accum`: in how many pieces, one after another, of which only one's
         activations are in memory.
@@ -67,27 +107,63 @@ def make_gradient(
     the dtype of `inputs`, and the loss that of `targets`.
     """
 
-    def batch_loss(model, state, inputs, targets, keys):
-        logits, state = forward_train(
-            cast(model, inputs.dtype),
-            state,
-            inputs,
-            keys,
-            recipe.bn_group,
-            remat=remat,
-        )
-        logits = logits.astype(targets.dtype)
-        return jnp.mean(jax.vmap(recipe.loss)(logits, targets)), (logits, state)
-
     def gradient(model, state, *batch):
-        value_and_grad = eqx.filter_value_and_grad(batch_loss, has_aux=True)
+        loss = partial(batch_loss, recipe, remat=remat)
+        value_and_grad = eqx.filter_value_and_grad(loss, has_aux=True)
         (value, (logits, state)), grads = value_and_grad(model, state, *batch)
         return Outcome(value, logits, state, grads)
 
-    def accumulated(model, state, *batch):
+    group = _group(recipe)
+    inner = group // _examples_at_a_time(recipe, grad_accum)
+    of_group = _averaged(gradient, inner, mesh)
+    if recipe.sam is not None:
+        of_group = _sharpness_aware(of_group, recipe, recipe.sam)
+    return _averaged(of_group, recipe.batch_size // group, mesh)
+
+
+def _group(recipe: Recipe) -> int:
+    """Examples whose gradient is taken at the same parameters."""
+    return recipe.batch_size if recipe.sam is None else recipe.sam.group
+
+
+def _examples_at_a_time(recipe: Recipe, grad_accum: int) -> int:
+    """The largest pieces of `grad_accum` or more that groups are made of."""
+    return math.gcd(recipe.batch_size // grad_accum, _group(recipe))
+
+
+def _sharpness_aware(gradient: Gradient, recipe: Recipe, sam: Sam) -> Gradient:
+    r"""The gradient at $\theta + \epsilon$, of which an optimiser adds L2 at $\theta$.
+
+    $\epsilon$ is from the gradient of the loss with its L2 term, and so is what is
+    taken there, as in https://github.com/google-research/sam. All else is of the pass
+    at $\theta$, running statistics too.
+    """
+
+    def sharpness_aware(model, state, *batch):
+        here = gradient(model, state, *batch)
+        parameters = eqx.filter(model, eqx.is_inexact_array)
+        l2 = recipe.l2(parameters)
+        steepest = jax.tree.map(_add_scaled, here.gradient, l2, parameters)
+        epsilon = perturbation(
+            parameters, steepest, sam.radius, adaptive=sam.adaptive, eta=_ASAM_ETA
+        )
+        there = gradient(eqx.apply_updates(model, epsilon), state, *batch)
+        worst = jax.tree.map(_add_scaled, there.gradient, l2, epsilon)
+        return Outcome(here.loss, here.logits, here.state, worst)
+
+    return sharpness_aware
+
+
+def _add_scaled(x: Array, factor: float, y: Array) -> Array:
+    return x + factor * y if factor else x
+
+
+def _averaged(gradient: Gradient, count: int, mesh: Mesh) -> Gradient:
+    """The mean over `count` parts of a batch, computed one after another."""
+
+    def averaged(model, state, *batch):
         pieces = jax.tree.map(
-            lambda a: a.reshape(grad_accum, a.shape[0] // grad_accum, *a.shape[1:]),
-            batch,
+            lambda a: a.reshape(count, a.shape[0] // count, *a.shape[1:]), batch
         )
 
         def add(total, piece):
@@ -105,10 +181,10 @@ def make_gradient(
             jnp.mean(losses),
             logits.reshape(-1, logits.shape[-1]),
             mean_state(states),
-            jax.tree.map(lambda g: g / grad_accum, total),
+            jax.tree.map(lambda g: g / count, total),
         )
 
-    return gradient if grad_accum == 1 else accumulated
+    return gradient if count == 1 else averaged
 
 
 def check_recipe(
@@ -138,12 +214,12 @@ def check_recipe(
     `UsageError` with what would do.
     """
     data.check(dataset)
-    size, rest = divmod(recipe.batch_size, grad_accum) if grad_accum > 0 else (0, 1)
-    if rest:
+    if grad_accum < 1 or recipe.batch_size % grad_accum:
         raise UsageError(
             f"grad_accum = {grad_accum}: must be a divisor of the batch size, "
             f"{recipe.batch_size}"
         )
+    size = _examples_at_a_time(recipe, grad_accum)
     check_batch(size, mesh)
     height, width = dataset.train.images.shape[1:3]
     if recipe.crop_pad is not None:
@@ -156,10 +232,12 @@ def check_recipe(
     if min(height, width) < _FITS_ALL:
         _check_network(train_state, dataset)
     fits = 0 < recipe.bn_group <= size and size % recipe.bn_group == 0
-    if grad_accum > 1 and not fits and _uses_batch(train_state, dataset):
+    whole = size == recipe.batch_size
+    if not whole and not fits and _uses_batch(train_state, dataset):
         share = recipe.bn_group or recipe.batch_size
+        by = f"grad_accum = {grad_accum}" if grad_accum > 1 else f"sam_m = {size}"
         raise UsageError(
-            f"grad_accum = {grad_accum} takes {size} examples at a time, but {share} "
+            f"{by} takes {size} examples at a time, but {share} "
             f"share batch statistics: choose --bn-group {size} or a divisor of it"
         )
 

@@ -4,7 +4,7 @@ import dataclasses
 import math
 import operator
 from collections.abc import Callable, Hashable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import equinox as eqx
 import jax
@@ -15,7 +15,7 @@ from optax import contrib
 
 from ..config import TrainConfig
 from ..errors import UsageError
-from ..models import BatchNorm
+from ..models import BatchNorm, is_weight
 from ..models._whiten import takes_colours
 from ._schedules import Schedule
 
@@ -152,6 +152,15 @@ def learning_rates(parameters: PyTree, config: TrainConfig) -> PyTree:
     """The learning rate of each array, as a multiple of the schedule's.
 
     It is `config.bn_bias_lr` for the biases of `models.BatchNorm`, and 1 elsewhere.
+
+    **Arguments:**
+
+    - `parameters`: a model's floating-point arrays, as `eqx.filter` leaves them.
+    - `config`: the recipe.
+
+    **Returns:**
+
+    A tree like `parameters`, of floats.
     """
 
     def of(node):
@@ -180,8 +189,13 @@ def l2_coefficients(parameters: PyTree, config: TrainConfig) -> PyTree:
     """
     optimiser = OPTIMISERS.get(config.optimiser)
     if optimiser is None or optimiser.decoupled:
-        return jax.tree.map(lambda _: 0.0, parameters)
+        return no_l2(parameters)
     return decay_coefficients(parameters, config)
+
+
+def no_l2(parameters: PyTree) -> PyTree:
+    """The coefficients of a loss without an L2 term."""
+    return jax.tree.map(lambda _: 0.0, parameters)
 
 
 def decay_coefficients(parameters: PyTree, config: TrainConfig) -> PyTree:
@@ -193,17 +207,12 @@ def decay_coefficients(parameters: PyTree, config: TrainConfig) -> PyTree:
     """
 
     def of(path, parameter, multiple, by_muon):
-        decays = config.decay_bias or _is_weight(path, parameter)
+        decays = config.decay_bias or is_weight(path, parameter)
         by_muon = by_muon and config.optimiser == "muon"
         return config.weight_decay / multiple if decays and not by_muon else 0.0
 
     multiples = learning_rates(parameters, config)
     return jax.tree.map_with_path(of, parameters, multiples, moved_by_muon(parameters))
-
-
-def _is_weight(path: tuple[Any, ...], parameter: Array) -> bool:
-    """Whether it is neither a bias, of any shape, nor one of BatchNorm's parameters."""
-    return parameter.ndim > 1 and getattr(path[-1], "name", None) != "bias"
 
 
 def _add_decay(config: TrainConfig) -> optax.GradientTransformation:

@@ -3,18 +3,24 @@
 import dataclasses
 import inspect
 from collections.abc import Callable
-from functools import lru_cache
+from functools import lru_cache, partial
 
 import jax.numpy as jnp
 import optax
 from jax.typing import ArrayLike
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, PyTree
 
 from ..config import TrainConfig
 from ..losses import AnyLoss, Loss, get_loss
 from ._augmentations import AUGMENTATIONS, Augmentation
 from ._average import Kept, exponential, mean_of_epochs
-from ._optimisers import keep_gradient_norm, make_optimiser, promoting
+from ._optimisers import (
+    keep_gradient_norm,
+    l2_coefficients,
+    make_optimiser,
+    no_l2,
+    promoting,
+)
 from ._schedules import Schedule, learning_rate, steps_per_epoch
 
 # One's own: a transformation, or a function of the schedule that makes one.
@@ -50,6 +56,19 @@ def test_view(config: TrainConfig) -> View:
     return dataclasses.replace(one_view(config), flip=flip, crop=crop)
 
 
+@dataclasses.dataclass(frozen=True)
+class Sam:
+    """Sharpness-aware minimisation.
+
+    - `radius`, `adaptive`: see `eqcifar.sam.perturbation`.
+    - `group`: examples that have a perturbation of their own.
+    """
+
+    radius: float
+    adaptive: bool
+    group: int
+
+
 # The same object for the same parts, so that one program serves all that have it.
 @dataclasses.dataclass(frozen=True, eq=False)
 class Recipe:
@@ -61,6 +80,8 @@ class Recipe:
     - `augmentations`: what then happens to a batch, in this order.
     - `alternating_flips`: whether the mirrored half takes turns.
     - `loss`, `optimiser`: of one example, and of the gradient of its mean.
+    - `l2`: the coefficients of the L2 term, of parameters: see `l2_coefficients`.
+    - `sam`: where the gradient is taken; `None`: at the parameters.
     - `schedule`: the learning rate of each step, for the log.
     - `bn_group`: see `TrainConfig`.
     - `average`: how the average moves that is evaluated, if one is.
@@ -79,6 +100,8 @@ class Recipe:
     alternating_flips: bool
     loss: Loss
     optimiser: optax.GradientTransformation
+    l2: Callable[[PyTree], PyTree]
+    sam: Sam | None
     schedule: Schedule
     bn_group: int
     average: Kept | None
@@ -139,12 +162,15 @@ def _make_recipe(
     finished = isinstance(optimiser, optax.GradientTransformation)
     if schedule is None and not finished:
         schedule = learning_rate(config, num_train)
+    sam = Sam(config.sam, config.sam_adaptive, config.sam_m or config.batch_size)
+    l2 = no_l2
     if optimiser is not None:
         chain = _own_optimiser(optimiser, schedule)
         remedy = "lower the learning rate of your optimiser, or clip its gradients"
     else:
         assert schedule is not None
         chain, remedy = make_optimiser(config, schedule), _remedy(config)
+        l2 = partial(l2_coefficients, config=config)
     return Recipe(
         epochs=config.epochs,
         batch_size=config.batch_size,
@@ -160,6 +186,8 @@ def _make_recipe(
         ),
         loss=loss,
         optimiser=chain,
+        l2=l2,
+        sam=sam if sam.radius else None,
         schedule=_unknown if schedule is None else schedule,
         bn_group=config.bn_group,
         average=_average(config, num_train),

@@ -117,5 +117,5 @@ def learning_rate(config: TrainConfig, num_train: int) -> Schedule:
 
 
 def _through(*corners: tuple[int, float]) -> Schedule:
-    at, rates = (jnp.array(axis) for axis in zip(*corners, strict=True))
-    return lambda step: jnp.interp(jnp.asarray(step), at, rates)
+    at, rates = (jnp.array(axis, float) for axis in zip(*corners, strict=True))
+    return lambda step: jnp.interp(jnp.asarray(step, float), at, rates)

@@ -245,7 +245,7 @@ def test_every_command_takes_a_kept_network(kept, tmp_path):
     file, row = kept.checkpoint(1), kept.log()[0]
     result = run_cli("eval", file, "--json")
     assert json.loads(result.stdout)["accuracy"]["value"] == row["acc_te"]
-    result = run_cli("export", file, "--to", tmp_path / "export")
+    result = run_cli("export", file, "--out", tmp_path / "export")
     assert result.exit_code == 0, result.stderr
     exported = arrays(tmp_path / "export" / "model.safetensors")
     assert_equal(exported, arrays(file))

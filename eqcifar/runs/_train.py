@@ -258,7 +258,7 @@ def _train(
     hooks: Hooks,
 ):
     how = {"devices": mesh.size, "grad_accum": grad_accum, "remat": remat}
-    check_alike(what | how)
+    check_alike(what | how | {"keep_every": keep_every})
     # What cannot be trained is to leave no folder.
     recipe = make_recipe(config, len(dataset.train), **parts)
     check_recipe(train_state, dataset, recipe, mesh, grad_accum)

@@ -5,7 +5,7 @@ from jax.sharding import Mesh
 
 from .. import data
 from ..models import BatchNorm
-from ..parallel import jit, split_batch
+from ..parallel import jit, replicate, split_batch
 from ._batch import Epoch
 from ._forward import Model, cast, compute_dtype, forward_train
 from ._recipe import Recipe
@@ -38,6 +38,7 @@ def renew_statistics(
     zero = total = state
     for number in range(recipe.steps_per_epoch):
         place = jnp.asarray(number * recipe.batch_size, jnp.int32)
+        place = replicate(place, mesh)
         total = _add_batch(model, zero, total, epoch, place, recipe, mesh)
     return total
 

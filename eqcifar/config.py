@@ -53,6 +53,14 @@ class ModelConfig(Options):
         "of zeros at the end (option A, own of resnet20 to resnet110) or at both ends; "
         "or a 1x1 convolution (option B, own of the others).",
     )
+    activation: Literal["relu", "gelu", "tanh", "elu", "silu"] = option(
+        "relu", "After each normalisation, of networks that leave the choice."
+    )
+    norm: Literal["batch", "group", "layer", "none"] = option(
+        "batch",
+        "After each convolution: BatchNorm; of each example over up to 32 groups of "
+        "channels or over all; or none, and convolutions have biases.",
+    )
     init: str = option(
         "he",
         "Initial weights: he, variance 2 / fan-in and 1 / fan-in of the classifier; "
@@ -79,7 +87,7 @@ class ModelConfig(Options):
     @property
     def variant(self) -> dict[str, Any]:
         """What `eqcifar.models.create` takes beside the name and initial weights."""
-        names = "width", "dropout", "shortcut"
+        names = "width", "dropout", "shortcut", "activation", "norm"
         return {name: getattr(self, name) for name in names}
 
 
@@ -429,6 +437,10 @@ class ImportOptions(Options):
     shortcut: Literal["own", "padding", "centred", "projection"] = _again(
         ModelConfig, "shortcut"
     )
+    activation: Literal["relu", "gelu", "tanh", "elu", "silu"] = _again(
+        ModelConfig, "activation"
+    )
+    norm: Literal["batch", "group", "layer", "none"] = _again(ModelConfig, "norm")
     dataset: str = _again(DataConfig, "dataset")
     mean: tuple[float, float, float] = _again(
         DataConfig, "mean", (0.4914, 0.4822, 0.4465)

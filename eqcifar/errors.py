@@ -4,7 +4,7 @@ import difflib
 from collections.abc import Iterable
 
 # So many names go into a line beside the nearest of them, and so many at all.
-_FEW, _MOST = 10, 30
+_FEW, _MOST = 10, 40
 
 
 class EqcifarError(Exception):

@@ -4,6 +4,8 @@ Written from the names in published state dicts and the papers' formulas. Sizes 
 smaller than there; names and formulas do not depend on them.
 """
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -16,15 +18,16 @@ def conv(a, b, size=3, stride=1, bias=False):
 class Residual(nn.Module):
     """A block of `conv<i>` and `bn<i>`; the shortcut has the name that it is given."""
 
-    def __init__(self, a, b, stride, shortcut, option, deep):
+    def __init__(self, a, b, stride, shortcut, option, deep, act, norm):
         super().__init__()
         out, sizes = (4 * b, (1, 3, 1)) if deep else (b, (3, 3))
         ends = [a, *[b] * (len(sizes) - 1), out]
         self.count, self.where = len(sizes), shortcut
         for i, size in enumerate(sizes):
             step = stride if size == 3 and (deep or i == 0) else 1
-            setattr(self, f"conv{i + 1}", conv(ends[i], ends[i + 1], size, step))
-            setattr(self, f"bn{i + 1}", nn.BatchNorm2d(ends[i + 1]))
+            bias = norm is nn.Identity
+            setattr(self, f"conv{i + 1}", conv(ends[i], ends[i + 1], size, step, bias))
+            setattr(self, f"bn{i + 1}", norm(ends[i + 1]))
         self.pad = 0
         if a == out and stride == 1:
             setattr(self, shortcut, nn.Sequential())
@@ -32,23 +35,23 @@ class Residual(nn.Module):
             setattr(
                 self,
                 shortcut,
-                nn.Sequential(conv(a, out, 1, stride), nn.BatchNorm2d(out)),
+                nn.Sequential(conv(a, out, 1, stride, norm is nn.Identity), norm(out)),
             )
         else:
             setattr(self, shortcut, nn.Sequential())
             self.pad = (out - a) // 2
-        self.stride = stride
+        self.stride, self.act = stride, act
 
     def forward(self, x):
         y = x
         for i in range(1, self.count + 1):
             y = getattr(self, f"bn{i}")(getattr(self, f"conv{i}")(y))
-            y = F.relu(y) if i < self.count else y
+            y = self.act(y) if i < self.count else y
         x = getattr(self, self.where)(x)
         if self.pad:
             s = self.stride
             x = F.pad(x[:, :, ::s, ::s], (0, 0, 0, 0, self.pad, self.pad))
-        return F.relu(x + y)
+        return self.act(x + y)
 
 
 class Stages(nn.Module):
@@ -63,23 +66,26 @@ class Stages(nn.Module):
         option="projection",
         deep=False,
         classes=10,
+        act=F.relu,
+        norm=nn.BatchNorm2d,
     ):
         super().__init__()
         a = channels[0]
-        self.conv1, self.bn1 = conv(3, a), nn.BatchNorm2d(a)
+        self.conv1 = conv(3, a, bias=norm is nn.Identity)
+        self.bn1, self.act = norm(a), act
         self.names, self.last = [], last
         for stage, (depth, b) in enumerate(zip(depths, channels, strict=True)):
             blocks = []
             for i in range(depth):
                 stride = 2 if stage and not i else 1
-                blocks.append(Residual(a, b, stride, shortcut, option, deep))
+                blocks.append(Residual(a, b, stride, shortcut, option, deep, act, norm))
                 a = 4 * b if deep else b
             self.names.append(f"layer{stage + 1}")
             setattr(self, self.names[-1], nn.Sequential(*blocks))
         setattr(self, last, nn.Linear(a, classes))
 
     def forward(self, x):
-        x = F.relu(self.bn1(self.conv1(x)))
+        x = self.act(self.bn1(self.conv1(x)))
         for name in self.names:
             x = getattr(self, name)(x)
         return getattr(self, self.last)(x.mean((2, 3)))
@@ -199,6 +205,103 @@ class VGG(nn.Module):
         return self.classifier(self.features(x).flatten(1))
 
 
+class Preact(nn.Module):
+    """`conv1`, `layer<s>` and `linear`, as kuangliu's PreActResNet."""
+
+    def __init__(self, depths, channels, classes=10):
+        super().__init__()
+        a = channels[0]
+        self.conv1, self.names = conv(3, a), []
+        for stage, (depth, b) in enumerate(zip(depths, channels, strict=True)):
+            blocks = []
+            for i in range(depth):
+                stride = 2 if stage and not i else 1
+                blocks.append(PreActivation(a, b, stride, "shortcut", True))
+                a = b
+            self.names.append(f"layer{stage + 1}")
+            setattr(self, self.names[-1], nn.Sequential(*blocks))
+        self.linear = nn.Linear(a, classes)
+
+    def forward(self, x):
+        x = self.conv1(x)
+        for name in self.names:
+            x = getattr(self, name)(x)
+        return self.linear(x.mean((2, 3)))
+
+
+class Attention(nn.Module):
+    def __init__(self, size, heads):
+        super().__init__()
+        self.qkv, self.proj = nn.Linear(size, 3 * size), nn.Linear(size, size)
+        self.heads = heads
+
+    def forward(self, x):
+        parts = [
+            each.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+            for each in self.qkv(x).chunk(3, -1)
+        ]
+        y = F.scaled_dot_product_attention(*parts)
+        return self.proj(y.transpose(1, 2).flatten(2))
+
+
+class Mlp(nn.Module):
+    def __init__(self, size):
+        super().__init__()
+        self.fc1, self.fc2 = nn.Linear(size, 4 * size), nn.Linear(4 * size, size)
+
+    def forward(self, x):
+        return self.fc2(F.gelu(self.fc1(x)))
+
+
+class Encoder(nn.Module):
+    def __init__(self, size, heads):
+        super().__init__()
+        self.norm1, self.attn = nn.LayerNorm(size, eps=1e-6), Attention(size, heads)
+        self.norm2, self.mlp = nn.LayerNorm(size, eps=1e-6), Mlp(size)
+
+    def forward(self, x):
+        x = x + self.attn(self.norm1(x))
+        return x + self.mlp(self.norm2(x))
+
+
+class Patches(nn.Module):
+    def __init__(self, size, patch):
+        super().__init__()
+        self.proj = nn.Conv2d(3, size, patch, patch)
+
+    def forward(self, x):
+        return self.proj(x).flatten(2).transpose(1, 2)
+
+
+class Vit(nn.Module):
+    """The names of timm's VisionTransformer."""
+
+    def __init__(self, size, depth, heads, patch, tokens, classes=10):
+        super().__init__()
+        self.cls_token = nn.Parameter(0.02 * torch.randn(1, 1, size))
+        self.pos_embed = nn.Parameter(0.02 * torch.randn(1, tokens, size))
+        self.patch_embed = Patches(size, patch)
+        self.blocks = nn.Sequential(*(Encoder(size, heads) for _ in range(depth)))
+        self.norm, self.head = nn.LayerNorm(size, eps=1e-6), nn.Linear(size, classes)
+
+    def forward(self, x):
+        token = self.cls_token.expand(len(x), -1, -1)
+        x = torch.cat([token, self.patch_embed(x)], 1) + self.pos_embed
+        return self.head(self.norm(self.blocks(x))[:, 0])
+
+
+def _groups(size):
+    return nn.GroupNorm(math.gcd(size, 32), size)
+
+
+def _layer(size):
+    return nn.GroupNorm(1, size)
+
+
+def _small(act, norm):
+    return Stages((1, 1, 1), _THREE, "downsample", "fc", act=act, norm=norm)
+
+
 def _channels(*full, width):
     return [round(width * each) for each in full]
 
@@ -206,6 +309,8 @@ def _channels(*full, width):
 _FOUR = _channels(64, 128, 256, 512, width=1 / 16)
 _FIVE = _channels(64, 128, 256, 512, 512, width=1 / 16)
 _THREE = _channels(16, 32, 64, width=1 / 2)
+
+_EIGHT = {"arch": "resnet8", "width": 1 / 2, "shortcut": "projection"}
 
 # By the source: how to import it, and such a network.
 NETWORKS = {
@@ -240,6 +345,38 @@ NETWORKS = {
     "chenyaofo vgg11": (
         {"arch": "vgg11-fc3", "width": 1 / 16},
         lambda: VGG((1, 1, 2, 2, 2), _FIVE, (32, 32)),
+    ),
+    "kuangliu preact18": (
+        {"arch": "preact18", "width": 1 / 16},
+        lambda: Preact((2, 2, 2, 2), _FOUR),
+    ),
+    "sequential mlp": (
+        {"arch": "mlp", "width": 1 / 4, "activation": "tanh"},
+        lambda: nn.Sequential(
+            nn.Flatten(),
+            *(nn.Linear(3072, 75), nn.Tanh(), nn.Linear(75, 25), nn.Tanh()),
+            nn.Linear(25, 10),
+        ),
+    ),
+    "timm vit": (
+        {"arch": "vit-tiny", "width": 1 / 16},
+        lambda: Vit(12, 12, 3, 4, 65),
+    ),
+    "resnet8 gelu group": (
+        {**_EIGHT, "activation": "gelu", "norm": "group"},
+        lambda: _small(F.gelu, _groups),
+    ),
+    "resnet8 silu layer": (
+        {**_EIGHT, "activation": "silu", "norm": "layer"},
+        lambda: _small(F.silu, _layer),
+    ),
+    "resnet8 elu none": (
+        {**_EIGHT, "activation": "elu", "norm": "none"},
+        lambda: _small(F.elu, nn.Identity),
+    ),
+    "resnet8 tanh batch": (
+        {**_EIGHT, "activation": "tanh", "norm": "batch"},
+        lambda: _small(torch.tanh, nn.BatchNorm2d),
     ),
 }
 

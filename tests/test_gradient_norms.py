@@ -106,6 +106,23 @@ def small_resnet(key):
     )
 
 
+def unnormalised_resnet(key):
+    return models.ResNet(
+        5,
+        block="basic",
+        shortcut="projection",
+        depths=(1, 1),
+        channels=(4, 6),
+        activation="silu",
+        norm="none",
+        key=key,
+    )
+
+
+def small_vit(key):
+    return models.ViT(5, image=16, size=6, depth=1, key=key)
+
+
 def formed(network, image, cotangents):
     """The norms from whole gradients, as `jax.vjp` has them."""
     _, pull = jax.vjp(lambda p: network(p, image[None])[0], network.params)
@@ -127,7 +144,11 @@ def formed(network, image, cotangents):
 
 
 @pytest.mark.parametrize(
-    ("make", "count"), [(Layers, 8), (small_resnet, 7), (Unusual, 1)]
+    ("make", "count"),
+    [
+        *((Layers, 8), (small_resnet, 7), (unnormalised_resnet, 7), (small_vit, 6)),
+        (Unusual, 1),
+    ],
 )
 @pytest.mark.parametrize("large", [False, True])
 def test_norms_are_those_of_gradients(x64, make, count, large, monkeypatch):

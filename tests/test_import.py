@@ -292,6 +292,7 @@ def test_what_has_no_names_in_pytorch_is_refused(tmp_path):
         ("resnet8", "projection"),
         ("resnet50", "own"),
         ("wrn16-4", "own"),
+        ("preact18", "own"),
         ("vgg11", "own"),
         ("vgg11-fc3", "own"),
     ],
@@ -398,7 +399,9 @@ def parity(source, path, dtype):
 CASES = [
     "kuangliu resnet18", "torchvision resnet50", "chenyaofo resnet8",
     "akamaster resnet8", "weiaicunzai resnet18", "xternalz wrn10-4", "kuangliu vgg16",
-    "chenyaofo vgg11",
+    "chenyaofo vgg11", "kuangliu preact18", "sequential mlp", "timm vit",
+    "resnet8 gelu group", "resnet8 silu layer", "resnet8 elu none",
+    "resnet8 tanh batch",
 ]  # fmt: skip
 
 

@@ -58,6 +58,12 @@ VARIANTS = {
     "vgg13-fc3": ({}, 9_941_322),
     "vgg16-fc3": ({}, 15_253_578),
     "vgg19-fc3": ({}, 20_565_834),
+    # As with BatchNorm: kuangliu's. Without any, 14,714,688 of Simonyan & Zisserman's
+    # convolutions and the classifier.
+    "resnet18": ({"norm": "group"}, 11_173_962),
+    "resnet34": ({"norm": "layer", "activation": "gelu"}, 21_282_122),
+    "vgg16": ({"norm": "none"}, 14_714_688 + 5_130),
+    "preact18": ({}, 11_171_146),
 }
 
 
@@ -74,6 +80,14 @@ def test_parameters_are_as_published(name):
 def test_parameters_of_variants_are_as_published(name):
     variant, count = VARIANTS[name]
     assert models.count_parameters(shapes(name, **variant)[0]) == count
+
+
+def test_parameters_of_networks_for_other_images_are_as_published():
+    # LeNet-300-100 for MNIST, and DeiT-Ti for ImageNet.
+    mlp = eqx.filter_eval_shape(models.MLP, 10, features=784, key=KEY)
+    assert models.count_parameters(mlp) == 266_610
+    vit = eqx.filter_eval_shape(models.ViT, 1000, image=224, patch=16, key=KEY)
+    assert models.count_parameters(vit) == 5_717_416
 
 
 @pytest.mark.parametrize(
@@ -118,10 +132,18 @@ def test_a_scan_counts_as_often_as_it_runs():
 
 
 @pytest.mark.parametrize(
-    "name", ["vgg", "vgg11", "resnet8", "resnet50", "wrn10-1", "airbench93"]
+    ("name", "variant"),
+    [
+        *((name, {}) for name in ("vgg", "vgg11", "resnet8", "resnet50", "wrn10-1")),
+        *((name, {}) for name in ("airbench93", "preact18", "mlp", "vit-tiny")),
+        ("resnet8", {"norm": "group", "activation": "gelu"}),
+        ("resnet8", {"norm": "none", "activation": "silu"}),
+        ("wrn10-1", {"norm": "layer", "activation": "tanh"}),
+        ("vgg11", {"norm": "none", "activation": "elu"}),
+    ],
 )
-def test_computes_in_the_dtype_of_the_parameters(name):
-    model, state = shapes(name, 7, width=1 / 4)
+def test_computes_in_the_dtype_of_the_parameters(name, variant):
+    model, state = shapes(name, 7, width=1 / 4, **variant)
     arrays, flags = eqx.partition(model, lambda leaf: hasattr(leaf, "dtype"))
     x = jnp.zeros((2, 3, 32, 32), jnp.bfloat16)
 

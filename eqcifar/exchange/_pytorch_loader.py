@@ -52,7 +52,9 @@ def loader(model: Any, names: Mapping[str, str]) -> str:
     """
     layers = {a.rpartition(".")[0]: b.rpartition(".")[0] for a, b in names.items()}
     write = _WRITERS.get(type(model))
-    network = write(model, layers) if write else ""
+    is_normalised = any(name.endswith(".running_mean") for name in names)
+    network = write(model, layers) if write and is_normalised else ""
+    network = network.replace("F.relu", f"F.{getattr(model, 'activation', 'relu')}")
     return f"{_COMMON}\n\n{network}" if network else ""
 
 
@@ -131,6 +133,7 @@ def _vgg(model: models.VGG, layers: Mapping[str, str]) -> str:
 
 _WRITERS = {
     models.ResNet: _resnet,
+    models.PreActResNet: _preactivation,
     models.WideResNet: _preactivation,
     models.VGG: _vgg,
 }

@@ -11,7 +11,7 @@ from typing import Any
 import equinox as eqx
 
 from .. import models
-from ..models import Model
+from ..models import Model, NoNorm
 from ..runs import named_arrays
 
 Shape = tuple[int, ...]
@@ -62,7 +62,9 @@ def _vgg(with_hidden: bool) -> Callable[[Any], Mapping[str, str]]:
             for index in range(len(convolutions)):
                 names[f"stages.{stage}.{index}.0"] = f"features.{place}"
                 names[f"stages.{stage}.{index}.1"] = f"features.{place + 1}"
-                place += 3
+                # Convolution, activation and what normalises between.
+                is_normalised = not isinstance(convolutions[index][1], NoNorm)
+                place += 3 if is_normalised else 2
             place += 1
         if not with_hidden:
             return names | {"classifier": "classifier"}
@@ -72,6 +74,28 @@ def _vgg(with_hidden: bool) -> Callable[[Any], Mapping[str, str]]:
         return names | {"classifier": f"classifier.{3 * len(model.hidden)}"}
 
     return layers
+
+
+def _mlp(model: Any) -> Mapping[str, str]:
+    """Names of an `nn.Sequential` of images made flat, and linear layers."""
+    if type(model) is not models.MLP:
+        return {}
+    count = len(model.hidden)
+    names = {f"hidden.{i}": f"{2 * i + 1}" for i in range(count)}
+    return names | {"classifier": f"{2 * count + 1}"}
+
+
+def _vit(model: Any) -> Mapping[str, str]:
+    if type(model) is not models.ViT:
+        return {}
+    inner = {"norm1": "norm1", "qkv": "attn.qkv", "proj": "attn.proj"}
+    inner |= {"norm2": "norm2", "fc1": "mlp.fc1", "fc2": "mlp.fc2"}
+    outer = {"": "", "patch": "patch_embed.proj", "norm": "norm", "classifier": "head"}
+    return outer | {
+        f"blocks.{i}.{a}": f"blocks.{i}.{b}"
+        for i in range(len(model.blocks))
+        for a, b in inner.items()
+    }
 
 
 def _without_zeros_at_the_end(layers: Callable[[Any], Mapping[str, str]]):
@@ -131,6 +155,17 @@ NAMINGS: dict[str, Naming] = {
             {"stem": "conv1.0", "norm": "conv1.1", "classifier": "fc"},
         ),
     ),
+    "kuangliu-preact": Naming(
+        "kuangliu/pytorch-cifar's PreActResNet",
+        _residual(
+            models.PreActResNet,
+            "layer{stage}.{block}",
+            {**_PLAIN, "shortcut": "shortcut.0"},
+            {"stem": "conv1", "classifier": "linear"},
+        ),
+    ),
+    "mlp": Naming("nn.Sequential(nn.Flatten(), nn.Linear(...), ...)", _mlp),
+    "vit": Naming("timm's VisionTransformer", _vit),
     "xternalz": Naming(
         "xternalz/WideResNet-pytorch",
         _residual(
@@ -186,7 +221,7 @@ def names_in(naming: Naming, model: Model, state: eqx.nn.State) -> dict[str, str
         layer, _, part = name.rpartition(".")
         if layer not in layers:
             return {}
-        names[name] = f"{layers[layer]}.{part}"
+        names[name] = f"{layers[layer]}.{part}".removeprefix(".")
     return names
 
 

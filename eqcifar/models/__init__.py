@@ -1,3 +1,4 @@
+from ._activations import ACTIVATIONS as ACTIVATIONS
 from ._airbench import Airbench as Airbench
 from ._batch_norm import BatchNorm as BatchNorm
 from ._conv2d import Conv2d as Conv2d
@@ -8,6 +9,9 @@ from ._count import (
 )
 from ._initial_weights import lecun_normal as lecun_normal
 from ._is_weight import is_weight as is_weight
+from ._mlp import MLP as MLP
+from ._norms import GroupNorm as GroupNorm, NoNorm as NoNorm
+from ._preact import PreActResNet as PreActResNet
 from ._real import check_real as check_real
 from ._registry import (
     ARCHITECTURES as ARCHITECTURES,
@@ -17,5 +21,6 @@ from ._registry import (
 )
 from ._resnet import ResNet as ResNet
 from ._vgg import VGG as VGG
+from ._vit import ViT as ViT
 from ._whiten import whiten as whiten
 from ._wide_resnet import WideResNet as WideResNet

@@ -8,23 +8,33 @@ import jax.numpy as jnp
 from equinox.nn import State
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from ._batch_norm import BatchNorm, batch_norm
+from ._activations import ACTIVATIONS
 from ._conv2d import Conv2d, conv2d
 from ._layers import mean_pool_squares
+from ._norms import NORMS, Norm
 
 
 class ProjectionShortcut(eqx.Module):
     """Matches shapes by a strided 1x1 convolution and BatchNorm: option B."""
 
     conv: Conv2d
-    norm: BatchNorm
+    norm: Norm
 
     def __init__(
-        self, in_channels: int, out_channels: int, stride: int, *, key: PRNGKeyArray
+        self,
+        in_channels: int,
+        out_channels: int,
+        stride: int,
+        *,
+        norm: str = "batch",
+        key: PRNGKeyArray,
     ):
-        """Take the channels before and after, and the spatial stride."""
-        self.conv = conv2d(in_channels, out_channels, 1, stride=stride, key=key)
-        self.norm = batch_norm(out_channels)
+        """Take the channels before and after, the spatial stride and the norm."""
+        bias = norm == "none"
+        self.conv = conv2d(
+            in_channels, out_channels, 1, stride=stride, use_bias=bias, key=key
+        )
+        self.norm = NORMS[norm](out_channels)
 
     def __call__(
         self, x: Float[Array, "height width channels"], state: State
@@ -51,10 +61,11 @@ class PaddingShortcut(eqx.Module):
         stride: int,
         *,
         centred: bool = False,
+        norm: str = "batch",
         key: PRNGKeyArray,
     ):
         """Take the channels before and after, and the spatial stride."""
-        del key
+        del key, norm
         extra = out_channels - in_channels
         self.zeros_before = extra // 2 if centred else 0
         self.zeros_after = extra - self.zeros_before
@@ -76,15 +87,22 @@ class PooledShortcut(eqx.Module):
     """
 
     conv: Conv2d
-    norm: BatchNorm
+    norm: Norm
     stride: int = eqx.field(static=True)
 
     def __init__(
-        self, in_channels: int, out_channels: int, stride: int, *, key: PRNGKeyArray
+        self,
+        in_channels: int,
+        out_channels: int,
+        stride: int,
+        *,
+        norm: str = "batch",
+        key: PRNGKeyArray,
     ):
-        """Take the channels before and after, and the side of the squares."""
-        self.conv = conv2d(in_channels, out_channels, 1, key=key)
-        self.norm = batch_norm(out_channels)
+        """Take the channels before and after, the side of the squares and the norm."""
+        bias = norm == "none"
+        self.conv = conv2d(in_channels, out_channels, 1, use_bias=bias, key=key)
+        self.norm = NORMS[norm](out_channels)
         self.stride = stride
 
     def __call__(
@@ -104,10 +122,11 @@ class BasicBlock(eqx.Module):
     """
 
     conv1: Conv2d
-    norm1: BatchNorm
+    norm1: Norm
     conv2: Conv2d
-    norm2: BatchNorm
+    norm2: Norm
     shortcut: Shortcut | None
+    activation: str = eqx.field(static=True)
 
     expansion: ClassVar[int] = 1
 
@@ -119,6 +138,8 @@ class BasicBlock(eqx.Module):
         shortcut: Callable[..., Shortcut],
         *,
         late_stride: bool = False,
+        activation: str = "relu",
+        norm: str = "batch",
         key: PRNGKeyArray,
     ):
         """Make the layers, and a shortcut where the shape changes.
@@ -131,35 +152,44 @@ class BasicBlock(eqx.Module):
         - `shortcut`: Makes that shortcut, of its arguments.
         - `late_stride`: Whether the stride is on the second convolution, which then
             is padded as TensorFlow's and Flax's: of an even side only at the end.
+        - `activation`, `norm`: As of `ResNet`.
         """
+        bias = norm == "none"
         keys = jax.random.split(key, 3)
         first, second = (1, stride) if late_stride else (stride, 1)
         padding = "SAME" if late_stride else None
-        self.conv1 = conv2d(in_channels, channels, 3, stride=first, key=keys[0])
-        self.norm1 = batch_norm(channels)
+        self.conv1 = conv2d(
+            in_channels, channels, 3, stride=first, use_bias=bias, key=keys[0]
+        )
+        self.norm1 = NORMS[norm](channels)
         self.conv2 = conv2d(
             channels,
             channels,
             3,
             stride=second,
             padding=padding,
+            use_bias=bias,
             key=keys[1],
         )
-        self.norm2 = batch_norm(channels)
+        self.norm2 = NORMS[norm](channels)
         same = in_channels == channels and stride == 1
         self.shortcut = (
-            None if same else shortcut(in_channels, channels, stride, key=keys[2])
+            None
+            if same
+            else shortcut(in_channels, channels, stride, norm=norm, key=keys[2])
         )
+        self.activation = activation
 
     def __call__(
         self, x: Float[Array, "height width channels"], state: State
     ) -> tuple[Float[Array, "new_height new_width new_channels"], State]:
         """Return the block's value and the new state."""
+        activate = ACTIVATIONS[self.activation]
         y, state = self.norm1(self.conv1(x), state)
-        y, state = self.norm2(self.conv2(jax.nn.relu(y)), state)
+        y, state = self.norm2(self.conv2(activate(y)), state)
         if self.shortcut is not None:
             x, state = self.shortcut(x, state)
-        return jax.nn.relu(x + y), state
+        return activate(x + y), state
 
 
 class Bottleneck(eqx.Module):
@@ -169,12 +199,13 @@ class Bottleneck(eqx.Module):
     """
 
     conv1: Conv2d
-    norm1: BatchNorm
+    norm1: Norm
     conv2: Conv2d
-    norm2: BatchNorm
+    norm2: Norm
     conv3: Conv2d
-    norm3: BatchNorm
+    norm3: Norm
     shortcut: Shortcut | None
+    activation: str = eqx.field(static=True)
 
     expansion: ClassVar[int] = 4
 
@@ -185,32 +216,41 @@ class Bottleneck(eqx.Module):
         stride: int,
         shortcut: Callable[..., Shortcut],
         *,
+        activation: str = "relu",
+        norm: str = "batch",
         key: PRNGKeyArray,
     ):
         """Take the arguments of [`BasicBlock`][]."""
+        bias = norm == "none"
         keys = jax.random.split(key, 4)
         out_channels = self.expansion * channels
-        self.conv1 = conv2d(in_channels, channels, 1, key=keys[0])
-        self.norm1 = batch_norm(channels)
-        self.conv2 = conv2d(channels, channels, 3, stride=stride, key=keys[1])
-        self.norm2 = batch_norm(channels)
-        self.conv3 = conv2d(channels, out_channels, 1, key=keys[2])
-        self.norm3 = batch_norm(out_channels)
+        self.conv1 = conv2d(in_channels, channels, 1, use_bias=bias, key=keys[0])
+        self.norm1 = NORMS[norm](channels)
+        self.conv2 = conv2d(
+            channels, channels, 3, stride=stride, use_bias=bias, key=keys[1]
+        )
+        self.norm2 = NORMS[norm](channels)
+        self.conv3 = conv2d(channels, out_channels, 1, use_bias=bias, key=keys[2])
+        self.norm3 = NORMS[norm](out_channels)
         same = in_channels == out_channels and stride == 1
         self.shortcut = (
-            None if same else shortcut(in_channels, out_channels, stride, key=keys[3])
+            None
+            if same
+            else shortcut(in_channels, out_channels, stride, norm=norm, key=keys[3])
         )
+        self.activation = activation
 
     def __call__(
         self, x: Float[Array, "height width channels"], state: State
     ) -> tuple[Float[Array, "new_height new_width new_channels"], State]:
         """Return the block's value and the new state."""
+        activate = ACTIVATIONS[self.activation]
         y, state = self.norm1(self.conv1(x), state)
-        y, state = self.norm2(self.conv2(jax.nn.relu(y)), state)
-        y, state = self.norm3(self.conv3(jax.nn.relu(y)), state)
+        y, state = self.norm2(self.conv2(activate(y)), state)
+        y, state = self.norm3(self.conv3(activate(y)), state)
         if self.shortcut is not None:
             x, state = self.shortcut(x, state)
-        return jax.nn.relu(x + y), state
+        return activate(x + y), state
 
 
 BLOCKS: dict[str, Callable[..., BasicBlock | Bottleneck]] = {

@@ -13,8 +13,11 @@ from eqcifar.fields import show_field
 
 from ._airbench import Airbench
 from ._initial_weights import lecun_normal
+from ._mlp import MLP
+from ._preact import PreActResNet
 from ._resnet import ResNet
 from ._vgg import VGG
+from ._vit import ViT
 from ._wide_resnet import WideResNet
 
 # In every room: one example and the state to its logits and the new state.
@@ -50,6 +53,10 @@ ARCHITECTURES: dict[str, Callable[..., Model]] = {
     "resnet50": partial(_imagenet, block="bottleneck", depths=(3, 4, 6, 3)),
     "resnet101": partial(_imagenet, block="bottleneck", depths=(3, 4, 23, 3)),
     "resnet152": partial(_imagenet, block="bottleneck", depths=(3, 8, 36, 3)),
+    "preact18": partial(PreActResNet, depths=(2, 2, 2, 2)),
+    "preact34": partial(PreActResNet, depths=(3, 4, 6, 3)),
+    "mlp": MLP,
+    "vit-tiny": ViT,
     "wrn10-1": partial(WideResNet, depth=10, widen=1),
     "wrn16-4": partial(WideResNet, depth=16, widen=4),
     "wrn28-2": partial(WideResNet, depth=28, widen=2),
@@ -69,7 +76,13 @@ _WIDE_RESNET = re.compile(r"wrn(\d+)-(\d+)")
 
 
 # What `create` passes to those constructors that take it, and what it is otherwise.
-_OPTIONS = {"width": 1.0, "dropout": 0.0, "shortcut": "own"}
+_OPTIONS = {
+    "width": 1.0,
+    "dropout": 0.0,
+    "shortcut": "own",
+    "activation": "relu",
+    "norm": "batch",
+}
 
 
 def create(
@@ -79,6 +92,8 @@ def create(
     width: float = 1.0,
     dropout: float = 0.0,
     shortcut: Literal["own", "padding", "centred", "projection"] = "own",
+    activation: Literal["relu", "gelu", "tanh", "elu", "silu"] = "relu",
+    norm: Literal["batch", "group", "layer", "none"] = "batch",
     init: str = "he",
     key: PRNGKeyArray,
 ) -> tuple[Model, State]:
@@ -92,6 +107,7 @@ def create(
     - `dropout`: The chance of a value to be dropped in training, from 0 to below 1;
         for architectures whose constructor takes it.
     - `shortcut`: Of a ResNet's blocks that change the shape; see [`ResNet`][].
+    - `activation`, `norm`: For architectures that have a choice; see [`ResNet`][].
     - `init`: The initial weights of layers before a ReLU have variance 2 / fan-in and
         those of the classifier 1 / fan-in (He et al., 2015), or all are drawn as
         [`lecun_normal`][] draws them, airbench's partial identities too.
@@ -112,7 +128,13 @@ def create(
         raise UsageError(f"num_classes is at least 1, not {num_classes}")
     if not 0 <= dropout < 1:
         raise UsageError(f"dropout is from 0 to below 1, not {dropout:g}")
-    given = {"width": width, "dropout": dropout, "shortcut": shortcut}
+    given = {
+        "width": width,
+        "dropout": dropout,
+        "shortcut": shortcut,
+        "activation": activation,
+        "norm": norm,
+    }
     options = _fitting(name, build, given)
     model, state = eqx.nn.make_with_state(build)(num_classes, **options, key=key)
     return (lecun_normal(model, key=key) if init == "lecun" else model), state

@@ -6,10 +6,11 @@ import jax
 from equinox.nn import State
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from ._batch_norm import BatchNorm, batch_norm
+from ._activations import ACTIVATIONS
 from ._blocks import BLOCKS, SHORTCUTS, BasicBlock, Bottleneck
 from ._conv2d import Conv2d, conv2d
 from ._layers import channels_last, classifier, mean_pool, scale_channels
+from ._norms import NORMS, Norm
 
 
 class ResNet(eqx.Module):
@@ -22,9 +23,10 @@ class ResNet(eqx.Module):
     """
 
     stem: Conv2d
-    norm: BatchNorm
+    norm: Norm
     blocks: tuple[BasicBlock | Bottleneck, ...]
     classifier: eqx.nn.Linear
+    activation: str = eqx.field(static=True)
 
     def __init__(
         self,
@@ -36,6 +38,8 @@ class ResNet(eqx.Module):
         channels: Sequence[int],
         stem: int | None = None,
         width: float = 1.0,
+        activation: Literal["relu", "gelu", "tanh", "elu", "silu"] = "relu",
+        norm: Literal["batch", "group", "layer", "none"] = "batch",
         key: PRNGKeyArray,
     ):
         """Make the stem, the stages of blocks and the classifier.
@@ -55,13 +59,17 @@ class ResNet(eqx.Module):
             first halves the image.
         - `stem`: The channels of the first convolution; as those of the first stage.
         - `width`: Multiplies all channels.
+        - `activation`: After each normalisation.
+        - `norm`: After each convolution: over the batch, over groups of channels (as
+            many as 32 and the channels have in common), over all channels of an
+            example, or none, where convolutions have biases.
         - `key`: For the initial weights.
         """
         keys = iter(jax.random.split(key, sum(depths) + 2))
         widths = [scale_channels(c, width) for c in channels]
         in_channels = widths[0] if stem is None else scale_channels(stem, width)
-        self.stem = conv2d(3, in_channels, 3, key=next(keys))
-        self.norm = batch_norm(in_channels)
+        self.stem = conv2d(3, in_channels, 3, use_bias=norm == "none", key=next(keys))
+        self.norm = NORMS[norm](in_channels)
         make_block = BLOCKS[block]
         blocks = []
         for stage, (depth, size) in enumerate(zip(depths, widths, strict=True)):
@@ -69,12 +77,19 @@ class ResNet(eqx.Module):
                 stride = 2 if stage > 0 and i == 0 else 1
                 blocks.append(
                     make_block(
-                        in_channels, size, stride, SHORTCUTS[shortcut], key=next(keys)
+                        in_channels,
+                        size,
+                        stride,
+                        SHORTCUTS[shortcut],
+                        activation=activation,
+                        norm=norm,
+                        key=next(keys),
                     )
                 )
                 in_channels = blocks[-1].expansion * size
         self.blocks = tuple(blocks)
         self.classifier = classifier(in_channels, num_classes, key=next(keys))
+        self.activation = activation
 
     def __call__(
         self,
@@ -97,7 +112,7 @@ class ResNet(eqx.Module):
         """
         del key
         x, state = self.norm(self.stem(channels_last(x)), state)
-        x = jax.nn.relu(x)
+        x = ACTIVATIONS[self.activation](x)
         for block in self.blocks:
             x, state = block(x, state)
         return self.classifier(mean_pool(x)), state

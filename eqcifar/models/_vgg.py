@@ -5,7 +5,7 @@ import jax
 from equinox.nn import State
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from ._batch_norm import BatchNorm, batch_norm
+from ._activations import ACTIVATIONS
 from ._conv2d import Conv2d, conv2d
 from ._layers import (
     channels_last,
@@ -16,6 +16,7 @@ from ._layers import (
     mean_pool,
     scale_channels,
 )
+from ._norms import NORMS, Norm
 
 
 class VGG(eqx.Module):
@@ -28,9 +29,10 @@ class VGG(eqx.Module):
     Simonyan & Zisserman, 2015, https://arxiv.org/abs/1409.1556
     """
 
-    stages: tuple[tuple[tuple[Conv2d, BatchNorm], ...], ...]
+    stages: tuple[tuple[tuple[Conv2d, Norm], ...], ...]
     hidden: tuple[eqx.nn.Linear, ...]
     classifier: eqx.nn.Linear
+    activation: str = eqx.field(static=True)
 
     def __init__(
         self,
@@ -40,6 +42,8 @@ class VGG(eqx.Module):
         channels: Sequence[int] = (64, 128, 256, 512, 512),
         hidden: Sequence[int] = (),
         width: float = 1.0,
+        activation: str = "relu",
+        norm: str = "batch",
         key: PRNGKeyArray,
     ):
         """Make the stages, the hidden layers and the classifier.
@@ -52,6 +56,7 @@ class VGG(eqx.Module):
         - `hidden`: The sizes of the linear layers, each followed by a ReLU, before
             the classifier.
         - `width`: Multiplies all channels and hidden sizes.
+        - `activation`, `norm`: As of [`ResNet`][]; convolutions always have biases.
         - `key`: For the initial weights.
         """
         keys = iter(jax.random.split(key, sum(depths) + len(hidden) + 1))
@@ -62,7 +67,7 @@ class VGG(eqx.Module):
             for _ in range(depth):
                 in_channels, size = size, scale_channels(out_channels, width)
                 layer = conv2d(in_channels, size, 3, use_bias=True, key=next(keys))
-                stage.append((layer, batch_norm(size)))
+                stage.append((layer, NORMS[norm](size)))
             stages.append(tuple(stage))
         self.stages = tuple(stages)
         linears = []
@@ -71,6 +76,7 @@ class VGG(eqx.Module):
             linears.append(hidden_linear(in_features, size, key=next(keys)))
         self.hidden = tuple(linears)
         self.classifier = classifier(size, num_classes, key=next(keys))
+        self.activation = activation
 
     def __call__(
         self,
@@ -99,13 +105,13 @@ class VGG(eqx.Module):
         """
         del key
         check_image(x, 2 ** len(self.stages))
-        x = channels_last(x)
+        x, activate = channels_last(x), ACTIVATIONS[self.activation]
         for stage in self.stages:
             for layer, norm in stage:
                 x, state = norm(layer(x), state)
-                x = jax.nn.relu(x)
+                x = activate(x)
             x = max_pool(x)
         features = mean_pool(x)
         for linear in self.hidden:
-            features = jax.nn.relu(linear(features))
+            features = activate(linear(features))
         return self.classifier(features), state

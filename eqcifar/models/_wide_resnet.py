@@ -5,9 +5,10 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from eqcifar.errors import UsageError
 
-from ._batch_norm import BatchNorm, batch_norm
+from ._activations import ACTIVATIONS
 from ._conv2d import Conv2d, conv2d
 from ._layers import channels_last, classifier, mean_pool, scale_channels
+from ._norms import NORMS, Norm
 
 
 class PreActivationBlock(eqx.Module):
@@ -17,12 +18,13 @@ class PreActivationBlock(eqx.Module):
     activation, not of its input.
     """
 
-    norm1: BatchNorm
+    norm1: Norm
     conv1: Conv2d
-    norm2: BatchNorm
+    norm2: Norm
     dropout: eqx.nn.Dropout
     conv2: Conv2d
     shortcut: Conv2d | None
+    activation: str = eqx.field(static=True)
 
     def __init__(
         self,
@@ -31,6 +33,8 @@ class PreActivationBlock(eqx.Module):
         stride: int,
         dropout: float,
         *,
+        activation: str = "relu",
+        norm: str = "batch",
         key: PRNGKeyArray,
     ):
         """Make the layers, and a shortcut where the shape changes.
@@ -41,17 +45,24 @@ class PreActivationBlock(eqx.Module):
         - `channels`: The channels of the output.
         - `stride`: The spatial stride.
         - `dropout`: The chance of a value to be dropped.
+        - `activation`, `norm`: As of `ResNet`.
         """
+        bias = norm == "none"
         keys = jax.random.split(key, 3)
-        self.norm1 = batch_norm(in_channels)
-        self.conv1 = conv2d(in_channels, channels, 3, stride=stride, key=keys[0])
-        self.norm2 = batch_norm(channels)
+        self.norm1 = NORMS[norm](in_channels)
+        self.conv1 = conv2d(
+            in_channels, channels, 3, stride=stride, use_bias=bias, key=keys[0]
+        )
+        self.norm2 = NORMS[norm](channels)
         self.dropout = eqx.nn.Dropout(dropout)
-        self.conv2 = conv2d(channels, channels, 3, key=keys[1])
+        self.conv2 = conv2d(channels, channels, 3, use_bias=bias, key=keys[1])
         if in_channels == channels and stride == 1:
             self.shortcut = None
         else:
-            self.shortcut = conv2d(in_channels, channels, 1, stride=stride, key=keys[2])
+            self.shortcut = conv2d(
+                in_channels, channels, 1, stride=stride, use_bias=bias, key=keys[2]
+            )
+        self.activation = activation
 
     def __call__(
         self,
@@ -61,11 +72,12 @@ class PreActivationBlock(eqx.Module):
         key: PRNGKeyArray | None = None,
     ) -> tuple[Float[Array, "new_height new_width new_channels"], State]:
         """Return the block's value and the new state; `key` is for the dropout."""
+        activate = ACTIVATIONS[self.activation]
         y, state = self.norm1(x, state)
-        y = jax.nn.relu(y)
+        y = activate(y)
         shortcut = x if self.shortcut is None else self.shortcut(y)
         y, state = self.norm2(self.conv1(y), state)
-        y = self.conv2(self.dropout(jax.nn.relu(y), key=key))
+        y = self.conv2(self.dropout(activate(y), key=key))
         return shortcut + y, state
 
 
@@ -80,8 +92,9 @@ class WideResNet(eqx.Module):
 
     stem: Conv2d
     blocks: tuple[PreActivationBlock, ...]
-    norm: BatchNorm
+    norm: Norm
     classifier: eqx.nn.Linear
+    activation: str = eqx.field(static=True)
 
     def __init__(
         self,
@@ -91,6 +104,8 @@ class WideResNet(eqx.Module):
         widen: int,
         dropout: float = 0.0,
         width: float = 1.0,
+        activation: str = "relu",
+        norm: str = "batch",
         key: PRNGKeyArray,
     ):
         """Make the stem, three stages of blocks and the classifier.
@@ -104,6 +119,7 @@ class WideResNet(eqx.Module):
         - `dropout`: The chance of a value between two convolutions to be dropped in
             training.
         - `width`: Multiplies all channels, those of the stem too.
+        - `activation`, `norm`: As of [`ResNet`][].
         - `key`: For the initial weights.
 
         **Raises:**
@@ -122,7 +138,7 @@ class WideResNet(eqx.Module):
         blocks_per_stage = (depth - 4) // 6
         keys = iter(jax.random.split(key, 3 * blocks_per_stage + 2))
         in_channels = scale_channels(16, width)
-        self.stem = conv2d(3, in_channels, 3, key=next(keys))
+        self.stem = conv2d(3, in_channels, 3, use_bias=norm == "none", key=next(keys))
         blocks = []
         for stage in range(3):
             channels = scale_channels(16 * 2**stage * widen, width)
@@ -130,13 +146,20 @@ class WideResNet(eqx.Module):
                 stride = 2 if stage > 0 and i == 0 else 1
                 blocks.append(
                     PreActivationBlock(
-                        in_channels, channels, stride, dropout, key=next(keys)
+                        in_channels,
+                        channels,
+                        stride,
+                        dropout,
+                        activation=activation,
+                        norm=norm,
+                        key=next(keys),
                     )
                 )
                 in_channels = channels
         self.blocks = tuple(blocks)
-        self.norm = batch_norm(in_channels)
+        self.norm = NORMS[norm](in_channels)
         self.classifier = classifier(in_channels, num_classes, key=next(keys))
+        self.activation = activation
 
     def __call__(
         self,
@@ -164,4 +187,5 @@ class WideResNet(eqx.Module):
         for block, block_key in zip(self.blocks, keys, strict=True):
             x, state = block(x, state, key=block_key)
         x, state = self.norm(x, state)
-        return self.classifier(mean_pool(jax.nn.relu(x))), state
+        x = ACTIVATIONS[self.activation](x)
+        return self.classifier(mean_pool(x)), state

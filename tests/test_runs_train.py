@@ -388,7 +388,7 @@ def test_train_run_makes_everything_from_its_configuration(tmp_path, monkeypatch
         asked.append((name, kwargs))
         return dataclasses.replace(small_dataset(), synthetic=True)
 
-    def create(name, num_classes, *, width, dropout, key, init="he", shortcut="own"):
+    def create(name, num_classes, *, width, dropout, key, **others):
         made.append((name, num_classes, width, dropout))
         return eqx.nn.make_with_state(SmallNet)(num_classes, dropout=dropout, key=key)
 

@@ -1,7 +1,6 @@
 import dataclasses
 import hashlib
 import os
-import pickle
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -306,14 +305,14 @@ def _read(path: Path) -> dict[str, dict[str, np.ndarray]]:
     torch = require("torch", "torch", f"reading {path}")
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
+    except (RuntimeError, EOFError, ValueError, KeyError) as error:
+        reason = str(error).splitlines() or [type(error).__name__]
+        raise UsageError(f"{path} is no file of PyTorch: {reason[0]}") from error
+    except Exception as error:  # PyTorch's refusal, of a class that it does not name
         raise UsageError(
             f"{path} holds more than tensors, which would have to be run as code: in "
             "PyTorch, save it as safetensors.torch.save_file(net.state_dict(), ...)"
         ) from error
-    except (RuntimeError, EOFError, ValueError, KeyError) as error:
-        reason = str(error).splitlines() or [type(error).__name__]
-        raise UsageError(f"{path} is no file of PyTorch: {reason[0]}") from error
     networks = dict(_state_dicts(content, torch.Tensor))
     if not networks:
         raise UsageError(f"{path} holds no state dict, that is tensors by name")

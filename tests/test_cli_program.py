@@ -143,7 +143,12 @@ def test_ctrl_c_is_exit_code_130_and_prints_nothing(
     monkeypatch.setattr("eqcifar.runs.load_model", lambda path: None)
     monkeypatch.setattr("eqcifar.exchange.read_images", lambda paths: ReadNothing())
     monkeypatch.setattr(at, lambda *_, **__: signal.raise_signal(signal.SIGINT))
-    result = run_cli(*arguments.split())
+    # A shell that starts the tests in the background has them ignore it.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        result = run_cli(*arguments.split())
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert (result.exit_code, result.stdout, result.stderr) == (130, "", "")
 
 

@@ -8,8 +8,6 @@ import torch
 from ..sides import Case
 from . import torch_recipe
 
-FORMS = ("channels_last", "nchw", "compile")
-
 
 class TorchSubject:
     """A training loop as `torch_recipe.train` has it.

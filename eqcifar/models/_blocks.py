@@ -80,14 +80,12 @@ class PaddingShortcut(eqx.Module):
         return jnp.pad(x, ((0, 0), (0, 0), zeros)), state
 
 
-class PooledShortcut(eqx.Module):
+class PooledShortcut(ProjectionShortcut):
     """Matches shapes by means over squares, a 1x1 convolution and BatchNorm.
 
     That of ResNet-D: He et al., 2019, https://arxiv.org/abs/1812.01187, figure 2.
     """
 
-    conv: Conv2d
-    norm: Norm
     stride: int = eqx.field(static=True)
 
     def __init__(
@@ -100,19 +98,17 @@ class PooledShortcut(eqx.Module):
         key: PRNGKeyArray,
     ):
         """Take the channels before and after, the side of the squares and the norm."""
-        bias = norm == "none"
-        self.conv = conv2d(in_channels, out_channels, 1, use_bias=bias, key=key)
-        self.norm = NORMS[norm](out_channels)
+        super().__init__(in_channels, out_channels, 1, norm=norm, key=key)
         self.stride = stride
 
     def __call__(
         self, x: Float[Array, "height width channels"], state: State
     ) -> tuple[Float[Array, "new_height new_width new_channels"], State]:
         """Return the shortcut's value and the new state."""
-        return self.norm(self.conv(mean_pool_squares(x, self.stride)), state)
+        return super().__call__(mean_pool_squares(x, self.stride), state)
 
 
-Shortcut = ProjectionShortcut | PaddingShortcut | PooledShortcut
+Shortcut = ProjectionShortcut | PaddingShortcut
 
 
 class BasicBlock(eqx.Module):

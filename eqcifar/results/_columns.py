@@ -69,12 +69,6 @@ def show_range(counts: Iterable[int | None]) -> str:
     return str(known[0]) if len(known) == 1 else f"{known[0]} to {known[-1]}"
 
 
-def measures_of(columns: Iterable[str]) -> list[str]:
-    """Of some columns those that are measures: they have a standard error."""
-    columns = list(columns)
-    return [name for name in columns if f"{name}_se" in columns]
-
-
 def group_equal(
     columns: Sequence[str], rows: Iterable[Mapping[str, int | float]]
 ) -> dict[str, list[str]]:

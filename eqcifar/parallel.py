@@ -120,10 +120,10 @@ _CPU_OPTIONS: dict[str, Any] = {
 def compiler_options() -> dict[str, Any]:
     """What XLA is told for the processors at hand, for `jax.jit`.
 
-    On CPUs, convolutions by Eigen in place of YNNPACK, and barriers that last until
-    operations are fused, for which the networks' convolutions and rematerialisation
-    have use: see `eqcifar.models.fast`. Options that this XLA does not have are left
-    out.
+    On CPUs, convolutions by Eigen, as YNNPACK takes longer for the gradients of narrow
+    networks and for evaluation, and barriers that last until operations are fused, for
+    which `models.Conv2d` and rematerialisation have use. Options that this XLA does not
+    have are left out.
 
     **Returns:**
 

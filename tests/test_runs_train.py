@@ -336,7 +336,9 @@ def test_a_second_process_is_told_of_the_first(tmp_path):
         assert Run(path).status()["pid"] == os.getpid()
 
 
-@pytest.mark.parametrize("remove", [lambda run: (run / ".lock").unlink(), shutil.rmtree])
+@pytest.mark.parametrize(
+    "remove", [lambda run: (run / ".lock").unlink(), shutil.rmtree]
+)
 def test_what_is_removed_while_training_ends_it(tmp_path, uninterrupted, remove):
     path = tmp_path / "run"
 

@@ -48,6 +48,16 @@ class Linear(eqx.Module):
         return self.layer(jnp.ravel(x)), state
 
 
+class UnitLogits(eqx.Module):
+    """A network whose logits are divided by their standard deviation."""
+
+    model: Any
+
+    def __call__(self, x, state, *, key=None):
+        logits, state = self.model(x, state)
+        return logits / jnp.std(logits), state
+
+
 def make(kind: str) -> tuple[Any, Any]:
     if kind == "resnet":
         build = lambda key: models.ResNet(  # noqa: E731

@@ -31,6 +31,8 @@ from ._network import Network, scaling
 
 # For each parameter array, whether its gradients need not be formed.
 Tapped = tuple[bool, ...]
+# Vectors that are taken through a network at once.
+TOGETHER = 10
 
 
 def gradient_norms(
@@ -47,7 +49,7 @@ def gradient_norms(
     **Arguments:**
 
     - `cotangents`: from the logits to vectors c; all are taken through one
-        linearisation.
+        linearisation, at most `TOGETHER` at once.
     - `scaled`: names of D^2, see `scaling`.
     - `tapped`: from `tappable`.
 
@@ -60,6 +62,7 @@ def gradient_norms(
     taken = [
         slot if tap else x for slot, x, tap in zip(slots, leaves, tapped, strict=True)
     ]
+    squares = [jax.tree.leaves(scaling(network.params, name)) for name in scaled]
 
     def logits_at(taken: list[Array]) -> Array:
         own = [x if tap else y for x, y, tap in zip(leaves, taken, tapped, strict=True)]
@@ -68,17 +71,29 @@ def gradient_norms(
         return network.run(lambda: model, image[None])[0]
 
     logits, pull = jax.vjp(logits_at, taken)
+
+    def norms(vectors: Float[Array, "some classes"]) -> Float[Array, "some leaves d"]:
+        (found,) = jax.vmap(pull)(vectors)
+        each = [
+            value
+            if tap
+            else jnp.stack([_sum_of_squares(value, d[at]) for d in squares], axis=1)
+            for at, (value, tap) in enumerate(zip(found, tapped, strict=True))
+        ]
+        return jnp.stack(each, axis=1)
+
+    vectors = cotangents(logits)
+    parts = math.ceil(len(vectors) / TOGETHER)
     # As in the forward pass, see `Network`.
     with jax.default_matmul_precision("highest"):
-        (found,) = jax.vmap(pull)(cotangents(logits))
-    squares = [jax.tree.leaves(scaling(network.params, name)) for name in scaled]
-    norms = [
-        value
-        if tap
-        else jnp.stack([_sum_of_squares(value, each[at]) for each in squares], axis=1)
-        for at, (value, tap) in enumerate(zip(found, tapped, strict=True))
-    ]
-    return dict(zip(scaled, jnp.moveaxis(jnp.stack(norms, axis=1), 2, 0), strict=True))
+        if parts == 1:
+            found = norms(vectors)
+        else:
+            missing = -len(vectors) % parts
+            padded = jnp.pad(vectors, ((0, missing), (0, 0)))
+            found = lax.map(norms, padded.reshape(parts, -1, len(logits)))
+            found = found.reshape(-1, *found.shape[2:])[: len(vectors)]
+    return dict(zip(scaled, jnp.moveaxis(found, 2, 0), strict=True))
 
 
 def _sum_of_squares(gradients: Array, square: Array) -> Array:
@@ -114,7 +129,7 @@ def tappable(network: Network, images: Float[Array, "batch ..."]) -> Tapped:
 def footprint(
     network: Network, images: Float[Array, "batch ..."], tapped: Tapped, outputs: int
 ) -> float:
-    """About how many bytes an example takes in `gradient_norms`.
+    """About how many bytes an example takes in `gradient_norms` of `outputs` vectors.
 
     For each pass, forward or back, those of all that a forward pass computes: more
     than is kept, and less than is kept with the patches of the largest layer.
@@ -123,6 +138,7 @@ def footprint(
     program = jax.make_jaxpr(lambda params, x: network(params, x))(network.params, one)
     leaves = jax.tree.leaves(network.params)
     formed = sum(x.nbytes for x, tap in zip(leaves, tapped, strict=True) if not tap)
+    outputs = math.ceil(outputs / math.ceil(outputs / TOGETHER))
     return (1 + outputs) / 3 * _bytes_computed(program.jaxpr) + outputs * formed
 
 

@@ -4,7 +4,9 @@ For a layer with weight W, the gradient of one example is A' B, with the T patch
 (T x P) that the layer saw and the cotangents B (T x O) of its outputs. Its squared norm
 is the sum of squares of that product, of T P O operations, or
 sum_ts (A A')_ts (B B')_ts, which is cheaper where there are few patches and many
-weights. Either can be told apart by output, which filter-wise scalings need.
+weights. Either can be told apart by output, which filter-wise scalings need. Weighed
+by w_po^2, it is sum_ts sum_o (sum_p A_tp A_sp w_po^2) B_to B_so, of which the inner sum
+is one product for all examples and cotangents.
 
 Goodfellow, 2015, https://arxiv.org/abs/1510.01799; Rochette et al., 2019,
 https://arxiv.org/abs/1912.06015
@@ -317,14 +319,14 @@ def _norms_of_several(layer: Any, scaled: tuple[str, ...]) -> Callable[..., Arra
     def _(size, batched, weight, x, cotangents):
         axes = tuple(0 if each else None for each in batched)
         every = jax.vmap(compute, in_axes=axes)
-        if batched != [False, True, True] or jax.default_backend() != "cpu":
+        if batched != [False, True, True]:
             return every(weight, x, cotangents), True
         patches, outputs, _ = _as_product(layer, weight, x[0], cotangents[0])
         together = size
         if _theta_from(patches, outputs, scaled) == "pairs":
             rows, columns = patches.shape
             together = _ROOM // (rows * (rows + 1) // 2 * columns * x.dtype.itemsize)
-        elif weight.size >= _LARGE:
+        elif weight.size >= _LARGE and jax.default_backend() == "cpu":
             # What one example takes fits a cache, and what a batch takes does not.
             together = 1
         if together >= size:

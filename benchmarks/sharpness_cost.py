@@ -18,12 +18,11 @@ import jax.numpy as jnp
 import numpy as np
 import torch
 
-from eqcifar import models, sharpness
-from eqcifar.parallel import jit
+from eqcifar import sharpness
 from eqcifar.sharpness import Examples, Network
 
 from .peers import torch_sharpness as peers
-from .shared import Row, alternate, parser, row, spread, store
+from .shared import alternate, parser, row, store
 from .sharpness_agreement import first, load
 
 KEY = jax.random.key(7)
@@ -34,14 +33,6 @@ def clock(work: Callable[[], Any]) -> tuple[float, Any]:
     begin = time.perf_counter()
     found = jax.block_until_ready(work())
     return time.perf_counter() - begin, found
-
-
-@jit
-def _gradient(network: Network, loss: Any, images: Any, labels: Any) -> Any:
-    def total(params):
-        return jnp.mean(jax.vmap(loss)(network(params, images), labels))
-
-    return jax.grad(total)(network.params)
 
 
 def one_probe(network: Network, examples: Examples, loss: str, probes: int = 1) -> Any:
@@ -59,34 +50,6 @@ def agree(network: Network, examples: Examples, peer: Any) -> float:
     apart = float(np.max(np.abs(np.subtract(ours, theirs) / np.asarray(theirs))))
     assert apart < 1e-2, apart
     return apart
-
-
-def passes(arch: str, batch: int, rounds: int) -> list[Row]:
-    """Seconds of a gradient and of a jvp of a jvp; weights do not matter for them."""
-    network = Network(*models.create(arch, key=KEY))
-    images = jax.random.normal(KEY, (batch, 3, 32, 32))
-    labels = jnp.arange(batch) % 10
-    tangent = jax.tree.map(jnp.sign, network.params)
-    ce = sharpness.get_loss("ce")
-    works = {
-        "gradient": lambda: _gradient(network, ce, images, labels),
-        "jvp of jvp": lambda: sharpness.quadratic_forms(
-            network, ce, images, labels, tangent
-        ),
-    }
-    seconds = alternate({k: waited(work) for k, work in works.items()}, rounds)
-    ratios = np.divide(seconds["jvp of jvp"], seconds["gradient"])
-    what = f"{arch}, {batch} images"
-    units = {"gradient": "gradient, s", "jvp of jvp": "jvp of jvp, s"}
-    return [
-        *(spread(what, units[k], values) for k, values in seconds.items()),
-        spread(what, "ratio", [float(r) for r in ratios]),
-    ]
-
-
-def waited(work: Callable[[], Any]) -> Callable[[], Any]:
-    """The work, done when its result is there."""
-    return lambda: jax.block_until_ready(work())
 
 
 def main(argv: list[str]):
@@ -170,8 +133,6 @@ def main(argv: list[str]):
             ],
             **about,
         )
-    for arch in ("resnet18", "vgg", "wrn16-4", "resnet20"):
-        store("sharpness_passes", passes(arch, 64, args.rounds))
 
 
 def products_and_time(what: str, count: float, seconds: float, ours: float):

@@ -92,10 +92,17 @@ SHARPNESS = [
         ("sharpness_cost",),
     ),
     Section(
-        "The general path",
-        "Where logits are curved in the parameters, a random direction takes a jvp of "
-        "a jvp, here in gradients of the same batch.",
+        "Cost of a pass",
+        "In gradients of the same images, with one output vector an image or a random "
+        "direction. With gradients formed, each image's own is made and squared; the "
+        "general path, where logits are curved in the parameters, is a jvp of a jvp.",
         ("sharpness_passes",),
+    ),
+    Section(
+        "Where the time of a probe goes",
+        "What each part adds, in gradients of the same images: differences of medians "
+        "of passes with and without it.",
+        ("sharpness_profile",),
     ),
     Section(
         "Agreement with other packages",

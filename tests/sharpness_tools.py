@@ -48,6 +48,16 @@ class Linear(eqx.Module):
         return self.layer(jnp.ravel(x)), state
 
 
+class UnitLogits(eqx.Module):
+    """A network whose logits are divided by their standard deviation."""
+
+    model: Any
+
+    def __call__(self, x, state, *, key=None):
+        logits, state = self.model(x, state)
+        return logits / jnp.std(logits), state
+
+
 def make(kind: str) -> tuple[Any, Any]:
     if kind == "resnet":
         build = lambda key: models.ResNet(  # noqa: E731
@@ -71,7 +81,14 @@ def make(kind: str) -> tuple[Any, Any]:
     else:
         activation = {"relu": jax.nn.relu, "gelu": jax.nn.gelu}[kind]
         build = lambda key: Plain(activation, key=key)  # noqa: E731
-    # Filled by numpy, since drawing every array by itself costs seconds to compile.
+    return filled(build)
+
+
+def filled(build: Callable) -> tuple[Any, Any]:
+    """A model and its state, with random numbers everywhere.
+
+    By numpy, since drawing every array by itself costs seconds to compile.
+    """
     shapes = eqx.filter_eval_shape(eqx.nn.make_with_state(build), jax.random.key(0))
     rng = np.random.default_rng(0)
     return jax.tree.map(lambda x: _fill(x, rng), shapes)

@@ -1,6 +1,8 @@
 import dataclasses
+import itertools
 import json
 import math
+import re
 import shutil
 import signal
 import sys
@@ -16,6 +18,7 @@ from eqcifar import data, measurements, models, runs, sharpness, storage
 from eqcifar.storage._growing_table import read_wide
 from eqcifar.training import TrainState
 from eqcifar.training._state import Totals
+from eqcifar_cli import _measuring
 from eqcifar_cli._measuring import format_estimate
 from eqcifar_cli._stop import StopRequest
 
@@ -276,8 +279,8 @@ _unfinished.Unfinished._save = save_and_die
 
 
 def test_a_killed_command_goes_on_with_the_same_bits(trained, tmp_path):
-    # A batch of the trace is done, of three, and all of the measure before it.
-    run, pieces = tmp_path / "run", ".sharpness.tsv-*outputs-ce*.npz"
+    # A batch of the pass that the two share is done, of three.
+    run, pieces = tmp_path / "run", ".sharpness.tsv-*outputs-loss-ntk*.npz"
     shutil.copytree(trained, run, ignore=shutil.ignore_patterns("*sharpness.tsv*"))
     command = "sharpness", run, "--measures", "ntk,trace", "--samples", 12, *QUICK[2:]
     with start_cli(*command, first=_KILLED.format(pieces=pieces)) as process:
@@ -417,6 +420,19 @@ def test_an_interrupt_is_said_and_exits_to_be_started_again(trained, monkeypatch
     assert result.exit_code == 75
     assert result.stderr.endswith("Run the same command to go on.\n")
     assert not result.stdout
+
+
+def test_where_there_is_no_terminal_lines_say_what_is_left(capsys, monkeypatch):
+    monkeypatch.setattr(_measuring, "_SECONDS_BETWEEN_LINES", 0.0)
+    monkeypatch.setattr(_measuring, "_SECONDS_BETWEEN_ESTIMATES", 0.0)
+    seconds = itertools.count(step=10.0)
+    with _measuring.Meter() as meter:
+        meter._bar.get_time = lambda: next(seconds)
+        for done in range(1, 4):
+            meter("train", "trace", done, 10)
+    last = capsys.readouterr().err.splitlines()[-1]
+    # Of steps that take as long as looking at the clock twice or so.
+    assert re.fullmatch(r"train: trace  3 of 10, \d+ min \d\d s left", last), last
 
 
 def test_verify_exits_1_when_wrong(monkeypatch):

@@ -1,5 +1,6 @@
 """Norms of gradients that are not formed, beside those of gradients that are."""
 
+from functools import partial
 from typing import Any
 
 import equinox as eqx
@@ -12,6 +13,8 @@ from eqcifar import models
 from eqcifar.sharpness import Network
 from eqcifar.sharpness._gradient_norms import gradient_norms, tappable
 from eqcifar.sharpness._network import scaling
+
+from .sharpness_tools import filled
 
 SCALED = "plain", "theta", "filter"
 
@@ -150,16 +153,63 @@ def formed(network, image, cotangents):
         (Unusual, 1),
     ],
 )
-@pytest.mark.parametrize("large", [False, True])
-def test_norms_are_those_of_gradients(x64, make, count, large, monkeypatch):
-    if large:
-        monkeypatch.setattr("eqcifar.sharpness._gradient_norms._LARGE", 0)
+@pytest.mark.parametrize(
+    "costs",
+    [{}, {"_LARGE": 0, "_TRAFFIC": 0}, {"_TRAFFIC": 10**6, "_ROOM": 0}],
+    ids=["as they are", "example by example", "by pairs"],
+)
+def test_norms_are_those_of_gradients(x64, make, count, costs, monkeypatch):
+    for name, value in costs.items():
+        monkeypatch.setattr(f"eqcifar.sharpness._gradient_norms.{name}", value)
     model, state = eqx.nn.make_with_state(make)(jax.random.key(0))
     network = Network(model, state)
     images = jax.random.normal(jax.random.key(1), (3, 3, 16, 16))
     cotangents = jax.random.normal(jax.random.key(2), (3, 2, 5))
     tapped = tappable(network, images)
     assert sum(tapped) == count
+
+    @jax.jit
+    def both(image, cotangent):
+        own = gradient_norms(network, image, lambda _: cotangent, SCALED, tapped)
+        return own, formed(network, image, cotangent)
+
+    found, truth = jax.vmap(both)(images, cotangents)
+    for name in SCALED:
+        np.testing.assert_allclose(found[name], truth[name], rtol=1e-12)
+
+
+def _smallest():
+    """Each registered architecture with each kind of its blocks once, and narrow."""
+    found = {}
+    for name, build in models.ARCHITECTURES.items():
+        build = build if isinstance(build, partial) else partial(build)
+        options = {"width": 1 / 16, **build.keywords}
+        if "depths" in options:
+            options["depths"] = (1,) * len(options["depths"])
+        if "channels" in options:
+            options["channels"] = tuple(
+                64 + 32 * i for i in range(len(options["channels"]))
+            )
+        if build.func is models.WideResNet:
+            options |= {"depth": 10, "widen": 4}
+        if build.func is models.ViT:
+            options |= {"depth": 1, "size": 192}
+        alike = repr((build.func, sorted(options.items())))
+        found.setdefault(alike, (name, partial(build.func, 3, **options)))
+    return [pytest.param(build, id=name) for name, build in found.values()]
+
+
+@pytest.mark.parametrize("build", _smallest())
+def test_norms_of_every_architecture_are_those_of_gradients(x64, build):
+    model, state = filled(lambda key: build(key=key))
+    network = Network(model, state)
+    images = jax.random.normal(jax.random.key(1), (2, 3, 32, 32))
+    cotangents = jax.random.normal(jax.random.key(2), (2, 1, 3))
+    tapped = tappable(network, images)
+    # All weights of layers, and of a ViT two arrays more: those of positions.
+    named = zip(network.leaves, jax.tree.leaves(network.params), tapped, strict=True)
+    formed_ones = {name for name, leaf, tap in named if leaf.ndim > 1 and not tap}
+    assert formed_ones <= {"position", "token"}, formed_ones
 
     @jax.jit
     def both(image, cotangent):

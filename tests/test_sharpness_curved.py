@@ -13,7 +13,7 @@ from jax.flatten_util import ravel_pytree
 from eqcifar import sharpness
 from eqcifar.errors import UsageError
 
-from .sharpness_tools import close, data, network
+from .sharpness_tools import UnitLogits, close, data, network
 
 KEY = jax.random.key(3)
 
@@ -204,6 +204,8 @@ def test_what_is_curved_is_said():
     found = sharpness.curved_leaves(net, jnp.asarray(data(2).images))
     assert "stages.0.0.0.weight" in found
     assert "classifier.weight" not in found
-    net = network("relu", unit_logits=True)
+    net = network("relu")
+    model = eqx.combine(net.params, net.static)
+    net = sharpness.Network(UnitLogits(model), net.state)
     found = sharpness.curved_leaves(net, jnp.asarray(data(2).images))
     assert found == net.leaves

@@ -11,7 +11,7 @@ from eqcifar import sharpness, training
 from eqcifar.errors import UsageError
 from eqcifar.losses import cross_entropy, squared_error
 
-from .sharpness_tools import CLASSES, close, data, dense, make, network
+from .sharpness_tools import CLASSES, UnitLogits, close, data, dense, make, network
 
 
 def test_linear_regression(x64):
@@ -103,9 +103,36 @@ def test_unit_logits_do_not_see_the_scale_of_the_last_layer(x64):
     scaled = eqx.tree_at(last, model, tuple(5.0 * w for w in last(model)))
     examples, values = data(4), []
     for m in (model, scaled):
-        net = sharpness.Network(m, state, unit_logits=True)
-        values.append(sharpness.output_traces(net, examples, "ce"))
+        roots = {"unit": sharpness.UnitLogits()}
+        net = sharpness.Network(m, state)
+        values.append(sharpness.shared_output_traces(net, examples, roots)["unit"])
+        divided = sharpness.Network(UnitLogits(m), state)
+        truth = sharpness.output_traces(divided, examples, "mse")
+        for name in ("plain", "theta", "filter"):
+            close(values[-1].estimate(name).value, truth.estimate(name).value)
     close(values[1].estimate("theta").value, values[0].estimate("theta").value)
+
+
+@pytest.mark.parametrize("options", [{}, {"probes": 2}, {"probes": 7, "rtol": 0.1}])
+def test_passes_that_are_shared_find_what_each_finds_alone(x64, options, monkeypatch):
+    monkeypatch.setattr("eqcifar.sharpness._gradient_norms.TOGETHER", 4)
+    net, examples = network("relu"), data(120, batch_size=5)
+    roots = {
+        "ce": sharpness.get_loss("ce"),
+        "ntk": sharpness.get_loss("mse"),
+        "unit": sharpness.UnitLogits(),
+    }
+    together = sharpness.shared_output_traces(net, examples, roots, **options)
+    counts = set()
+    for name, root in roots.items():
+        alone = sharpness.shared_output_traces(net, examples, {name: root}, **options)
+        one, found = alone[name], together[name]
+        counts.add(len(one.ids))
+        np.testing.assert_array_equal(found.ids, one.ids)
+        for part in ("by_probe", "by_leaf", "by_leaf_variance"):
+            for scaled, table in getattr(one, part).items():
+                close(getattr(found, part)[scaled], table, 1e-12)
+    assert len(counts) > 1 or "rtol" not in options
 
 
 def test_any_convex_loss(x64):

@@ -106,6 +106,32 @@ def test_the_trace_of_the_ntk_is_a_sum_or_a_mean_over_classes(x64, relu):
     assert not set(whole.values) & set(mean.values)
 
 
+@pytest.mark.parametrize("loss", ["ce", "mse"])
+def test_measures_of_one_command_share_a_pass(x64, relu, loss):
+    names, rows, passes = ("trace", "ntk", "unit", "ntk_mean"), {}, []
+    options = {"loss": loss, "rtol": 0.3}
+    for name in names:
+        seen = []
+        found = measure(
+            relu,
+            name,
+            together=names,
+            rows=rows,
+            report=lambda done, total, sofar, seen=seen: seen.append(sofar()),
+            **options,
+        )
+        passes.append(len(seen))
+        alone = measure(relu, name, **options)
+        for column, estimate in found.values.items():
+            close(estimate.value, alone.values[column].value, 1e-12)
+            close(estimate.standard_error, alone.values[column].standard_error)
+        if name == "trace":
+            assert seen[-1].value == found.values["tr_ggn"].value
+    # The others read the rows of the first.
+    assert passes[1:] == [passes[0]] * 3
+    assert len(rows) == 1
+
+
 def test_lanczos_takes_the_steps_that_memory_admits(x64, relu):
     size = relu[0].size * 8
     # A basis may take four times the memory: 16 vectors, and then 2.

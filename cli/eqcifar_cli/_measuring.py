@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ._output import console, print_warning, say
-from ._progress import make_bar
+from ._progress import duration, make_bar
 from ._stop import StopRequest, exit_code
 
 if TYPE_CHECKING:
@@ -117,7 +117,9 @@ class Meter:
         self._bar.update(self._task, description=label, completed=done, total=total)
         if self._bar.disable and now - self._printed > _SECONDS_BETWEEN_LINES:
             self._printed = now
-            self._console.print(f"{label}  {done} of {total}", soft_wrap=True)
+            seconds = self._bar.tasks[0].time_remaining
+            left = f", {duration(seconds)} left" if seconds else ""
+            self._console.print(f"{label}  {done} of {total}{left}", soft_wrap=True)
 
 
 def plus_minus(stream: Any = None) -> str:

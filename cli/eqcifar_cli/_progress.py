@@ -100,3 +100,12 @@ def format_row(row: Mapping[str, float], epochs: int, mark: str = "") -> str:
     if mark:
         parts.append(mark)
     return "  ".join(parts)
+
+
+def duration(seconds: float) -> str:
+    """Hours and minutes, or minutes and seconds."""
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {minutes:02} min"
+    return f"{minutes} min {seconds:02} s" if minutes else f"{seconds} s"

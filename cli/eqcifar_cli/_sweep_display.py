@@ -10,7 +10,7 @@ from eqcifar.errors import EqcifarError
 from eqcifar.sweeps import Job, Sweep
 
 from ._output import console, say
-from ._progress import format_row
+from ._progress import duration, format_row
 
 _REFRESH_SECONDS = 1.0
 _SECONDS_BETWEEN_LINES = 60.0
@@ -52,7 +52,7 @@ class Display:
             line += f"  on {job.slot.name}" if job.slot.name else ""
         elif job.state == "done":
             line += f"  {_progress(job)}"
-            line += f"  in {_duration(job.seconds)}" if job.seconds else ""
+            line += f"  in {duration(job.seconds)}" if job.seconds else ""
         elif job.state == "failed":
             line += f"  {job.message}"
         self._print(line)
@@ -67,7 +67,7 @@ class Display:
             self.live.update(self._table(), refresh=True)
             return
         for job in self._sweep.select("running"):
-            elapsed = _duration(now - job.began)
+            elapsed = duration(now - job.began)
             self._print(f"{self._line(job)}  {_doing(job)}  for {elapsed}")
 
     def _line(self, job: Job) -> str:
@@ -97,7 +97,7 @@ class Display:
         table.caption_justify = "left"
         now = time.monotonic()
         for job in self._sweep.select("running"):
-            elapsed = _duration(now - job.began)
+            elapsed = duration(now - job.began)
             table.add_row(self._name(job), job.slot.name, _doing(job), elapsed)
         return table
 
@@ -137,11 +137,3 @@ def _progress(job: Job) -> str:
     if not rows:
         return ""
     return format_row(rows[-1], job.config.epochs, "SYNTHETIC" if synthetic else "")
-
-
-def _duration(seconds: float) -> str:
-    minutes, seconds = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    if hours:
-        return f"{hours} h {minutes:02} min"
-    return f"{minutes} min {seconds:02} s" if minutes else f"{seconds} s"

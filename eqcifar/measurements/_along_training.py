@@ -15,6 +15,7 @@ from ..errors import EqcifarError
 from ..losses import AnyLoss
 from ..measures import check_measures
 from ..parallel import is_main_process, make_mesh
+from ..sharpness import Rows
 from ..storage import Run, append_wide, keep_rows, read_wide
 from ..training import Row, TrainState, steps_per_epoch
 from ._measure_network import measure_examples
@@ -107,6 +108,7 @@ class SharpnessLog:
             network = trained.network(options)
             # One device is enough for so little, and the others may be elsewhere.
             examples = trained.examples("train", options, make_mesh(1))
+            rows: dict[str, Rows] = {}
             found = {
                 name: measure_examples(
                     trained,
@@ -114,6 +116,8 @@ class SharpnessLog:
                     examples,
                     name,
                     options,
+                    together=self._measures,
+                    rows=rows,
                     report=partial(self._look, epoch, name),
                 )
                 for name in self._measures

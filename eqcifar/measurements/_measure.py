@@ -1,4 +1,4 @@
-from collections.abc import Callable, MutableMapping
+from collections.abc import Callable, Iterable, MutableMapping
 
 from jaxtyping import PRNGKeyArray
 
@@ -30,6 +30,7 @@ def measure(
     target: Target = "split",
     memory: float = MEMORY,
     key: PRNGKeyArray,
+    together: Iterable[str] = (),
     rows: MutableMapping[str, Rows] | None = None,
     report: Callable[[int, int, Callable[[], Estimate | None]], None] = lambda *_: None,
 ) -> Measured:
@@ -47,6 +48,8 @@ def measure(
     - `memory`: bytes for per-example gradients; a basis of vectors may take
         four times as much.
     - `key`: with all else equal, the same key gives the same bits.
+    - `together`: measures that are computed with the same `rows`: those that are traces
+        by vector-Jacobian products then share a pass over the examples.
     - `rows`: pieces of what is unfinished, by name; read and filled.
     - `report`: called with the work done, the whole, and what gives the estimate so
         far. It may raise, to stop.
@@ -64,7 +67,20 @@ def measure(
         of=" of results",
     )
     rows = {} if rows is None else rows
-    task = Task(network, examples, loss, probes, top, rtol, target, memory, key)
+    outputs = {MEASURES[each].output for each in check_measures([name, *together])}
+    task = Task(
+        network,
+        examples,
+        loss,
+        probes,
+        top,
+        rtol,
+        target,
+        memory,
+        key,
+        MEASURES[name].output,
+        tuple(sorted(outputs - {None})),
+    )
 
     def told(done: int, total: int, pieces: Rows):
         report(done, total, lambda: task.sofar(pieces))

@@ -66,6 +66,7 @@ def measure_network(
                         examples,
                         name,
                         options,
+                        together=measures,
                         rows=rows,
                         report=partial(follow, name),
                     )

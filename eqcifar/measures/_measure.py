@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from ..sharpness import Measured, Task
+    from ..sharpness import Measured, Output, Task
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,6 +48,8 @@ class Measure:
     - `compute`: from a `eqcifar.sharpness.Task` to a `Measured`, whose `values` are
         the columns.
     - `pictures`: of its tables, by name.
+    - `output`: of `eqcifar.sharpness.Output`, what its traces are of; those that have
+        one share a pass over the images.
     - `per_image`: takes images one by one, which batch statistics couple.
     - `usual`: measured unless others are asked for.
     """
@@ -56,5 +58,6 @@ class Measure:
     columns: Mapping[str, Column]
     compute: "Callable[[Task], Measured]"
     pictures: Mapping[str, Picture] = dataclasses.field(default_factory=dict)
+    output: "Output | None" = None
     per_image: bool = False
     usual: bool = False

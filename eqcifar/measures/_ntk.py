@@ -16,7 +16,7 @@ def _compute(task: "Task", mean: bool = False) -> "Measured":
     """
     from ..sharpness import Measured
 
-    outputs = task.outputs(task.network, "mse", "outputs-mse")
+    outputs = task.outputs()
     names = {"tr_ntk": "plain", "tr_ctk": "theta", "tr_ntk_filter": "filter"}
     end = "_mean" if mean else ""
     factor = 1 / len(outputs.label_counts) if mean else 1.0
@@ -42,6 +42,7 @@ NTK = Measure(
     "ntk",
     {name: Column(meaning, _UNITS[name]) for name, meaning in _MEANINGS.items()},
     _compute,
+    output="ntk",
     per_image=True,
     usual=True,
 )
@@ -52,5 +53,6 @@ NTK_MEAN = Measure(
         for name, unit in _UNITS.items()
     },
     partial(_compute, mean=True),
+    output="ntk",
     per_image=True,
 )

@@ -28,6 +28,7 @@ def _compute(task: "Task") -> "Measured":
         target=task.target,
         memory=task.memory,
         key=task.key,
+        outputs=None if task.network.batch_statistics else task.outputs(),
     )
     values = {"tr_hess": result.hess, "tr_ggn": result.ggn, "tr_resid": result.resid}
     tables: dict[str, Any] = {
@@ -161,5 +162,6 @@ TRACE = Measure(
     },
     _compute,
     {"convergence": Picture(_convergence), "layers": Picture(_layers)},
+    output="loss",
     usual=True,
 )

@@ -10,13 +10,9 @@ if TYPE_CHECKING:
 
 def _compute(task: "Task") -> "Measured":
     """The traces of the NTK for logits of unit standard deviation."""
-    import equinox as eqx
+    from ..sharpness import Measured
 
-    from ..sharpness import Measured, Network
-
-    model = eqx.combine(task.network.params, task.network.static)
-    network = Network(model, task.network.state, unit_logits=True)
-    outputs = task.outputs(network, "mse", "outputs-unit")
+    outputs = task.outputs()
     names = {"tr_ntk_unit": "plain", "tr_ctk_unit": "theta"}
     return Measured(
         {k: outputs.estimate(kind, target=task.target) for k, kind in names.items()}
@@ -32,6 +28,7 @@ UNIT = Measure(
         "tr_ctk_unit": Column("tr_ctk for the same"),
     },
     _compute,
+    output="unit",
     per_image=True,
     usual=True,
 )

@@ -58,7 +58,13 @@ from ._original import (
     Original as Original,
     original_traces as original_traces,
 )
-from ._output_traces import OutputTraces as OutputTraces, output_traces as output_traces
+from ._output_traces import (
+    OutputTraces as OutputTraces,
+    Root as Root,
+    UnitLogits as UnitLogits,
+    output_traces as output_traces,
+    shared_output_traces as shared_output_traces,
+)
 from ._pieces import (
     Rows as Rows,
     keeping as keeping,
@@ -95,6 +101,7 @@ from ._stopping import (
 )
 from ._task import (
     Measured as Measured,
+    Output as Output,
     Task as Task,
 )
 from ._verify import Check as Check, verify as verify

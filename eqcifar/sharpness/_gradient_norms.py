@@ -4,7 +4,9 @@ For a layer with weight W, the gradient of one example is A' B, with the T patch
 (T x P) that the layer saw and the cotangents B (T x O) of its outputs. Its squared norm
 is the sum of squares of that product, of T P O operations, or
 sum_ts (A A')_ts (B B')_ts, which is cheaper where there are few patches and many
-weights. Either can be told apart by output, which filter-wise scalings need.
+weights. Either can be told apart by output, which filter-wise scalings need. Weighed
+by w_po^2, it is sum_ts sum_o (sum_p A_tp A_sp w_po^2) B_to B_so, of which the inner sum
+is one product for all examples and cotangents.
 
 Goodfellow, 2015, https://arxiv.org/abs/1510.01799; Rochette et al., 2019,
 https://arxiv.org/abs/1912.06015
@@ -14,11 +16,12 @@ import itertools
 import math
 from collections.abc import Callable, Sequence
 from functools import cache, partial
-from typing import Any
+from typing import Any, Literal
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jax.custom_batching import custom_vmap
 from jax.extend.core import ClosedJaxpr, Jaxpr, Var
@@ -31,6 +34,8 @@ from ._network import Network, scaling
 
 # For each parameter array, whether its gradients need not be formed.
 Tapped = tuple[bool, ...]
+# Vectors that are taken through a network at once.
+TOGETHER = 10
 
 
 def gradient_norms(
@@ -47,7 +52,7 @@ def gradient_norms(
     **Arguments:**
 
     - `cotangents`: from the logits to vectors c; all are taken through one
-        linearisation.
+        linearisation, at most `TOGETHER` at once.
     - `scaled`: names of D^2, see `scaling`.
     - `tapped`: from `tappable`.
 
@@ -60,6 +65,7 @@ def gradient_norms(
     taken = [
         slot if tap else x for slot, x, tap in zip(slots, leaves, tapped, strict=True)
     ]
+    squares = [jax.tree.leaves(scaling(network.params, name)) for name in scaled]
 
     def logits_at(taken: list[Array]) -> Array:
         own = [x if tap else y for x, y, tap in zip(leaves, taken, tapped, strict=True)]
@@ -68,17 +74,29 @@ def gradient_norms(
         return network.run(lambda: model, image[None])[0]
 
     logits, pull = jax.vjp(logits_at, taken)
+
+    def norms(vectors: Float[Array, "some classes"]) -> Float[Array, "some leaves d"]:
+        (found,) = jax.vmap(pull)(vectors)
+        each = [
+            value
+            if tap
+            else jnp.stack([_sum_of_squares(value, d[at]) for d in squares], axis=1)
+            for at, (value, tap) in enumerate(zip(found, tapped, strict=True))
+        ]
+        return jnp.stack(each, axis=1)
+
+    vectors = cotangents(logits)
+    parts = math.ceil(len(vectors) / TOGETHER)
     # As in the forward pass, see `Network`.
     with jax.default_matmul_precision("highest"):
-        (found,) = jax.vmap(pull)(cotangents(logits))
-    squares = [jax.tree.leaves(scaling(network.params, name)) for name in scaled]
-    norms = [
-        value
-        if tap
-        else jnp.stack([_sum_of_squares(value, each[at]) for each in squares], axis=1)
-        for at, (value, tap) in enumerate(zip(found, tapped, strict=True))
-    ]
-    return dict(zip(scaled, jnp.moveaxis(jnp.stack(norms, axis=1), 2, 0), strict=True))
+        if parts == 1:
+            found = norms(vectors)
+        else:
+            missing = -len(vectors) % parts
+            padded = jnp.pad(vectors, ((0, missing), (0, 0)))
+            found = lax.map(norms, padded.reshape(parts, -1, len(logits)))
+            found = found.reshape(-1, *found.shape[2:])[: len(vectors)]
+    return dict(zip(scaled, jnp.moveaxis(found, 2, 0), strict=True))
 
 
 def _sum_of_squares(gradients: Array, square: Array) -> Array:
@@ -114,7 +132,7 @@ def tappable(network: Network, images: Float[Array, "batch ..."]) -> Tapped:
 def footprint(
     network: Network, images: Float[Array, "batch ..."], tapped: Tapped, outputs: int
 ) -> float:
-    """About how many bytes an example takes in `gradient_norms`.
+    """About how many bytes an example takes in `gradient_norms` of `outputs` vectors.
 
     For each pass, forward or back, those of all that a forward pass computes: more
     than is kept, and less than is kept with the patches of the largest layer.
@@ -123,6 +141,7 @@ def footprint(
     program = jax.make_jaxpr(lambda params, x: network(params, x))(network.params, one)
     leaves = jax.tree.leaves(network.params)
     formed = sum(x.nbytes for x, tap in zip(leaves, tapped, strict=True) if not tap)
+    outputs = math.ceil(outputs / math.ceil(outputs / TOGETHER))
     return (1 + outputs) / 3 * _bytes_computed(program.jaxpr) + outputs * formed
 
 
@@ -298,18 +317,45 @@ def _norms_of_several(layer: Any, scaled: tuple[str, ...]) -> Callable[..., Arra
 
     @several.def_vmap
     def _(size, batched, weight, x, cotangents):
-        large = weight.size >= _LARGE and jax.default_backend() == "cpu"
-        if large and batched == [False, True, True]:
-            # The product of one example fits a cache, and those of a batch do not.
-            return lax.map(lambda each: compute(weight, *each), (x, cotangents)), True
         axes = tuple(0 if each else None for each in batched)
-        return jax.vmap(compute, in_axes=axes)(weight, x, cotangents), True
+        every = jax.vmap(compute, in_axes=axes)
+        if batched != [False, True, True]:
+            return every(weight, x, cotangents), True
+        patches, outputs, _ = _as_product(layer, weight, x[0], cotangents[0])
+        together = size
+        if _theta_from(patches, outputs, scaled) == "pairs":
+            rows, columns = patches.shape
+            together = _ROOM // (rows * (rows + 1) // 2 * columns * x.dtype.itemsize)
+        elif weight.size >= _LARGE and jax.default_backend() == "cpu":
+            # What one example takes fits a cache, and what a batch takes does not.
+            together = 1
+        if together >= size:
+            return every(weight, x, cotangents), True
+        one = lambda each: compute(weight, *each)  # noqa: E731
+        together = math.ceil(size / math.ceil(size / max(together, 1)))
+        batch = together if together > 1 else None
+        return lax.map(one, (x, cotangents), batch_size=batch), True
 
     return several
 
 
 # Weights from which on products are formed example by example.
 _LARGE = 2**15
+# Bytes for the products of pairs of rows.
+_ROOM = 2**25
+# What it takes to write a number of a product and to read it, in multiplications.
+_TRAFFIC = 100
+
+
+def _theta_from(
+    patches: "_Patches", outputs: Array, scaled: tuple[str, ...]
+) -> Literal["product", "pairs"] | None:
+    """How the norms that theta weighs are cheapest to compute, if they are wanted."""
+    if "theta" not in scaled:
+        return None
+    count, rows, _ = outputs.shape
+    pairs = rows * (rows + 1) // 2
+    return "pairs" if pairs <= count * (rows + _TRAFFIC) else "product"
 
 
 def _weight_norms(
@@ -319,23 +365,41 @@ def _weight_norms(
     x: Float[Array, "calls ..."],
     cotangents: Float[Array, "outputs calls ..."],
 ) -> Float[Array, "outputs scaled"]:
-    inputs, outputs, weight = _as_product(layer, weight, x, cotangents)
-    _, rows, width = outputs.shape
-    gram = inputs.gram_cost + rows**2 * width
-    weighted = jnp.zeros((len(outputs), 1), outputs.dtype)
-    if "theta" in scaled or math.prod((*inputs.shape, width)) <= gram:
-        squares = jnp.square(jnp.einsum("tp,kto->pko", inputs.matrix(), outputs))
-        by_filter = jnp.sum(squares, 0)
-        weighted = jnp.sum(squares * jnp.square(weight)[:, None], 0)
+    patches, outputs, weight = _as_product(layer, weight, x, cotangents)
+    theta_from = _theta_from(patches, outputs, scaled)
+    count, rows, width = outputs.shape
+    gram = patches.gram_cost + count * rows**2 * width
+    square = jnp.square(weight)
+    found = {}
+    if theta_from == "product" or count * math.prod(patches.shape) * width <= gram:
+        gradient, square_of = patches.product(outputs, square)
+        gradient = jnp.square(gradient)
+        by_filter = jnp.sum(gradient, (0, 1))
+        found["theta"] = jnp.sum(gradient * square_of, (0, 1, 3))
     else:
-        products = jnp.einsum("ts,kso->kto", inputs.gram(), outputs)
+        products = jnp.einsum("ts,kso->kto", patches.gram(), outputs)
         by_filter = jnp.sum(outputs * products, 1)
-    found = {
-        "plain": jnp.sum(by_filter, 1),
-        "filter": by_filter @ jnp.mean(jnp.square(weight), 0),
-        "theta": jnp.sum(weighted, 1),
-    }
+    if theta_from == "pairs":
+        found["theta"] = _by_pairs(patches.matrix(), outputs, square)
+    found["plain"] = jnp.sum(by_filter, 1)
+    found["filter"] = by_filter @ jnp.mean(square, 0)
     return jnp.stack([found[name] for name in scaled], axis=1)
+
+
+def _by_pairs(
+    inputs: Float[Array, "rows inputs"],
+    outputs: Float[Array, "outputs rows width"],
+    square: Float[Array, "inputs width"],
+) -> Float[Array, " outputs"]:
+    """sum_po square_po (A'B)_po^2, from all products of two rows.
+
+    Those of the inputs meet the squares once, for all examples and outputs.
+    """
+    first, second = np.triu_indices(len(inputs))
+    of_inputs = (inputs[first] * inputs[second]) @ square
+    times = np.where(first == second, 1, 2).astype(inputs.dtype)[:, None]
+    of_outputs = outputs[:, first] * outputs[:, second]
+    return jnp.einsum("qo,kqo->k", times * of_inputs, of_outputs)
 
 
 def _as_product(
@@ -372,6 +436,7 @@ class _Patches:
     """What a layer's weight was multiplied with, a row for each output position."""
 
     def __init__(self, x, kernel, stride, dilation, padding):
+        self.kernel, self.stride, self.dilation = kernel, stride, dilation
         zero = jnp.zeros((), x.dtype)
         edges = [(0, 0, 0), *((low, high, 0) for low, high in padding), (0, 0, 0)]
         self.x = lax.pad(x, zero, edges)
@@ -395,6 +460,47 @@ class _Patches:
     def shape(self) -> tuple[int, int]:
         rows = len(self.x) * math.prod(self.counts)
         return rows, len(self.meets) * self.x.shape[-1]
+
+    def product(
+        self, outputs: Array, square: Array
+    ) -> tuple[Float[Array, "part rest outputs width"], Array]:
+        """A'B, and the squares of the weight in its shape."""
+        if self._shifts(outputs):
+            return self._shifted_product(outputs, square)
+        product = jnp.einsum("tp,kto->pko", self.matrix(), outputs)
+        return product[:, None], square[:, None, None]
+
+    def _shifts(self, outputs: Array) -> bool:
+        """Whether moving outputs along the first axis takes less than more patches."""
+        if not self.kernel or self.stride[0] > 1:
+            return False
+        rows, columns = self.shape
+        moved = columns // self.kernel[0] + self.kernel[0] * outputs[:, 0].size
+        positions = rows // self.counts[0] * self.x.shape[1]
+        return positions * moved < rows * (columns + outputs[:, 0].size)
+
+    def _shifted_product(self, outputs: Array, square: Array) -> tuple[Array, Array]:
+        calls, length = self.x.shape[:2]
+        each, count, width = self.kernel[0], len(outputs), outputs.shape[-1]
+        # The places of a filter in the first row.
+        rest = [(slice(None), *meet[1:]) for meet in self.meets]
+        rest = rest[: len(rest) // each]
+        inputs = jnp.concatenate([self.x[(slice(None), *at)] for at in rest], -1)
+        outputs = outputs.reshape(count, calls, *self.counts, width)
+        outputs = jnp.moveaxis(outputs, 0, -2)
+        moved = []
+        for at in range(each):
+            before = at * self.dilation[0]
+            edges = [(0, 0)] * outputs.ndim
+            edges[1] = before, length - self.counts[0] - before
+            moved.append(jnp.pad(outputs, edges))
+        product = jnp.einsum(
+            "tp,tiko->piko",
+            inputs.reshape(-1, inputs.shape[-1]),
+            jnp.stack(moved, -3).reshape(-1, each, count, width),
+        )
+        square = jnp.moveaxis(square.reshape(each, -1, width), 0, 1)
+        return product, square[:, :, None]
 
     @property
     def gram_cost(self) -> int:

@@ -49,6 +49,7 @@ def hessian_trace(
     target: Target = "split",
     memory: float = MEMORY,
     key: PRNGKeyArray,
+    outputs: OutputTraces | None = None,
 ) -> HessianTrace:
     """Estimate tr H, tr GGN and their difference, as means over examples.
 
@@ -65,6 +66,7 @@ def hessian_trace(
     - `residual_probes`: directions a batch, see `probe_traces`.
     - `rtol`, `memory`: see `output_traces`; the residual is then taken over the
         examples that the GGN was.
+    - `outputs`: the GGN's traces, where they are known.
 
     **Raises:**
 
@@ -86,8 +88,9 @@ def hessian_trace(
         without = "control" if curved else "exact"
         method = "general" if network.batch_statistics else without
     ggn_key, residual_key = (jax.random.fold_in(key, i) for i in range(2))
-    outputs = None
-    if method != "general":
+    if method == "general":
+        outputs = None
+    elif outputs is None:
         with page(f"outputs-{loss.name}"):
             outputs = output_traces(
                 network,
@@ -99,6 +102,7 @@ def hessian_trace(
                 key=ggn_key,
                 target=target,
             )
+    if outputs is not None:
         ggn = outputs.estimate(target=target)
         if method == "exact":
             resid = Estimate(0.0, target=target, examples=len(outputs.ids))

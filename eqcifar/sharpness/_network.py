@@ -25,7 +25,6 @@ class Network(eqx.Module):
     params: PyTree
     static: PyTree
     state: eqx.nn.State
-    unit_logits: bool = eqx.field(static=True)
     batch_statistics: bool = eqx.field(static=True)
 
     def __init__(
@@ -33,7 +32,6 @@ class Network(eqx.Module):
         model: PyTree,
         state: eqx.nn.State,
         *,
-        unit_logits: bool = False,
         batch_statistics: bool = False,
     ):
         """Split a model into parameters and the rest.
@@ -41,9 +39,6 @@ class Network(eqx.Module):
         **Arguments:**
 
         - `model`, `state`: called as `(x, state) -> (logits, state)` on one example.
-        - `unit_logits`: divide each example's logits by their standard deviation
-            over classes (Andriushchenko et al. 2023), so that scaling the last
-            layer changes nothing.
         - `batch_statistics`: normalise by the batch at hand, as in training. The
             loss is then no sum over examples and its value depends on the batch:
             only the general path and matvecs are defined.
@@ -52,7 +47,6 @@ class Network(eqx.Module):
             model = eqx.nn.inference_mode(model)
         self.params, self.static = eqx.partition(model, eqx.is_inexact_array)
         self.state = state
-        self.unit_logits = unit_logits
         self.batch_statistics = batch_statistics
         if not self.leaves:
             raise UsageError("the model has no floating-point arrays to differentiate")
@@ -102,10 +96,7 @@ class Network(eqx.Module):
         axes = (0, None, *(0 for _ in rows))
         apply = jax.vmap(one, in_axes=axes, axis_name="batch")
         with jax.default_matmul_precision("highest"):
-            logits = apply(images, self.state, *rows)
-        if self.unit_logits:
-            logits = logits / jnp.std(logits, axis=1, keepdims=True)
-        return logits
+            return apply(images, self.state, *rows)
 
     def classes(self, images: Float[Array, "batch ..."]) -> int:
         """Return the number of logits."""

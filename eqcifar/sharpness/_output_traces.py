@@ -3,6 +3,8 @@
 import dataclasses
 import math
 import time
+from collections.abc import Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -20,8 +22,27 @@ from ._memory import MEMORY
 from ._network import Network, check_independent
 from ._stopping import Stop
 
-# Directions that are taken through a network at once.
-_TOGETHER = 10
+
+@dataclasses.dataclass(frozen=True)
+class UnitLogits:
+    """J' B B' J is the NTK's for logits divided by their standard deviation.
+
+    Over the classes of each example, so that scaling the last layer changes nothing.
+    Andriushchenko et al., 2023, https://arxiv.org/abs/2302.07011
+    """
+
+    def root_product(
+        self,
+        logits: Float[Array, " classes"],
+        target: Int[Array, ""],
+        vector: Float[Array, " classes"],
+    ) -> Float[Array, " classes"]:
+        """Multiply by the transposed Jacobian of the division."""
+        return jax.vjp(lambda f: f / jnp.std(f), logits)[1](vector)[0]
+
+
+# Multiplies by B_i.
+Root = Loss | UnitLogits
 
 
 @dataclasses.dataclass(frozen=True)
@@ -141,9 +162,31 @@ class OutputTraces:
 
 
 def output_traces(
+    network: Network, examples: Examples, loss: AnyLoss, **options: Any
+) -> OutputTraces:
+    """Compute tr(D J_i' H_i J_i D) of each example by vector-Jacobian products.
+
+    H_i = d2l/df2 is the loss's Hessian in the logits and B_i B_i' = H_i. For `mse`
+    H_i = I: the trace of the NTK (summed over classes), which is also that of the GGN,
+    and of the Hessian where `curved_leaves` names no array.
+
+    **Arguments:**
+
+    - `options`: and the rest, see `shared_output_traces`.
+
+    **Returns:**
+
+    `OutputTraces`.
+    """
+    loss = get_loss(loss)
+    roots = {loss.name: loss}
+    return shared_output_traces(network, examples, roots, **options)[loss.name]
+
+
+def shared_output_traces(
     network: Network,
     examples: Examples,
-    loss: AnyLoss,
+    roots: Mapping[str, Root],
     *,
     probes: int = 0,
     scaled: tuple[str, ...] = ("plain", "theta", "filter"),
@@ -152,74 +195,73 @@ def output_traces(
     target: Target = "split",
     memory: float = MEMORY,
     key: PRNGKeyArray | None = None,
-) -> OutputTraces:
-    """Compute tr(D J_i' H_i J_i D) of each example by vector-Jacobian products.
+) -> dict[str, OutputTraces]:
+    """Compute tr(D J_i' B_i B_i' J_i D) of each example, for several B_i at once.
 
     From one linearisation of the network, and without the gradients: see
-    `gradient_norms`.
-
-    H_i = d2l/df2 is the loss's Hessian in the logits and B_i B_i' = H_i. Exactly:
-    sum_c ||D J_i' B_i e_c||^2 over the C unit vectors. At random: the mean of
-    ||D J_i' B_i r||^2 over sign vectors r, fresh for each example. For `mse` H_i = I:
-    the trace of the NTK (summed over classes), which is also that of the GGN, and of
-    the Hessian where `curved_leaves` names no array.
+    `gradient_norms`. Exactly: sum_c ||D J_i' B_i e_c||^2 over the C unit vectors. At
+    random: the mean of ||D J_i' B_i r||^2 over sign vectors r, fresh for each example,
+    and the same for each B_i, which has the values that it has alone, to rounding.
 
     **Arguments:**
 
     - `examples`: visited in their order; for a stop by `rtol` that must be random
         (`examples.sample`).
+    - `roots`: what multiplies by B_i, such as a `Loss`, by name.
     - `probes`: sign vectors an example; 0 for the exact sum over outputs.
     - `scaled`: names of D^2, see `scaling`; all come from one pass.
     - `rtol`: stop as soon as the interval reaches at most `rtol` times the value to
-        either side (for the first scaling), after at least 50 examples.
+        either side (for the first scaling), after at least 50 examples; each B_i is
+        told of as many examples as it takes alone.
     - `memory`: bytes for the passes; a smaller batch is taken if need be.
     - `key`: the source of the signs; each example's signs depend on the key and its
         position alone.
 
     **Returns:**
 
-    `OutputTraces`.
+    `OutputTraces` by the names of `roots`.
     """
     if probes < 0:
         raise UsageError(f"{probes} probes: 0 (exact) or more are needed")
-    loss = get_loss(loss)
     first = examples.batch(0)
     check_independent(network, first.images)
     classes = network.classes(first.images)
     exact = probes == 0
     seed = None if exact else jax.random.key(0) if key is None else key
-    directions = np.arange(classes if exact else probes, dtype=np.int32)
-    parts = -(-len(directions) // _TOGETHER)
-    together = [jnp.asarray(units) for units in np.array_split(directions, parts)]
+    count = classes if exact else probes
     tapped = tappable(network, first.images)
-    each = footprint(network, first.images, tapped, len(together[0]))
+    each = footprint(network, first.images, tapped, len(roots) * count)
     examples = examples.within(memory, each)
     counts = np.bincount(np.asarray(examples.labels), minlength=classes)
     if len(counts) > classes:
         raise UsageError(f"label {len(counts) - 1} but only {classes} logits")
+    units = jnp.arange(count, dtype=jnp.int32)
 
     def kernel(batch: Batch) -> dict[str, Array]:
-        found = [
-            _norms(network, loss, scaled, tapped, batch[1:4], units, seed)
-            for units in together
-        ]
+        found = _norms(
+            network, tuple(roots.values()), scaled, tapped, batch[1:4], units, seed
+        )
         rows = {}
-        for name in scaled:
-            runs = jnp.concatenate([each[name] for each in found], axis=1)
-            rows[f"{name}/probe"] = jnp.sum(runs, axis=2)
-            rows[f"{name}/leaf"] = runs.sum(1) if exact else runs.mean(1)
-            noise = runs.var(axis=1, ddof=1) / probes if probes > 1 else None
-            rows[f"{name}/noise"] = (
-                jnp.zeros_like(runs[:, 0]) if noise is None else noise
-            )
+        for at, root in enumerate(roots):
+            for name in scaled:
+                runs = found[name][:, at]
+                noise = runs.var(axis=1, ddof=1) / probes if probes > 1 else None
+                rows |= {
+                    f"{root}/{name}/probe": jnp.sum(runs, axis=2),
+                    f"{root}/{name}/leaf": runs.sum(1) if exact else runs.mean(1),
+                    f"{root}/{name}/noise": (
+                        jnp.zeros_like(runs[:, 0]) if noise is None else noise
+                    ),
+                }
         return rows
 
-    def collect(rows: dict[str, np.ndarray], seconds: float) -> OutputTraces:
-        n = len(rows[f"{scaled[0]}/probe"])
+    def collect(root: str, rows: dict[str, np.ndarray], seconds: float) -> OutputTraces:
+        n = stops.get(root, len(rows[f"{root}/{scaled[0]}/probe"]))
         return OutputTraces(
-            {name: rows[f"{name}/probe"] for name in scaled},
-            {name: rows[f"{name}/leaf"] for name in scaled},
-            {name: rows[f"{name}/noise"] for name in scaled},
+            *(
+                {name: rows[f"{root}/{name}/{part}"][:n] for name in scaled}
+                for part in ("probe", "leaf", "noise")
+            ),
             exact,
             network.leaves,
             examples.chosen_labels[:n].astype(np.int64),
@@ -228,9 +270,14 @@ def output_traces(
             seconds,
         )
 
+    stops: dict[str, int] = {}
+
     def enough(rows: dict[str, np.ndarray]) -> bool:
-        sofar = collect(rows, 0.0).estimate(scaled[0], target=target)
-        return sofar.examples >= 50 and Stop(rtol or 0.0, level).narrow(sofar)
+        for root in roots.keys() - stops.keys():
+            sofar = collect(root, rows, 0.0).estimate(scaled[0], target=target)
+            if sofar.examples >= 50 and Stop(rtol or 0.0, level).narrow(sofar):
+                stops[root] = sofar.examples
+        return len(stops) == len(roots)
 
     start = time.perf_counter()
     rows = stream(
@@ -238,31 +285,37 @@ def output_traces(
         examples,
         enough=None if rtol is None else enough,
     )
-    return collect(rows, time.perf_counter() - start)
+    seconds = time.perf_counter() - start
+    return {root: collect(root, rows, seconds) for root in roots}
 
 
 @jit
 def _norms(
     network: Network,
-    loss: Loss,
+    roots: tuple[Root, ...],
     scaled: tuple[str, ...],
     tapped: Tapped,
     batch: tuple[Array, Array, Array],
-    units: Int[Array, " outputs"],
+    units: Int[Array, " units"],
     key: PRNGKeyArray | None,
-) -> dict[str, Float[Array, "batch outputs leaves"]]:
+) -> dict[str, Float[Array, "batch roots units leaves"]]:
     def one(image: Array, label: Array, at: Array) -> dict[str, Array]:
         def cotangents(outputs: Array) -> Array:
             def direction(unit: Array) -> Array:
                 if key is None:
-                    signs = jax.nn.one_hot(unit, outputs.size, dtype=outputs.dtype)
-                else:
-                    seed = jax.random.fold_in(jax.random.fold_in(key, unit), at)
-                    signs = jax.random.rademacher(seed, outputs.shape, outputs.dtype)
-                return loss.root_product(outputs, label, signs)
+                    return jax.nn.one_hot(unit, outputs.size, dtype=outputs.dtype)
+                seed = jax.random.fold_in(jax.random.fold_in(key, unit), at)
+                return jax.random.rademacher(seed, outputs.shape, outputs.dtype)
 
-            return jax.vmap(direction)(units)
+            directions = jax.vmap(direction)(units)
+            each = [
+                jax.vmap(lambda v, root=root: root.root_product(outputs, label, v))
+                for root in roots
+            ]
+            return jnp.concatenate([times(directions) for times in each])
 
-        return gradient_norms(network, image, cotangents, scaled, tapped)
+        norms = gradient_norms(network, image, cotangents, scaled, tapped)
+        shape = len(roots), len(units)
+        return {name: rows.reshape(*shape, -1) for name, rows in norms.items()}
 
     return jax.vmap(one)(*batch)

@@ -4,7 +4,7 @@ import dataclasses
 import itertools
 from collections.abc import Sequence
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +12,7 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, PRNGKeyArray, PyTree
 
-from eqcifar.losses import AnyLoss, get_loss
+from eqcifar.losses import LOSSES, AnyLoss, get_loss
 
 from ._draw import CUTS, estimate_fitted, is_sample, over_halves
 from ._estimate import Estimate, Target, estimate_mean
@@ -22,7 +22,7 @@ from ._landscape import as_direction
 from ._memory import check_memory
 from ._network import Network
 from ._operator import Kind, Operator, operator
-from ._output_traces import OutputTraces, output_traces
+from ._output_traces import OutputTraces, Root, UnitLogits, shared_output_traces
 from ._pieces import Rows, page, piece
 from ._probe_traces import quadratic_forms
 from ._radius import rises_at
@@ -43,9 +43,17 @@ class Measured:
     tables: dict[str, Any] = dataclasses.field(default_factory=dict)
 
 
+# Whose traces: the Gauss-Newton part's of the loss, or the NTK's of logits as they are
+# or of unit standard deviation.
+Output = Literal["loss", "ntk", "unit"]
+
+
 @dataclasses.dataclass(frozen=True)
 class Task:
-    """What a measure computes on, and how; see `eqcifar.measurements.measure`."""
+    """What a measure computes on, and how; see `eqcifar.measurements.measure`.
+
+    - `output`: of the measure at hand; `together`: of all that share a pass.
+    """
 
     network: Network
     examples: Examples
@@ -56,11 +64,14 @@ class Task:
     target: Target
     memory: float
     key: PRNGKeyArray
+    output: Output | None = None
+    together: tuple[Output, ...] = ()
 
     def sofar(self, rows: Rows) -> Estimate | None:
         """The trace so far, from the pieces of a pass that makes one."""
         first = rows[min(rows)] if rows else {}
-        name = next((name for name in ("plain/probe", "hess") if name in first), None)
+        of_outputs = f"{self._name(self.output)}/plain/probe" if self.output else ""
+        name = next((name for name in (of_outputs, "hess") if name in first), None)
         if name is None:
             return None
         table = np.concatenate([rows[index][name] for index in sorted(rows)])
@@ -70,20 +81,30 @@ class Task:
         size = self.examples.population
         return estimate_mean(table, exact=exact, population=size)
 
-    def outputs(self, network: Network, loss: AnyLoss, name: str) -> OutputTraces:
-        """One pass of vector-Jacobian products."""
-        with page(name):
-            return output_traces(
-                network,
+    def outputs(self) -> OutputTraces:
+        """Traces by vector-Jacobian products, from one pass for all of `together`."""
+        roots: dict[str, Root] = {}
+        for output in self.together or (self.output,):
+            of_loss = LOSSES["mse"] if output == "ntk" else get_loss(self.loss)
+            root = UnitLogits() if output == "unit" else of_loss
+            roots[self._name(output)] = root
+        with page("-".join(["outputs", *roots])):
+            found = shared_output_traces(
+                self.network,
                 self.examples,
-                loss,
+                roots,
                 probes=self.probes,
                 rtol=self.rtol,
                 target=self.target,
                 memory=self.memory,
-                # The key of the trace's pass: under `mse` the two are one.
                 key=jax.random.fold_in(self.key, 0),
             )
+        return found[self._name(self.output)]
+
+    def _name(self, output: Output | None) -> str:
+        # Of a squared error, the Gauss-Newton part's trace is the NTK's.
+        of_mse = get_loss(self.loss).function is LOSSES["mse"].function
+        return "ntk" if output == "loss" and of_mse else str(output)
 
     def operator(self, kind: Kind, before: int, total: int) -> Operator:
         """The Hessian or GGN, reporting each product out of `total`."""

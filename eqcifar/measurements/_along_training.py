@@ -17,7 +17,7 @@ from ..measures import check_measures
 from ..parallel import is_main_process, make_mesh
 from ..storage import Run, append_wide, keep_rows, read_wide
 from ..training import Row, TrainState, steps_per_epoch
-from ._measure_network import measure_examples
+from ._compute_measure import measure_examples
 from ._measured_network import MeasuredNetwork, SharpnessOptions
 from ._row import sharpness_row
 
@@ -109,10 +109,10 @@ class SharpnessLog:
             examples = trained.examples("train", options, make_mesh(1))
             found = {
                 name: measure_examples(
-                    trained,
                     network,
                     examples,
                     name,
+                    trained.loss(options),
                     options,
                     report=partial(self._look, epoch, name),
                 )

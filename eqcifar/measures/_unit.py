@@ -14,8 +14,9 @@ def _compute(task: "Task") -> "Measured":
 
     from ..sharpness import Measured, Network
 
-    model = eqx.combine(task.network.params, task.network.static)
-    network = Network(model, task.network.state, unit_logits=True)
+    given = task.network
+    model = eqx.combine(given.params, given.static)
+    network = Network(model, given.state, unit_logits=True, call=given.call)
     outputs = task.outputs(network, "mse", "outputs-unit")
     names = {"tr_ntk_unit": "plain", "tr_ctk_unit": "theta"}
     return Measured(

@@ -45,7 +45,7 @@ class Measured:
 
 @dataclasses.dataclass(frozen=True)
 class Task:
-    """What a measure computes on, and how; see `eqcifar.measurements.measure`."""
+    """What a measure computes on, and how: `measurements.compute_measure`."""
 
     network: Network
     examples: Examples

@@ -1,0 +1,175 @@
+"""`eqcifar.measure`: any network of anybody, with the table of the command."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import equinox as eqx
+import jax
+import numpy as np
+import pytest
+
+import eqcifar
+from eqcifar import data, storage
+from eqcifar.errors import UsageError
+
+from .cli_tools import TINY, run_cli
+
+_OWN = Path(__file__).parent.parent / "docs" / "howto" / "own.md"
+KEY = jax.random.key(0)
+
+
+def images_of(count, shape=(3, 4, 4), seed=0):
+    draw = np.random.default_rng(seed)
+    images = draw.normal(size=(count, *shape)).astype(np.float32)
+    return images, draw.integers(0, 3, count)
+
+
+def affine(params, x):
+    return params["w"] @ x.ravel() + params["b"]
+
+
+def test_the_trace_of_a_function_is_its_closed_form(x64):
+    images, labels = images_of(20)
+    images = images.astype(np.float64)
+    w = np.random.default_rng(1).normal(size=(3, 48))
+    found = eqcifar.measure(
+        affine, {"w": w, "b": np.zeros(3)}, images, labels, probes=0, filters=0
+    )
+    # tr (diag p - p p') (x) (x x' + 1), the mean over images.
+    flat = images.reshape(20, -1)
+    logits = flat @ w.T
+    p = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+    terms = (1 - (p**2).sum(1)) * ((flat**2).sum(1) + 1)
+    assert found.values["tr_hess"].value == pytest.approx(terms.mean(), rel=1e-9)
+    assert found.values["tr_hess"].examples == 20
+    assert found.values["tr_ntk"].value == pytest.approx(
+        3 * ((flat**2).sum(1) + 1).mean(), rel=1e-9
+    )
+    blocks = np.einsum("nc,nd->ncd", p, p)
+    blocks = np.einsum("nc,cd->ncd", p, np.eye(3)) - blocks
+    with_one = np.concatenate([flat, np.ones((20, 1))], axis=1)
+    hessian = np.einsum("ncd,ni,nj->cidj", blocks, with_one, with_one) / 20
+    largest = np.linalg.eigvalsh(hessian.reshape(3 * 49, -1))[-1]
+    assert found.values["lmax"].value == pytest.approx(largest, rel=1e-3)
+
+
+@pytest.mark.parametrize("filters", [0, -1])
+def test_a_function_and_a_module_are_measured_alike(filters):
+    images, labels = images_of(12)
+    model = eqx.nn.Linear(48, 3, key=KEY)
+    # In Flax, outputs are last.
+    kernel = model.weight if filters == 0 else model.weight.T
+
+    def function(params, x):
+        w = params["kernel"] if filters == 0 else params["kernel"].T
+        return w @ x.ravel() + params["bias"]
+
+    class Flat(eqx.Module):
+        linear: eqx.nn.Linear
+
+        def __call__(self, x):
+            return self.linear(x.ravel())
+
+    names = ["trace", "ntk", "unit"]
+    given = {"images": images, "labels": labels, "measures": names, "probes": 0}
+    params = {"kernel": np.asarray(kernel), "bias": np.asarray(model.bias)}
+    own = eqcifar.measure(function, params, filters=filters, loss="mse", **given)
+    theirs = eqcifar.measure(Flat(model), None, loss="mse", **given)
+    assert list(own.values) == list(theirs.values)
+    for name, estimate in theirs.values.items():
+        assert own.values[name].value == pytest.approx(estimate.value, rel=1e-5), name
+    assert {row["name"] for row in own.tables["layers"]} == {"kernel", "bias"}
+    assert theirs.tables["layers"][0]["name"] == "linear.weight"
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    out = tmp_path_factory.mktemp("results")
+    result = run_cli(*TINY, "--loss", "ce", "--epochs", 1, "--out", out)
+    assert result.exit_code == 0, result.stderr
+    return storage.latest_run(out).path
+
+
+def test_it_is_the_table_of_the_command(trained):
+    from eqcifar import measurements
+
+    network = measurements.open_network(trained)
+    split = network.dataset.train
+    mean, std = network.config.mean, network.config.std
+    found = eqcifar.measure(
+        network.model,
+        network.state,
+        split.images,
+        split.labels,
+        ["trace"],
+        loss=network.config.loss,
+        prepare=lambda x: data.normalise(x, mean, std),
+        split="train",
+        samples=8,
+        devices=1,
+    )
+    shown = run_cli(
+        *("sharpness", trained, "--measures", "trace", "--samples", 8),
+        *("--devices", 1),
+    ).stdout
+    rows = [line.split() for line in str(found).splitlines()]
+    ours = {row[0]: row[1:3] for row in rows if row and row[0] in found.values}
+    theirs = {
+        row[0]: row[1:3]
+        for row in map(str.split, shown.splitlines())
+        if row and row[0] in found.values
+    }
+    assert ours == theirs
+    assert "8 of" in str(found)
+    assert "half the 95 % interval" in str(found)
+    assert "| measure | value | ± | images | meaning |" in found._repr_markdown_()
+
+
+def test_its_pictures(tmp_path):
+    pytest.importorskip("matplotlib")
+    images, labels = images_of(6)
+    found = eqcifar.measure(
+        *(affine, {"w": np.ones((3, 48)), "b": np.zeros(3)}, images, labels),
+        *(["trace"],),
+        name="affine",
+    )
+    files = found.plot(tmp_path / "mine")
+    kinds = {"convergence", "layers"}
+    assert {f.name for f in files} == {
+        f"mine_{kind}.{end}" for kind in kinds for end in ("png", "svg")
+    }
+    assert "affine, 147 parameters" in (tmp_path / "mine_layers.svg").read_text()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"labels": np.array([0, 1, 3])}, "from 0 to 3, but the network has 3 outputs"),
+        ({"labels": np.zeros((3, 3))}, "labels are float64 [3, 3]"),
+        ({"images": np.zeros((3, 3, 4, 4), np.uint8)}, "images are uint8"),
+        ({"images": np.zeros((3, 5), np.float32)}, "one image of [5]"),
+        ({"model": lambda p, x: x.sum()}, "the network returns []"),
+        ({"measures": ["tracce"]}, "did you mean 'trace'"),
+        ({"sample": 3}, "unknown configuration key 'sample'"),
+        ({"samples": 4}, "the given split has 3 images"),
+        ({"batch_statistics": True}, "batch statistics couple"),
+        ({"state": {"n": np.zeros(2, int)}}, "no floating-point arrays"),
+    ],
+)
+def test_what_cannot_be_measured(changes, message):
+    images, labels = images_of(3)
+    given = {
+        **{"model": affine, "state": {"w": np.ones((3, 48)), "b": np.zeros(3)}},
+        **{"images": images, "labels": labels, "measures": ["ntk"]},
+        **changes,
+    }
+    with pytest.raises(UsageError, match=re.escape(message)):
+        eqcifar.measure(**given)
+
+
+def test_the_package_alone_needs_no_jax():
+    code = "import eqcifar, sys; assert 'jax' not in sys.modules; eqcifar.nothing"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True)
+    assert b"module 'eqcifar' has no attribute 'nothing'" in result.stderr

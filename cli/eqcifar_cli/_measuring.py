@@ -20,12 +20,30 @@ if TYPE_CHECKING:
     from eqcifar.measurements import MeasuredNetwork
     from eqcifar.sharpness import Estimate
 
+
+def locate(text: str) -> Path:
+    """The path that stands for a run; one on the hub is pulled."""
+    from eqcifar import storage
+
+    return storage.locate_run(text)
+
+
 RunPath = Annotated[
     Path | None,
     typer.Argument(
+        parser=locate,
         metavar="[RUN]",
-        help="Folder of a run, or a model file; by default the one finished "
-        "last in --out.",
+        help="Folder of a run, a model file or hf://ORG/NAME; by default the one "
+        "finished last in --out.",
+        show_default=False,
+    ),
+]
+RunFolder = Annotated[
+    Path,
+    typer.Argument(
+        parser=locate,
+        metavar="RUN",
+        help="Folder of a run, a model file or hf://ORG/NAME.",
         show_default=False,
     ),
 ]

@@ -15,7 +15,7 @@ from ..errors import UsageError
 from ..losses import LOSSES, AnyLoss, Loss, get_loss
 from ..runs import data_of, load_model
 from ..sharpness import Examples, Network
-from ..storage import explain_no_network
+from ..storage import explain_no_network, locate_run
 from ..training import Model, l2_coefficients
 from ._choose_examples import choose_examples
 
@@ -110,7 +110,8 @@ def open_network(
 
     **Arguments:**
 
-    - `path`: the folder of a finished run, or a file that `load_model` reads.
+    - `path`: the folder of a finished run, or a file that `load_model` reads, or a run
+        on the hub.
     - `like`: as for `load_model`.
     - `dataset`: the data, if `eqcifar.data.load` does not know it.
     - `loss`: that of its training, if it was a function of one's own.
@@ -121,7 +122,7 @@ def open_network(
     that of its training; `RunError` when it is damaged or has
     diverged.
     """
-    path = Path(path)
+    path = locate_run(path)
     file = path / "model.safetensors" if path.is_dir() else path
     if path.is_dir() and not file.exists():
         raise UsageError(explain_no_network(path))

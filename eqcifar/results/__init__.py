@@ -1,3 +1,4 @@
+from ._columns import parse_column as parse_column
 from ._conditions import (
     filter_records as filter_records,
     parse_baseline as parse_baseline,

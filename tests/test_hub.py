@@ -14,6 +14,7 @@ from eqcifar.storage._growing_table import append_wide
 from .cli_tools import TINY, run_cli
 from .hub_server import TOKEN, serving
 
+ABSENT = {"sharpness_log.tsv", "stability.tsv"}
 COLUMNS = {"tr_hess": 12.5, "tr_hess_se": 0.5, "examples": 30, "lmax_te": 2.0}
 
 
@@ -48,7 +49,7 @@ def test_there_and_back(hub, trained):
     (name,) = re.findall(r"hf://us/net@[0-9a-f]{40}", result.stdout.replace("\n", ""))
     commit = name[-40:]
     files = hub.find("us/net", commit)[1]
-    assert files.keys() == set(storage.HUB_FILES) - {"sharpness_log.tsv"}
+    assert files.keys() == set(storage.HUB_FILES) - ABSENT
     status = json.loads(files["status.json"])
     assert status["state"] == "done"
     assert not status.keys() & {"pid", "host"}
@@ -139,7 +140,7 @@ def test_nothing_but_files_of_a_run_is_fetched(hub, trained):
     hub.commit("us/net", files)
     run = storage.pull_run("us/net")
     names = {str(p.relative_to(run.path)) for p in run.path.rglob("*")}
-    assert names == set(storage.HUB_FILES) - {"sharpness_log.tsv"} | {"hub.json"}
+    assert names == set(storage.HUB_FILES) - ABSENT | {"hub.json"}
     assert name != f"hf://us/net@{run.path.name}"
     assert not any("weights" in request for request in hub.requests)
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import equinox as eqx
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -173,3 +174,88 @@ def test_the_package_alone_needs_no_jax():
     code = "import eqcifar, sys; assert 'jax' not in sys.modules; eqcifar.nothing"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True)
     assert b"module 'eqcifar' has no attribute 'nothing'" in result.stderr
+
+
+def example(word):
+    """The block of the manual in which a word stands, and what it prints."""
+    text = _OWN.read_text(encoding="utf-8")
+    blocks = re.findall(r"^```python\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+    (block,) = (each for each in blocks if "eqcifar.measure(" in each and word in each)
+    images, labels = images_of(6, (3, 32, 32))
+    names = {"images": images, "labels": labels}
+    exec(compile(block, "own.md", "exec"), names)
+    return names
+
+
+def ggn_trace(function, params, images, labels):
+    """The trace of the GGN of cross-entropy, from each image's Jacobian."""
+    total = 0.0
+    for image in images:
+        logits, jacobian = function(params, image), jax.jacrev(function)(params, image)
+        p = jax.nn.softmax(logits)
+        middle = jnp.diag(p) - jnp.outer(p, p)
+        for leaf in jax.tree.leaves(jacobian):
+            rows = leaf.reshape(len(p), -1)
+            total += float(jnp.sum((rows @ rows.T) * middle))
+    return total / len(images)
+
+
+def test_the_manuals_equinox_network(capsys, tmp_path, monkeypatch):
+    pytest.importorskip("matplotlib")
+    monkeypatch.chdir(tmp_path)
+    names = example("eqx.nn.MLP")
+    found, net = names["found"], names["net"]
+    printed = capsys.readouterr().out
+    size = 3072 * 64 + 64 + 64 * 64 + 64 + 64 * 10 + 10
+    assert printed.startswith(f"MLP, {size:,} parameters, on 6 of 6 given images, ce")
+    low, high = found.values["tr_hess"].interval()
+    assert f"({low}, {high})" in printed
+    params, static = eqx.partition(net, eqx.is_inexact_array)
+    function = lambda p, x: eqx.combine(p, static)(x)  # noqa: E731
+    truth = ggn_trace(function, params, names["images"], names["labels"])
+    assert low - (high - low) < truth < high + (high - low)
+    assert (tmp_path / "mlp_layers.png").exists()
+
+
+def printed_trace(capsys):
+    (row,) = re.findall(r"^tr_ggn +([\d.]+) +([\d.]+)", capsys.readouterr().out, re.M)
+    return map(float, row)
+
+
+def test_the_manuals_flax_network(capsys):
+    pytest.importorskip("flax")
+    names = example("flax")
+    value, half = printed_trace(capsys)
+    apply = names["Net"]().apply
+    truth = ggn_trace(apply, names["params"], names["images"], names["labels"])
+    assert abs(value - truth) < 2 * half
+
+
+def test_the_manuals_pytorch_network(capsys):
+    torch = pytest.importorskip("torch")
+    names = example("torch")
+    value, half = printed_trace(capsys)
+    total = 0.0
+    for image in torch.from_numpy(names["images"]):
+        logits = names["net"](image[None])[0]
+        p = torch.softmax(logits.detach(), 0)
+        root = torch.diag(p.sqrt()) - torch.outer(p, p.sqrt())
+        for column in root.T:
+            weights = list(names["net"].parameters())
+            grads = torch.autograd.grad(logits, weights, column, retain_graph=True)
+            total += float(sum((g**2).sum() for g in grads))
+    assert abs(value - total / 6) < 2 * half
+
+
+def test_a_haiku_network():
+    hk = pytest.importorskip("haiku")
+    images, labels = images_of(6)
+
+    def f(x):
+        return hk.Linear(3)(jax.nn.tanh(hk.Linear(5)(x.ravel())))
+
+    net = hk.without_apply_rng(hk.transform(f))
+    params = net.init(KEY, images[0])
+    found = eqcifar.measure(net.apply, params, images, labels, ["trace"], probes=0)
+    truth = ggn_trace(net.apply, params, images, labels)
+    assert found.values["tr_ggn"].value == pytest.approx(truth, rel=1e-5)

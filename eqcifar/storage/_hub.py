@@ -16,7 +16,7 @@ from ._run import Run
 # All that a run on the hub consists of: nothing else is sent, and nothing else fetched.
 HUB_FILES = (
     *("README.md", "config.json", "env.json", "status.json", "model.safetensors"),
-    *("log.tsv", "sharpness.tsv", "sharpness_log.tsv"),
+    *("log.tsv", "sharpness.tsv", "sharpness_log.tsv", "stability.tsv"),
 )
 
 

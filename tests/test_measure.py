@@ -36,7 +36,10 @@ def test_the_trace_of_a_function_is_its_closed_form(x64):
     images = images.astype(np.float64)
     w = np.random.default_rng(1).normal(size=(3, 48))
     found = eqcifar.measure(
-        affine, {"w": w, "b": np.zeros(3)}, images, labels, probes=0, filters=0
+        *(affine, {"w": w, "b": np.zeros(3)}, images, labels),
+        *(["trace", "ntk", "lmax"],),
+        probes=0,
+        filters=0,
     )
     # tr (diag p - p p') (x) (x x' + 1), the mean over images.
     flat = images.reshape(20, -1)

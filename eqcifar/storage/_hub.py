@@ -136,6 +136,8 @@ def asking_the_hub(repo: str, revision: str | None = None) -> Iterator[Any]:
                 "login` with a token that may, or set HF_TOKEN"
             ) from error
         raise RunError(f"{api.endpoint} failed: {_line(error)}") from error
+    except (RuntimeError, ValueError) as error:  # of an upload that broke off
+        raise RunError(f"{api.endpoint} failed: {_line(error)}") from error
     except (httpx2.HTTPError, OSError) as error:
         offline = isinstance(error, errors.OfflineModeIsEnabled)
         reason = "HF_HUB_OFFLINE is set" if offline else _line(error)

@@ -60,10 +60,6 @@ NETWORKS: list[tuple[str, str, str, Make, dict[str, str]]] = [
         *(lambda code: code.ResNet18(), {"arch": "resnet18"}),
     ),
     (
-        *("kuangliu", "ResNet50", "pytorch-cifar/models/resnet.py"),
-        *(lambda code: code.ResNet50(), {"arch": "resnet50"}),
-    ),
-    (
         *("kuangliu", "VGG16", "pytorch-cifar/models/vgg.py"),
         *(lambda code: code.VGG("VGG16"), {"arch": "vgg16"}),
     ),
@@ -102,16 +98,16 @@ NETWORKS: list[tuple[str, str, str, Make, dict[str, str]]] = [
         {"arch": "resnet18"},
     ),
     (
-        *("torchvision", "resnet50, 3x3 stem", "torchvision.models"),
-        lambda models: _cifar_stem(models.resnet50(num_classes=10)),
-        {"arch": "resnet50"},
-    ),
-    (
         *("timm", "resnet18, 3x3 stem", "timm"),
         lambda timm: _cifar_stem(timm.create_model("resnet18", num_classes=10)),
         {"arch": "resnet18"},
     ),
     ("timm", "VisionTransformer, tiny, 4x4", "timm", _timm_vit, {"arch": "vit-tiny"}),
+    (
+        *("torchvision", "resnet50, 3x3 stem", "torchvision.models"),
+        lambda models: _cifar_stem(models.resnet50(num_classes=10)),
+        {"arch": "resnet50"},
+    ),
 ]
 
 

@@ -210,3 +210,12 @@ def test_offline(hub, trained, monkeypatch):
 def test_a_run_that_is_not_done_is_not_pushed(hub, tmp_path):
     with pytest.raises(UsageError, match="no run that is done"):
         exchange.push_run(tmp_path, "us/net")
+
+
+def test_where_nothing_can_be_written(hub, trained, tmp_path):
+    exchange.push_run(trained, "us/net")
+    (tmp_path / "results").write_text("")
+    result = run_cli("pull", "us/net")
+    assert result.exit_code == 1
+    assert "cannot write" in result.stderr
+    assert "Not a directory" in result.stderr

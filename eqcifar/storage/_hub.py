@@ -102,7 +102,6 @@ def asking_the_hub(repo: str, revision: str | None = None) -> Iterator[Any]:
 
     `UsageError` and `RunError` for whatever it raises.
     """
-    import httpx2
     from huggingface_hub import HfApi, errors
     from huggingface_hub.utils import (
         are_progress_bars_disabled,
@@ -138,7 +137,10 @@ def asking_the_hub(repo: str, revision: str | None = None) -> Iterator[Any]:
         raise RunError(f"{api.endpoint} failed: {_line(error)}") from error
     except (RuntimeError, ValueError) as error:  # of an upload that broke off
         raise RunError(f"{api.endpoint} failed: {_line(error)}") from error
-    except (httpx2.HTTPError, OSError) as error:
+    except Exception as error:
+        if isinstance(error, OSError) and error.filename:
+            raise cannot_write(Path(error.filename), error) from error
+        # Whatever its client of HTTP says, which is not the same in all its versions.
         offline = isinstance(error, errors.OfflineModeIsEnabled)
         reason = "HF_HUB_OFFLINE is set" if offline else _line(error)
         raise RunError(
@@ -157,15 +159,12 @@ def _folder(root: str | os.PathLike[str], repo: str, commit: str) -> Path:
 @contextlib.contextmanager
 def _making(folder: Path) -> Iterator[Path]:
     """A scratch folder that becomes `folder` at the end, or nothing."""
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".tmp-") as scratch:
-            made = Path(scratch, folder.name)
-            made.mkdir()
-            yield made
-            os.replace(made, folder)
-    except PermissionError as error:
-        raise cannot_write(folder, error) from error
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".tmp-") as scratch:
+        made = Path(scratch, folder.name)
+        made.mkdir()
+        yield made
+        os.replace(made, folder)
 
 
 def _check(folder: Path, repo: str):

@@ -108,6 +108,8 @@ def test_a_run_is_named_by_the_hub_wherever_one_is(hub, trained):
     assert drop(there.stdout) == drop(here.stdout)
     folder = measurements.open_network("hf://us/net").path
     assert folder.parts[-4:-1] == ("hub", "us", "net")
+    table = run_cli("tabulate", name, "--format", "json")
+    assert json.loads(table.stdout)["rows"], table.stderr
     loaded = runs.load_model(name)
     again = runs.load_model(trained)
     arrays = [runs.named_arrays(x.model, x.state) for x in (loaded, again)]

@@ -221,3 +221,11 @@ def test_where_nothing_can_be_written(hub, trained, tmp_path):
     assert result.exit_code == 1
     assert "cannot write" in result.stderr
     assert "Not a directory" in result.stderr
+
+
+def test_training_begins_from_the_hub(hub, trained):
+    name = exchange.push_run(trained, "us/net")
+    words = *TINY, "--loss", "ce", "--epochs", 1, "--init", name, "--out", "here"
+    result = run_cli(*words)
+    assert result.exit_code == 0, result.stderr
+    assert storage.latest_run("here").config()["init"] == name

@@ -29,6 +29,8 @@ PACKAGES = (
     "optax",
     "numpy",
     "torch",
+    "torchvision",
+    "timm",
     "pyhessian",
     "curvlinops-for-pytorch",
 )

@@ -25,8 +25,8 @@ class Section:
 
     - `results`: the results that it shows.
     - `having`: words of which one is in the name of each row; by default all rows.
-    - `across`: where the names of rows are split, to make their first or last parts
-        columns: ": " or ", "; then one unit is shown.
+    - `across`: where the names of rows are split, to make their first (": ") or last
+        (", ", ": last") parts columns; then one unit is shown.
     - `unit`: which, or of all one.
     """
 
@@ -186,6 +186,23 @@ COVERAGE = [
         "coverage",
     ),
 ]
+IMPORTED = [
+    Section(
+        "Networks of PyTorch here and there",
+        "Networks that the code of these repositories makes, after two steps of "
+        "training there, imported by `eqcifar import`; the largest difference over "
+        "eight images, as a part of the largest value, in float64.",
+        ("imported",),
+        across=": last",
+    ),
+    Section(
+        "Public weights in both",
+        "The same file, the same images. The trace in PyTorch is that of each image's "
+        "Jacobian, in float64; here it is taken in float32.",
+        ("imported_weights",),
+        across=": last",
+    ),
+]
 RELIABILITY = [
     Section(
         "Killed and resumed",
@@ -199,6 +216,7 @@ TITLES: dict[str, tuple[str, list[Section]]] = {
     "training": ("Training", TRAINING),
     "speed": ("Speed", SPEED),
     "sharpness": ("Sharpness: cost and agreement", SHARPNESS),
+    "imported": ("Networks from elsewhere", IMPORTED),
     "coverage": ("Coverage of intervals", COVERAGE),
     "reliability": ("Reliability", RELIABILITY),
 }
@@ -263,7 +281,8 @@ def table(rows: list[Row], section: Section, many: bool) -> list[str]:
         if section.across == ": ":
             column, _, line = row["what"].partition(": ")
         elif section.across:
-            line, _, column = row["what"].rpartition(section.across)
+            split = section.across.removesuffix("last")
+            line, _, column = row["what"].rpartition(split)
         else:
             line, column = row["what"], row["unit"]
         return line, column

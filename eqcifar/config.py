@@ -496,7 +496,7 @@ class MeasurementOptions(Options):
 class SharpnessOptions(MeasurementOptions):
     """How to measure sharpness; each field is also an option of `eqcifar sharpness`.
 
-    Of `probes`, `top`, `rtol` and `target` see `eqcifar.measurements.measure`.
+    Of `probes`, `top`, `rtol` and `target` see `eqcifar.measurements.compute_measure`.
     """
 
     panel = MeasurementOptions.panel

@@ -1,6 +1,7 @@
 """The fields of a run, and the one way from their values to text and back."""
 
 import dataclasses
+import math
 import re
 import shlex
 from collections.abc import Iterable
@@ -161,3 +162,15 @@ def train_command(recipe: TrainConfig, seeds: Iterable[int]) -> str:
         return f"{command} --seed {seeds[0]}"
     each = " ".join(map(str, seeds))
     return f'for seed in {each}; do {command} --seed "$seed"; done'
+
+
+def format_estimate(value: float, error: float) -> tuple[str, str]:
+    """A value and its error, to two digits of the error."""
+    if not math.isfinite(error) or error <= 0:
+        return f"{value:.5g}", "0" if error == 0 else ""
+    digits = 1 - math.floor(math.log10(error))
+    if digits > 6 or abs(value) >= 1e9 or error >= 1e9:
+        significant = max(math.floor(math.log10(abs(value) or error)) + digits, 1)
+        return f"{value:.{min(significant, 9)}e}", f"{error:.1e}"
+    digits = max(digits, 0)
+    return f"{value:.{digits}f}", f"{error:.{digits}f}"

@@ -7,8 +7,9 @@ import pytest
 
 from benchmarks import shared, tables
 from benchmarks.__main__ import commands
+from eqcifar.measurements._sharpness_table import rise_note
 from eqcifar.sharpness import Estimate, Measured
-from eqcifar_cli import _compare, _sharpness_tables
+from eqcifar_cli import _compare
 
 
 def test_the_pages_are_what_the_results_say():
@@ -79,7 +80,7 @@ def test_captions_say_what_was_measured():
     estimate = Estimate(1.0, data_error=0.1, bias=0.2, probes=5)
     values = {"sam": estimate, "average": estimate}
     found = {"test": {"radius": Measured(values)}}
-    sam, average = _sharpness_tables._rise_note(found)
+    sam, average = rise_note(found)
     assert range_of("coverage_fitted", "worst rise") in sam
     assert range_of("coverage_fitted", "mean rise") in average
     few = range_of("coverage", " 5 probes", " 10 probes", " 20 probes")

@@ -15,11 +15,11 @@ import numpy as np
 import pytest
 
 from eqcifar import data, measurements, models, runs, sharpness, storage
+from eqcifar.fields import format_estimate
 from eqcifar.storage._growing_table import read_wide
 from eqcifar.training import TrainState
 from eqcifar.training._state import Totals
 from eqcifar_cli import _measuring
-from eqcifar_cli._measuring import format_estimate
 from eqcifar_cli._stop import StopRequest
 
 from .cli_tools import TINY, run_cli, start_cli
@@ -330,7 +330,7 @@ def test_plots_need_matplotlib(trained, monkeypatch):
 
 def test_plots_are_two_files_a_kind(trained, monkeypatch):
     pytest.importorskip("matplotlib")
-    from eqcifar.measurements import _plots
+    from eqcifar.measurements import _sharpness_table
     from eqcifar.sharpness import Estimate, Measured
 
     subject = measurements.open_network(trained)
@@ -359,14 +359,16 @@ def test_plots_are_two_files_a_kind(trained, monkeypatch):
         for split, n in (("train", 300), ("test", 200))
     }
     drawn = {}
-    save = _plots.save_figure
+    save = _sharpness_table.save_figure
 
     def keep(figure, path):
         drawn[path.stem.removeprefix("sharpness_")] = figure
         save(figure, path)
 
-    monkeypatch.setattr(_plots, "save_figure", keep)
-    files = measurements.plot_sharpness(subject, measurements.SharpnessOptions(), found)
+    monkeypatch.setattr(_sharpness_table, "save_figure", keep)
+    options = measurements.SharpnessOptions()
+    table = measurements.measures_table(subject, options, found)
+    files = table.plot(subject.table.with_suffix(""))
     assert len(files) == 16
     assert all(path.stat().st_size > 1000 for path in files)
     assert {path.suffix for path in files} == {".png", ".svg"}

@@ -102,9 +102,11 @@ def test_more_than_there_are_is_refused():
     for name in ("eigenvalues", "lmax"):
         if name == "eigenvalues":
             with pytest.raises(UsageError, match=r"3 parameters.*smaller --top"):
-                measurements.measure(net, data(4), name, "ce", probes=4, top=5, key=KEY)
+                measurements.compute_measure(
+                    net, data(4), name, "ce", probes=4, top=5, key=KEY
+                )
         else:
-            assert measurements.measure(
+            assert measurements.compute_measure(
                 net, data(4), name, "ce", probes=4, key=KEY
             ).values
 
@@ -147,7 +149,9 @@ def test_what_is_not_finite_is_refused():
     net, examples = of(weights, lambda w, x: w**2 @ x), data(4)
     for name in ("lmax", "eigenvalues", "radius", "gram", "spectrum", *LINES, *PLANES):
         with pytest.raises(RunError, match="not finite"):
-            measurements.measure(net, examples, name, "ce", probes=4, top=2, key=KEY)
+            measurements.compute_measure(
+                net, examples, name, "ce", probes=4, top=2, key=KEY
+            )
 
 
 LINES, PLANES = ("landscape", "eigenline"), ("plane", "eigenplane")
@@ -162,7 +166,7 @@ NAMES = [
 def test_a_constant_network_is_flat(x64, name):
     split = data(6)
     for examples in (split, split.take(np.arange(3))):
-        got = measurements.measure(
+        got = measurements.compute_measure(
             constant(), examples, name, "mse", probes=10, top=3, key=KEY
         )
         assert got.values
@@ -175,7 +179,7 @@ def test_a_constant_network_is_flat(x64, name):
 def test_one_image_of_several_tells_no_error(x64, name):
     net, split = small(), data(5)
     one = split.take(np.arange(1))
-    got = measurements.measure(net, one, name, "ce", probes=4, top=2, key=KEY)
+    got = measurements.compute_measure(net, one, name, "ce", probes=4, top=2, key=KEY)
     for key, estimate in got.values.items():
         assert np.isfinite(estimate.value)
         if key != "frobenius2":  # of these images
@@ -185,7 +189,9 @@ def test_one_image_of_several_tells_no_error(x64, name):
 @pytest.mark.parametrize("name", NAMES)
 def test_all_images_leave_no_error_of_their_draw(x64, name):
     net = small()
-    got = measurements.measure(net, data(5), name, "ce", probes=4, top=2, key=KEY)
+    got = measurements.compute_measure(
+        net, data(5), name, "ce", probes=4, top=2, key=KEY
+    )
     for estimate in got.values.values():
         assert estimate.data_error == estimate.bias == 0
 
@@ -196,7 +202,9 @@ def test_one_class(x64):
     x = examples.images.reshape(4, -1)
 
     def find(name, loss):
-        return measurements.measure(net, examples, name, loss, probes=4, key=KEY).values
+        return measurements.compute_measure(
+            net, examples, name, loss, probes=4, key=KEY
+        ).values
 
     close(find("lmax", "mse")["lmax"].value, np.linalg.eigvalsh(x @ x.T / 4)[-1])
     # The softmax of one logit is 1: a flat loss.
@@ -211,7 +219,7 @@ def test_a_single_scalar_parameter(x64):
     net, examples = of(1.3, lambda t, x: t * x[:CLASSES]), data(4)
     x = examples.images.reshape(4, -1)[:, :CLASSES]
     curvature = (x**2).sum(1).mean()
-    find = lambda name, **more: measurements.measure(  # noqa: E731
+    find = lambda name, **more: measurements.compute_measure(  # noqa: E731
         net, examples, name, "mse", probes=4, key=KEY, **more
     )
     close(find("lmax").values["lmax"].value, curvature)

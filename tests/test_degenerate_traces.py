@@ -218,7 +218,7 @@ def test_keys_are_used_once_and_axes_written_out():
     with jax.debug_key_reuse(True), jax.numpy_rank_promotion("raise"):
         net, examples = make(lambda a, x: a["two"] @ (a["one"] @ x), TWO), data(6)
         for name in ("trace", "ntk", "eigenvalues", "xtrace", "hutch++"):
-            measurements.measure(
+            measurements.compute_measure(
                 net, examples, name, "ce", probes=10, key=jax.random.key(0)
             )
         sharpness.compare(

@@ -1,6 +1,8 @@
 """Networks of PyTorch become runs, and runs become state dicts again."""
 
 import json
+import pickle
+import zipfile
 from typing import Any
 
 import equinox as eqx
@@ -231,6 +233,21 @@ def test_other_files_are_one_line(tensors, tmp_path):
     classes = ["b", "a", "c", "d", "e", "f", "g", "h", "i"]
     with pytest.raises(UsageError, match="the classes of .* in this order"):
         exchange.import_model(path, RESNET, tmp_path, classes=classes)
+
+
+def test_commands_that_take_runs_name_import(tensors, tmp_path):
+    weights = tmp_path / "net.safetensors"
+    safetensors.numpy.save_file(tensors, weights)
+    archive, pickled = tmp_path / "net.pt", tmp_path / "net.pth"
+    with zipfile.ZipFile(archive, "w") as file:
+        file.writestr("archive/data.pkl", b"")
+    pickled.write_bytes(pickle.dumps({"fc.weight": 1}, protocol=2))
+    for file in (weights, archive, pickled):
+        for command in ("eval", "sharpness", "export", "compare"):
+            result = run_cli(command, file)
+            assert result.exit_code == 1
+            assert f"`eqcifar import {file} --arch NAME`" in words_of(result.stderr)
+            assert "Traceback" not in result.stderr
 
 
 def test_wider_numbers_are_not_rounded(tensors, tmp_path):

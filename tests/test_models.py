@@ -24,6 +24,11 @@ MAPPED = {"axis_name": "batch", "in_axes": (0, None), "out_axes": (0, None)}
 # resnet20 to resnet110: 0.27, 0.46, 0.66, 0.85 and 1.7 million in table 6 of He et
 # al.; wide ResNets: 36.5, 2.7 and 8.9 million in Zagoruyko & Komodakis; airbench94:
 # 1.97 million in Jordan; airbench96: counted of his script.
+# What published code has, as PyTorch counts it:
+# vgg11 to 19, resnet18 to 152: kuangliu/pytorch-cifar at 49b7aa9.
+# resnet20 to 110: akamaster/pytorch_resnet_cifar10 at d5489e8, whose README has 0.27,
+# 0.46, 0.66, 0.85 and 1.7 M.
+# wrn: xternalz/WideResNet-pytorch at 1171f93.
 PARAMETERS = {
     "vgg": 10_203_978,
     "vgg11": 9_231_114,
@@ -46,8 +51,8 @@ PARAMETERS = {
     "airbench94": 1_972_792,
     "airbench96": 9_918_776,
 }
-# With projection shortcuts, as chenyaofo/pytorch-cifar-models and as PyHessian's
-# weights; VGGs of chenyaofo: 9.76, 9.94, 15.25 and 20.57 million there.
+# chenyaofo/pytorch-cifar-models at 786c162: ResNets with projection shortcuts and VGGs;
+# 0.27, 0.47, 0.66, 0.86, 9.76, 9.94, 15.25 and 20.57 M in its README.
 VARIANTS = {
     "resnet20": ({"shortcut": "projection"}, 272_474),
     "resnet32": ({"shortcut": "projection"}, 466_906),
@@ -63,7 +68,11 @@ VARIANTS = {
     "resnet18": ({"norm": "group"}, 11_173_962),
     "resnet34": ({"norm": "layer", "activation": "gelu"}, 21_282_122),
     "vgg16": ({"norm": "none"}, 14_714_688 + 5_130),
+    # kuangliu/pytorch-cifar at 49b7aa9.
     "preact18": ({}, 11_171_146),
+    "preact34": ({}, 21_279_306),
+    # timm 1.0.31's VisionTransformer of 12 blocks, 192 channels and 4x4 patches.
+    "vit-tiny": ({}, 5_362_762),
 }
 
 
@@ -83,7 +92,8 @@ def test_parameters_of_variants_are_as_published(name):
 
 
 def test_parameters_of_networks_for_other_images_are_as_published():
-    # LeNet-300-100 for MNIST, and DeiT-Ti for ImageNet.
+    # LeNet-300-100 for MNIST, as Keras counts it; and DeiT-Ti for ImageNet, as timm
+    # 1.0.31 does: 5.7 M on its model card.
     mlp = eqx.filter_eval_shape(models.MLP, 10, features=784, key=KEY)
     assert models.count_parameters(mlp) == 266_610
     vit = eqx.filter_eval_shape(models.ViT, 1000, image=224, patch=16, key=KEY)

@@ -22,7 +22,9 @@ def relu():
 
 def measure(relu, name, **options):
     options = {"loss": "ce", "probes": 10, **options}
-    return measurements.measure(relu[0], relu[1], name, key=KEY, **options).values
+    return measurements.compute_measure(
+        relu[0], relu[1], name, key=KEY, **options
+    ).values
 
 
 def expected(value, terms, halves, n=20, size=30):

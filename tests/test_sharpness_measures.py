@@ -23,7 +23,7 @@ def relu():
 def measure(relu, name, **options):
     net, examples, _ = relu
     options = {"loss": "ce", "probes": 10, **options}
-    return measurements.measure(net, examples, name, key=KEY, **options)
+    return measurements.compute_measure(net, examples, name, key=KEY, **options)
 
 
 @pytest.mark.parametrize("loss", ["ce", "mse"])

@@ -14,6 +14,8 @@ from ._import import import_
 from ._plot import plot
 from ._predict import predict
 from ._program import Program
+from ._pull import pull
+from ._push import push
 from ._report import report
 from ._sharpness import sharpness
 from ._sweep import sweep
@@ -61,6 +63,8 @@ app.command("eval")(evaluate)
 app.command()(predict)
 app.command()(export)
 app.command("import")(import_)
+app.command()(push)
+app.command()(pull)
 app.command()(tabulate)
 app.command()(plot)
 app.command()(report)

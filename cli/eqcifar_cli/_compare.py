@@ -2,6 +2,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from eqcifar.config import CompareOptions
+from eqcifar.fields import format_estimate
 
 from ._measuring import (
     Devices,
@@ -9,7 +10,6 @@ from ._measuring import (
     Meter,
     Out,
     RunPath,
-    format_estimate,
     open_run,
     plus_minus,
 )

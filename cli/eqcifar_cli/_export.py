@@ -3,16 +3,12 @@ from typing import Annotated, Literal
 
 import typer
 
+from ._measuring import RunFolder
 from ._output import say
 
 
 def export(
-    run: Annotated[
-        Path,
-        typer.Argument(
-            metavar="RUN", help="Folder of a run, or a model file.", show_default=False
-        ),
-    ],
+    run: RunFolder,
     to: Annotated[
         Literal["eqcifar", "pytorch"],
         typer.Option(

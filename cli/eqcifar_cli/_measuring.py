@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from eqcifar.fields import format_estimate
+
 from ._output import console, print_warning, say
 from ._progress import duration, make_bar
 from ._stop import StopRequest, exit_code
@@ -18,12 +20,30 @@ if TYPE_CHECKING:
     from eqcifar.measurements import MeasuredNetwork
     from eqcifar.sharpness import Estimate
 
+
+def locate(text: str) -> Path:
+    """The path that stands for a run; one on the hub is pulled."""
+    from eqcifar import storage
+
+    return storage.locate_run(text)
+
+
 RunPath = Annotated[
     Path | None,
     typer.Argument(
+        parser=locate,
         metavar="[RUN]",
-        help="Folder of a run, or a model file; by default the one finished "
-        "last in --out.",
+        help="Folder of a run, a model file or hf://ORG/NAME; by default the one "
+        "finished last in --out.",
+        show_default=False,
+    ),
+]
+RunFolder = Annotated[
+    Path,
+    typer.Argument(
+        parser=locate,
+        metavar="RUN",
+        help="Folder of a run, a model file or hf://ORG/NAME.",
         show_default=False,
     ),
 ]
@@ -126,15 +146,3 @@ def plus_minus(stream: Any = None) -> str:
     """The sign, or what stands for it where it cannot be shown."""
     encoding = (stream or sys.stdout).encoding or "ascii"
     return "±" if encoding.lower().startswith("utf") else "+/-"
-
-
-def format_estimate(value: float, error: float) -> tuple[str, str]:
-    """A value and its error, to two digits of the error."""
-    if not math.isfinite(error) or error <= 0:
-        return f"{value:.5g}", "0" if error == 0 else ""
-    digits = 1 - math.floor(math.log10(error))
-    if digits > 6 or abs(value) >= 1e9 or error >= 1e9:
-        significant = max(math.floor(math.log10(abs(value) or error)) + digits, 1)
-        return f"{value:.{min(significant, 9)}e}", f"{error:.1e}"
-    digits = max(digits, 0)
-    return f"{value:.{digits}f}", f"{error:.{digits}f}"

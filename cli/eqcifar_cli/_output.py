@@ -16,11 +16,6 @@ _COMMANDS += [0x200E, 0x200F, *range(0x202A, 0x202F), *range(0x2066, 0x206A)]
 _VISIBLE = {code: ascii(chr(code))[1:-1] for code in _COMMANDS}
 
 
-def describe_wrong(split: Any) -> str:
-    """How many labels of an `eqcifar.data.Split` are not the true ones."""
-    return f"{split.wrong} ({100 * split.wrong / len(split):.1f} %)"
-
-
 def printable(text: str) -> str:
     """The text with commands to a terminal written out, as in a name of a class."""
     return text.translate(_VISIBLE)

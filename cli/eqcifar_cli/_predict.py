@@ -3,17 +3,12 @@ from typing import Annotated
 
 import typer
 
-from ._measuring import Json
+from ._measuring import Json, RunFolder
 from ._output import console, print_json, print_table, print_warning, say
 
 
 def predict(
-    run: Annotated[
-        Path,
-        typer.Argument(
-            metavar="RUN", help="Folder of a run, or a model file.", show_default=False
-        ),
-    ],
+    run: RunFolder,
     image: Annotated[
         list[Path],
         typer.Argument(

@@ -9,6 +9,7 @@ import typer
 
 from eqcifar.errors import UsageError
 
+from ._measuring import locate
 from ._output import print_warning
 
 if TYPE_CHECKING:
@@ -16,7 +17,11 @@ if TYPE_CHECKING:
 
 Folder = Annotated[
     Path,
-    typer.Argument(metavar="RESULTS", help="Folder of results; all runs below it."),
+    typer.Argument(
+        parser=locate,
+        metavar="RESULTS",
+        help="Folder of results; all runs below it. Or a run, hf://ORG/NAME too.",
+    ),
 ]
 Filters = Annotated[
     list[str] | None,

@@ -112,6 +112,7 @@ def _measure(
             warn=print_warning,
         )
     penalty = trained.penalty(options)
+    table = measurements.measures_table(trained, options, found)
     try:
         measurements.append_measures(trained, options, found, devices=devices)
     finally:
@@ -121,14 +122,14 @@ def _measure(
                 tables.to_json(trained, options, found, penalty, wanted.sharpest)
             )
         else:
-            tables.print_found(trained, options, found, penalty)
+            tables.print_found(table)
             tables.print_shares(
                 trained, found, wanted.layers, wanted.classes, wanted.sharpest
             )
     if trained.same_data:
         typer.echo(f"Appended to {trained.table}", err=as_json)
     if wanted.plot:
-        files = measurements.plot_sharpness(trained, options, found)
+        files = table.plot(trained.table.with_suffix(""))
         names = ", ".join(path.name for path in files)
         typer.echo(f"Plotted in {trained.table.parent}: {names}", err=as_json)
 

@@ -2,7 +2,6 @@
 
 import dataclasses
 import math
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,132 +9,29 @@ from typing import Any
 import typer
 
 from eqcifar import sharpness
-from eqcifar.measurements import MeasuredNetwork, SharpnessOptions
+from eqcifar.fields import format_estimate
+from eqcifar.measurements import MeasuredNetwork, SharpnessOptions, SharpnessTable
 from eqcifar.measures import meaning
 from eqcifar.sharpness import Estimate, Measured
 
-from ._measuring import format_estimate, plus_minus
-from ._output import describe_wrong, print_json, print_table
+from ._measuring import plus_minus
+from ._output import print_json, print_table
 
 Found = Mapping[str, Mapping[str, Measured]]
 
 
-def print_found(
-    trained: MeasuredNetwork, options: SharpnessOptions, found: Found, penalty: float
-):
+def print_found(table: SharpnessTable):
     """A table a split, and under it what the numbers rest on."""
-    loss = trained.loss_name(options)
-    for split, measures in found.items():
-        rows = []
-        for measured in measures.values():
-            for name, estimate in measured.values.items():
-                cells = _cells(estimate, measured.bounds.get(name))
-                rows.append((name, *cells, meaning(name, loss)))
-        most = max(e.examples for m in measures.values() for e in m.values.values())
-        print_table(
-            f"{trained.path}: {trained.config.arch} on {most} of "
-            f"{len(trained.dataset.splits[split])} {split} images of "
-            f"{trained.dataset.title}, {trained.loss(options)}",
-            ("measure", _value(trained), plus_minus(), "images", "meaning"),
-            rows,
-            left=("meaning",),
-        )
-    typer.echo(_notes(trained, options, found, penalty))
+    for text in table.texts():
+        sign = {"±": plus_minus()}
+        columns = [sign.get(name, name) for name in text.columns]
+        print_table(text.title, columns, text.rows, left=("meaning",))
+        if text.notes:
+            typer.echo("\n".join(text.notes).replace("±", plus_minus()))
 
 
 def _value(trained: MeasuredNetwork) -> str:
     return "SYNTHETIC" if trained.dataset.synthetic else "value"
-
-
-def _cells(estimate: Estimate, bound: float | None) -> tuple[str, str, str]:
-    half = estimate.half_width() + (bound or 0.0)
-    return (*format_estimate(estimate.value, half), str(estimate.examples))
-
-
-def _notes(
-    trained: MeasuredNetwork, options: SharpnessOptions, found: Found, penalty: float
-) -> str:
-    whose = {"split": "the split", "population": "the population it is from"}
-    lines = [
-        f"{plus_minus()}: half the 95 % interval of the value over "
-        f"{whose[options.target]} (--json has both ends, which lean where terms are "
-        "skewed); of lmax and lambda, and the bound within which an eigenvalue lies; "
-        "empty where one image tells nothing."
-    ]
-    terms = [e for ms in found.values() for m in ms.values() for e in m.values.values()]
-    lines += _fitted_note(found) + _rise_note(found)
-    if any(e.data_error and e.examples < 50 for e in terms):
-        lines.append("From under 50 images, intervals hold the truth in under 95 %.")
-    traces = [measures["trace"] for measures in found.values() if "trace" in measures]
-    paths = [measured.tables["path"] for measured in traces]
-    lines += _path_note(paths[0]) if paths else []
-    train = trained.dataset.train
-    if "train" in found and train.true_labels is not None:
-        lines.append(
-            f"train: by the labels that are given, of which {describe_wrong(train)} "
-            "are wrong."
-        )
-    mode = "each batch" if options.batch_statistics else "running statistics"
-    lines.append(
-        f"Normalised by {mode}, without augmentation and dropout. Weight decay is left "
-        f"out: it would add lambda P = {penalty:.6g} to tr_hess."
-    )
-    return "\n".join(lines)
-
-
-def _fitted_note(found: Found) -> list[str]:
-    values = {
-        k: e for ms in found.values() for m in ms.values() for k, e in m.values.items()
-    }
-    fitted = {k: e for k, e in values.items() if e.bias}
-    if not fitted:
-        return []
-    names = dict.fromkeys(re.sub(r"_\d+$", "", name) for name in fitted)
-    few = any(e.examples < 200 for e in fitted.values())
-    return [
-        f"{', '.join(names)}: fitted to these images, and so biased upwards; what "
-        "halves of them show of that is taken off (bias in --json) and counts as an "
-        "error."
-        + (" From under 200 images, intervals hold the truth in 70 to 100 %." * few)
-    ]
-
-
-def _rise_note(found: Found) -> list[str]:
-    """How often intervals of rises held the truth: `benchmarks/coverage_fitted.py`."""
-    values = [
-        (k, e)
-        for ms in found.values()
-        for m in ms.values()
-        for k, e in m.values.items()
-    ]
-    lines = []
-    if any(k.startswith("sam") and e.bias for k, e in values):
-        lines.append(
-            "sam: more bias may be left. In tests, 95 % intervals held the value over "
-            "all images in 85 to 100 % of draws."
-        )
-    if any(k.startswith("average") and e.probes < 10 for k, e in values):
-        lines.append(
-            "average: from 5 directions, 95 % intervals held the truth in 68 to 96 %."
-        )
-    return lines
-
-
-def _path_note(path: Mapping[str, Any]) -> list[str]:
-    curved = len(path["curved"])
-    return {
-        "exact": [
-            "Logits are piecewise affine in each parameter array: tr_hess = tr_ggn."
-        ],
-        "control": [
-            f"Logits are curved in {curved} parameter arrays taken alone: tr_resid is "
-            "estimated."
-        ],
-        "general": [
-            "The loss is no sum over images: random directions throughout. From few "
-            "batches, intervals hold the truth in 90 to 95 %."
-        ],
-    }[path["method"]]
 
 
 def print_shares(
@@ -319,7 +215,7 @@ def print_original(
         f"{trained.dataset.title}",
         ("column", _value(trained), plus_minus(), "meaning"),
         [
-            (k, *_cells(e, None)[:2], meaning(k, "mse"))
+            (k, *format_estimate(e.value, e.half_width()), meaning(k, "mse"))
             for k, e in original.columns.items()
         ],
         left=("meaning",),

@@ -9,7 +9,7 @@ from eqcifar.data import Dataset
 from eqcifar.storage import Run
 from eqcifar.training import Row, TrainState
 
-from ._output import console, describe_wrong, print_warning, say
+from ._output import console, print_warning, say
 from ._progress import Reporter, format_row
 from ._run_options import RunOptions
 from ._stop import StopRequest, exit_code
@@ -104,7 +104,7 @@ class Training:
         sizes = ", ".join(f"{len(part)} {name}" for name, part in splits)
         wrong = ""
         if dataset.train.true_labels is not None:
-            wrong = f", {describe_wrong(dataset.train)} train labels wrong"
+            wrong = f", {dataset.train.wrong_share} train labels wrong"
         parameters = models.count_parameters(train_state.model)
         self._reporter.print(
             f"{verb}: {config.arch} ({parameters:,} parameters, {config.loss} loss) on "

@@ -18,7 +18,7 @@ from ._dataset import (
 )
 from ._export import export as export
 from ._label_noise import with_label_noise as with_label_noise
-from ._load import load as load, locate as locate
+from ._load import DATASETS as DATASETS, load as load, locate as locate
 from ._read_image import read_image as read_image
 from ._statistics import (
     channel_statistics as channel_statistics,

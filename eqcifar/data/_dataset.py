@@ -50,6 +50,11 @@ class Split:
         """How many labels are not the true ones."""
         return int(np.count_nonzero(self.labels != self.truth))
 
+    @property
+    def wrong_share(self) -> str:
+        """The same, and what part they are, as text."""
+        return f"{self.wrong} ({100 * self.wrong / len(self):.1f} %)"
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Dataset:

@@ -16,4 +16,5 @@ from ._import import (
     import_model as import_model,
     open_foreign as open_foreign,
 )
+from ._push import push_run as push_run
 from ._pytorch_names import NAMINGS as NAMINGS, Match as Match, Naming as Naming

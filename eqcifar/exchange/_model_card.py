@@ -1,22 +1,28 @@
 import dataclasses
 import math
-from collections.abc import Iterator, Mapping
+import os
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+import yaml
+from scipy.stats import binomtest
+
 from ..config import TrainConfig
+from ..data import DATASETS
+from ..fields import format_estimate
 from ..losses import LOSSES
+from ..measures import meaning
+from ..results import parse_column
 from ..runs import LoadedModel, named_arrays
-from ..storage import Run
+from ..storage import Run, read_measures
 from ..training import steps_per_epoch
 from ._pytorch_loader import loader
 from ._pytorch_names import NAMINGS, names_in
 
 _CARD = """\
 ---
-library_name: eqcifar
-pipeline_tag: image-classification
-tags: [eqcifar, jax, equinox, image-classification]
----
+{metadata}---
 
 # {arch} on {data}
 
@@ -28,7 +34,7 @@ tags: [eqcifar, jax, equinox, image-classification]
   channel, ({mean}) is subtracted before they are divided by ({std}).
 - **Output:** a number for each class. Probabilities are {probabilities}.
 - **Classes,** in order: {classes}.
-
+{sharpness}
 ## Use
 
 {use}
@@ -93,16 +99,36 @@ loaded = runs.load_model("model.safetensors", like=(model, state))
 ```"""
 
 
+_SHARPNESS = """
+## Sharpness
+
+By `eqcifar sharpness`; ± is half the 95 % interval.
+
+| number | value | ± | images | meaning |
+|---|---|---|---|---|
+{rows}
+"""
+
+
 def model_card(
-    loaded: LoadedModel, run: Run, names: Mapping[str, str] | None = None
+    loaded: LoadedModel,
+    run: Run,
+    names: Mapping[str, str] | None = None,
+    *,
+    title: str = "",
+    licence: str = "",
 ) -> str:
     """What a reader has to know of a network, in the form of the Hugging Face hub.
+
+    Its metadata, which the hub reads, has data, licence, accuracy and sharpness.
 
     **Arguments:**
 
     - `loaded`: the network.
     - `run`: where it is from; if that is no run's folder, results are left out.
     - `names`: of its arrays in PyTorch, where the file has those.
+    - `title`: what the hub calls it; by default the architecture.
+    - `licence`: such as `mit`, as the hub calls it.
 
     **Returns:**
 
@@ -110,10 +136,17 @@ def model_card(
     """
     config, header = loaded.config, loaded.header
     data, arrays = header["data"], named_arrays(loaded.model, loaded.state)
+    accuracies = _accuracies(run, config, header["step"])
+    numbers = _numbers(run, config)
+    metadata = _metadata(config, data, title or config.arch, accuracies, numbers)
+    if licence:
+        metadata["license"] = licence
     return _CARD.format(
+        metadata=yaml.safe_dump(metadata, sort_keys=False, allow_unicode=True),
+        sharpness=_show(numbers),
         arch=config.arch,
         use=_use(loaded, names),
-        data=data["name"],
+        data=_shown(data["name"]),
         numbers=sum(array.size for array in arrays.values()),
         tensors=len(arrays),
         synthetic=" (**procedural images, no photographs**)"
@@ -121,9 +154,7 @@ def model_card(
         else "",
         sha256=data["sha256"],
         training=_training(header, config.seed),
-        results="".join(
-            f"- **Results** {line}.\n" for line in _results(run, config, header["step"])
-        ),
+        results="".join(f"- **Results** {x}.\n" for x in _results(run, accuracies)),
         mean=", ".join(map(str, config.mean)),
         std=", ".join(map(str, config.std)),
         probabilities=LOSSES.get(config.loss, LOSSES["ce"]).probabilities_are,
@@ -157,27 +188,152 @@ def _training(header: Mapping[str, Any], seed: int) -> str:
     )
 
 
-def _results(run: Run, config: TrainConfig, step: int) -> Iterator[str]:
+@dataclasses.dataclass(frozen=True)
+class _Accuracy:
+    """What the log says of a split after the last epoch."""
+
+    epoch: int
+    split: str
+    images: int
+    accuracy: float
+    loss: float
+
+    def interval(self) -> tuple[float, float]:
+        """Wilson's, of 95 %."""
+        hits = round(self.accuracy * self.images)
+        interval = binomtest(hits, self.images).proportion_ci(method="wilson")
+        return interval.low, interval.high
+
+
+def _accuracies(run: Run, config: TrainConfig, step: int) -> list[_Accuracy]:
     rows = run.log() if (run.path / "log.tsv").exists() else []
     if not rows:
-        return
+        return []
     examples = run.description()["data"].get("examples", {})
     if "train" not in examples:
-        return
+        return []
     per_epoch = steps_per_epoch(config, examples["train"])
     # The log of an unfinished run can be ahead of its checkpoint.
     row = next((row for row in rows if row["epoch"] * per_epoch == step), None)
     if row is None:
-        return
-    if row["epoch"]:
-        yield f"are of epoch {row['epoch']}, the last; nothing was selected"
-    for split, short in (("train", "tr"), ("val", "va"), ("test", "te")):
-        accuracy, loss = row[f"acc_{short}"], row[f"loss_{short}"]
-        if not math.isnan(accuracy):
-            count = examples.get(split, "?")
-            yield f"on {count} {split} images: accuracy {accuracy:.4f}, loss {loss:.4f}"
-    if run.status()["state"] != "done":
+        return []
+    splits = {"train": "tr", "val": "va", "test": "te"}
+    return [
+        _Accuracy(int(row["epoch"]), split, examples[split], accuracy, row[f"loss_{s}"])
+        for split, s in splits.items()
+        if split in examples and not math.isnan(accuracy := row[f"acc_{s}"])
+    ]
+
+
+def _results(run: Run, accuracies: Sequence[_Accuracy]) -> Iterator[str]:
+    if accuracies and accuracies[0].epoch:
+        yield f"are of epoch {accuracies[0].epoch}, the last; nothing was selected"
+    for each in accuracies:
+        low, high = each.interval()
+        yield (
+            f"on {each.images} {each.split} images: accuracy {each.accuracy:.4f} "
+            f"({low:.4f} to {high:.4f}, 95 %), loss {each.loss:.4f}"
+        )
+    if accuracies and run.status()["state"] != "done":
         yield "will change: training is not finished"
+
+
+@dataclasses.dataclass(frozen=True)
+class _Number:
+    """A measure of `sharpness.tsv`, and half its 95 % interval."""
+
+    column: str
+    value: float
+    half: float
+    images: int | None
+    meaning: str
+
+    @property
+    def split(self) -> str:
+        return parse_column(self.column).split
+
+
+def _numbers(run: Run, config: TrainConfig) -> list[_Number]:
+    values, bases = read_measures(run.path, config.epochs, lambda message: None)
+    numbers = []
+    for name, basis in bases.items():
+        column = parse_column(name)
+        half = 1.96 * values.get(f"{name}_se", math.nan)
+        half += values.get(f"{name}_bound", 0.0)
+        text = meaning(column.base, column.loss or config.loss)
+        numbers.append(_Number(name, values[name], half, basis.images, text))
+    return numbers
+
+
+def _show(numbers: Sequence[_Number]) -> str:
+    if not numbers:
+        return ""
+    rows = []
+    for each in numbers:
+        value, half = format_estimate(each.value, each.half)
+        images = f"{each.images or ''} {each.split}".strip()
+        cells = f"`{each.column}`", value, half, images, each.meaning
+        rows.append(f"| {' | '.join(cells)} |")
+    return _SHARPNESS.format(rows="\n".join(rows))
+
+
+def _metadata(
+    config: TrainConfig,
+    data: Mapping[str, Any],
+    title: str,
+    accuracies: Sequence[_Accuracy],
+    numbers: Sequence[_Number],
+) -> dict[str, Any]:
+    """What the hub reads, with results as its `model-index` has them."""
+    hub_id = _hub_id(config.dataset)
+    found: dict[str, list[dict[str, Any]]] = {}
+    for each in accuracies:
+        low, high = each.interval()
+        name = (
+            f"Accuracy on {each.images} images, 95 % interval {low:.4f} to {high:.4f}"
+        )
+        metric = {"type": "accuracy", "value": each.accuracy, "name": name}
+        found.setdefault(each.split, []).append(metric)
+    for each in numbers:
+        name = f"{each.column}: {each.meaning}"
+        if math.isfinite(each.half):
+            low, high = each.value - each.half, each.value + each.half
+            name += f", 95 % interval {low:.6g} to {high:.6g}"
+        metric = {"type": each.column, "value": each.value, "name": name}
+        found.setdefault(each.split, []).append(metric)
+    kind = "image-classification"
+    results = [
+        {
+            "task": {"type": kind},
+            "dataset": {
+                "type": hub_id or _shown(data["name"]),
+                "name": _shown(data["name"]),
+                "split": split,
+            },
+            "metrics": metrics,
+        }
+        for split, metrics in found.items()
+    ]
+    return {
+        "library_name": "eqcifar",
+        "pipeline_tag": kind,
+        "tags": ["eqcifar", "jax", "equinox", kind],
+        **({"datasets": [hub_id]} if hub_id else {}),
+        **({"metrics": ["accuracy"]} if accuracies else {}),
+        **({"model-index": [{"name": title, "results": results}]} if results else {}),
+    }
+
+
+def _hub_id(name: str) -> str:
+    """The dataset's name on the hub, if it is there."""
+    known = DATASETS.get(name, name.removeprefix("hf://datasets/"))
+    is_id = isinstance(known, str) and re.fullmatch(r"[\w.-]+/[\w.-]+", known)
+    return str(known) if is_id else ""
+
+
+def _shown(name: str) -> str:
+    # Where somebody's folders are concerns nobody else.
+    return os.path.basename(name) if os.path.isabs(name) else name
 
 
 def _options(config: TrainConfig, about: Mapping[str, Any]) -> Iterator[str]:

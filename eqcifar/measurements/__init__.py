@@ -5,10 +5,12 @@ from ._compare_splits import (
     SplitComparison as SplitComparison,
     compare_splits as compare_splits,
 )
+from ._compute_measure import compute_measure as compute_measure
 from ._measure import measure as measure
 from ._measure_network import (
     append_measures as append_measures,
     measure_network as measure_network,
+    measures_table as measures_table,
 )
 from ._measured_network import (
     MeasuredNetwork as MeasuredNetwork,
@@ -19,10 +21,13 @@ from ._original import (
     measure_original as measure_original,
     plan_network as plan_network,
 )
-from ._plots import check_plots as check_plots, plot_sharpness as plot_sharpness
 from ._row import (
     column_name as column_name,
     first_columns as first_columns,
     sharpness_row as sharpness_row,
+)
+from ._sharpness_table import (
+    SharpnessTable as SharpnessTable,
+    check_plots as check_plots,
 )
 from ._stability import StabilityLog as StabilityLog, threshold as threshold

@@ -18,7 +18,7 @@ from ..parallel import is_main_process, make_mesh
 from ..sharpness import Rows
 from ..storage import Run, append_wide, keep_rows, read_wide
 from ..training import Row, TrainState, steps_per_epoch
-from ._measure_network import measure_examples
+from ._compute_measure import measure_examples
 from ._measured_network import MeasuredNetwork, SharpnessOptions
 from ._row import sharpness_row
 
@@ -111,10 +111,10 @@ class SharpnessLog:
             rows: dict[str, Rows] = {}
             found = {
                 name: measure_examples(
-                    trained,
                     network,
                     examples,
                     name,
+                    trained.loss(options),
                     options,
                     together=self._measures,
                     rows=rows,

@@ -1,15 +1,13 @@
+import os
 from collections.abc import Iterable, Mapping
 from functools import partial
-from typing import Any
 
-import jax
-
-from ..errors import UsageError
-from ..measures import MEASURES, check_measures
-from ..sharpness import Examples, Measured, Network
-from ._measure import measure
+from ..measures import check_measures
+from ..sharpness import Measured
+from ._compute_measure import check_mode, measure_examples
 from ._measured_network import MeasuredNetwork, SharpnessOptions
 from ._row import sharpness_row
+from ._sharpness_table import SharpnessTable
 from ._work import Show, Warn, Work, silent
 
 
@@ -44,14 +42,9 @@ def measure_network(
     `UsageError` for what cannot be measured with these options.
     """
     measures = check_measures(measures)
-    refused = [name for name in measures if MEASURES[name].per_image]
-    if options.batch_statistics and refused:
-        raise UsageError(
-            f"batch statistics couple the examples, so {', '.join(refused)} cannot be "
-            "measured with them: leave out --batch-statistics or these measures"
-        )
+    check_mode(measures, options)
     work = Work(trained, options, "measures", devices=devices, warn=warn)
-    network = trained.network(options)
+    network, loss = trained.network(options), trained.loss(options)
     chosen = {name: trained.examples(name, options, work.mesh) for name in splits}
     found: dict[str, dict[str, Measured]] = {}
     for split, examples in chosen.items():
@@ -61,10 +54,10 @@ def measure_network(
                 label = f"{split}-{name}"
                 if label not in work.unfinished.finished:
                     measured = measure_examples(
-                        trained,
                         network,
                         examples,
                         name,
+                        loss,
                         options,
                         together=measures,
                         rows=rows,
@@ -73,30 +66,6 @@ def measure_network(
                     work.unfinished.finish(label, measured)
                 found[split][name] = work.unfinished.finished[label]
     return found
-
-
-def measure_examples(
-    trained: MeasuredNetwork,
-    network: Network,
-    examples: Examples,
-    name: str,
-    options: SharpnessOptions,
-    **more: Any,
-) -> Measured:
-    """One of the measures, as the options have it; `more` for `measure`."""
-    return measure(
-        network,
-        examples,
-        name,
-        trained.loss(options),
-        probes=options.probes,
-        top=options.top,
-        rtol=options.rtol,
-        target=options.target,
-        memory=1e9 * options.memory * examples.devices,
-        key=jax.random.key(options.seed),
-        **more,
-    )
 
 
 def append_measures(
@@ -120,3 +89,41 @@ def append_measures(
     """
     work = Work(trained, options, "measures", devices=devices)
     work.append(sharpness_row(trained, options, found))
+
+
+def measures_table(
+    trained: MeasuredNetwork,
+    options: SharpnessOptions,
+    found: Mapping[str, Mapping[str, Measured]],
+) -> SharpnessTable:
+    """What was found, as tables and pictures.
+
+    **Arguments:**
+
+    - `found`: from `measure_network` with the same options.
+    """
+    config, dataset = trained.config, trained.dataset
+    name = dataset.name
+    mode = "each batch" if options.batch_statistics else "running statistics"
+    remarks = [
+        f"Normalised by {mode}, without augmentation and dropout. Weight decay is left "
+        f"out: it would add lambda P = {trained.penalty(options):.6g} to tr_hess."
+    ]
+    if "train" in found and dataset.train.true_labels is not None:
+        remarks.insert(
+            0,
+            "train: by the labels that are given, of which "
+            f"{dataset.train.wrong_share} are wrong.",
+        )
+    return SharpnessTable(
+        found,
+        options,
+        trained.loss(options),
+        sizes={split: len(each) for split, each in dataset.splits.items()},
+        title=f"{trained.path}: {config.arch}",
+        network=f"{config.arch}, width {config.width:g}, seed {config.seed}",
+        data=(dataset.title, os.path.basename(name) if os.path.isabs(name) else name),
+        mode=mode,
+        remarks=remarks,
+        synthetic=dataset.synthetic,
+    )

@@ -6,9 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import equinox as eqx
-import jax
-import jax.numpy as jnp
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh
 
 from .. import data, sharpness
 from ..config import SharpnessOptions, TrainConfig
@@ -17,10 +15,9 @@ from ..errors import UsageError
 from ..losses import LOSSES, AnyLoss, Loss, get_loss
 from ..runs import data_of, load_model
 from ..sharpness import Examples, Network
-from ..storage import explain_no_network
+from ..storage import explain_no_network, locate_run
 from ..training import Model, l2_coefficients
-
-_DEFAULT_SAMPLES = 1000
+from ._choose_examples import choose_examples
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,29 +93,11 @@ class MeasuredNetwork:
         splits = self.dataset.splits
         if split not in splits:
             raise UsageError(f"no {split} split: there are {', '.join(splits)}")
-        images, labels = splits[split].images, splits[split].labels
-        count = options.samples or len(labels)
-        if options.samples is None:
-            count = min(_DEFAULT_SAMPLES, len(labels))
-        if count > len(labels):
-            raise UsageError(
-                f"{count} samples asked for, but the {split} split has {len(labels)} "
-                "images: ask for fewer, or for 0 to take all"
-            )
-        size = -(-min(options.batch_size, count) // mesh.size) * mesh.size
-        if options.batch_statistics:
-            count = max(count - count % size, size)
-        sharding = NamedSharding(mesh, PartitionSpec("data"))
-        spread = partial(jax.device_put, device=sharding)
-        normalise = partial(data.normalise, mean=self.config.mean, std=self.config.std)
-        return Examples(
-            images,
-            labels,
-            prepare=normalise,
-            place=jnp.asarray if mesh.size == 1 else spread,
-            batch_size=size,
-            devices=mesh.size,
-        ).sample(count, options.seed)
+        chosen, config = splits[split], self.config
+        normalise = partial(data.normalise, mean=config.mean, std=config.std)
+        return choose_examples(
+            chosen.images, chosen.labels, normalise, options, mesh, split
+        )
 
 
 def open_network(
@@ -131,7 +110,8 @@ def open_network(
 
     **Arguments:**
 
-    - `path`: the folder of a finished run, or a file that `load_model` reads.
+    - `path`: the folder of a finished run, or a file that `load_model` reads, or a run
+        on the hub.
     - `like`: as for `load_model`.
     - `dataset`: the data, if `eqcifar.data.load` does not know it.
     - `loss`: that of its training, if it was a function of one's own.
@@ -142,7 +122,7 @@ def open_network(
     that of its training; `RunError` when it is damaged or has
     diverged.
     """
-    path = Path(path)
+    path = locate_run(path)
     file = path / "model.safetensors" if path.is_dir() else path
     if path.is_dir() and not file.exists():
         raise UsageError(explain_no_network(path))

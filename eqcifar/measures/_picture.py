@@ -11,8 +11,8 @@ _STYLES = {
 
 
 def style_of(split: str) -> dict[str, Any]:
-    """Colour, line and marker of a split."""
-    return _STYLES[split]
+    """Colour, line and marker of a split; of images of one's own, those of train."""
+    return _STYLES.get(split, _STYLES["train"])
 
 
 def line(split: str, **changes: Any) -> dict[str, Any]:

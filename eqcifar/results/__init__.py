@@ -1,3 +1,4 @@
+from ._columns import parse_column as parse_column
 from ._conditions import (
     filter_records as filter_records,
     parse_baseline as parse_baseline,
@@ -13,7 +14,7 @@ from ._formats import (
     to_markdown as to_markdown,
 )
 from ._original import read_original as read_original
-from ._pivot import pivot as pivot
+from ._pivot import TextTable as TextTable, pivot as pivot
 from ._plot import (
     plot_against as plot_against,
     plot_all as plot_all,

@@ -123,10 +123,20 @@ def read_arrays(path: Path) -> ArrayFile:
                 # One at a time, so that no more than one is in memory twice.
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         except safetensors.SafetensorError as error:
-            raise CheckpointError(
-                f"{path} is damaged, or is no file of safetensors: {error}"
-            ) from error
+            raise CheckpointError(_explain(path, error)) from error
         return ArrayFile(path, tensors, _header(path, metadata, tensors))
+
+
+def _explain(path: Path, error: Exception) -> str:
+    with path.open("rb") as file:
+        start = file.read(4)
+    # An archive of `torch.save`, or the pickle of PyTorch before 1.6.
+    if start == b"PK\x03\x04" or start[:1] == b"\x80":
+        return (
+            f"{path} is a file of PyTorch: `eqcifar import {path} --arch NAME` makes a "
+            "run of the network in it"
+        )
+    return f"{path} is damaged, or is no file of safetensors: {error}"
 
 
 @contextlib.contextmanager
@@ -149,7 +159,8 @@ def _header(
     if metadata is None:
         raise CheckpointError(
             f"{path} does not say what it holds: it was not written by eqcifar, or was "
-            "damaged or saved by another program since"
+            "damaged or saved by another program since; of a state dict of PyTorch, "
+            f"`eqcifar import {path} --arch NAME` makes a run"
         )
     try:
         fields = json.loads(metadata)

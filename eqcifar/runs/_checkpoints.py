@@ -15,7 +15,7 @@ from ..config import TrainConfig
 from ..data import Dataset
 from ..errors import UsageError
 from ..parallel import find_devices
-from ..storage import Run, explain_no_network
+from ..storage import Run, explain_no_network, locate_run
 from ..training import Model, TrainState
 from ._array_file import CheckpointError, read_arrays, reporting, write_arrays
 from ._named_arrays import (
@@ -199,7 +199,8 @@ def load_model(
     **Arguments:**
 
     - `path`: a run or its folder, of which `model.safetensors` is taken, or
-        `last.safetensors` where training is not done; or such a file.
+        `last.safetensors` where training is not done; or such a file; or a run on the
+        hub, as `locate_run` takes it.
     - `like`: a model and state of the same kind, for one that has no name in
         `models`.
 
@@ -214,7 +215,7 @@ def load_model(
     """
     # Before a file is blamed for what does not start.
     find_devices()
-    path = path.path if isinstance(path, Run) else Path(path)
+    path = path.path if isinstance(path, Run) else locate_run(path)
     if path.is_dir():
         found = [path / name for name in _FILES if (path / name).exists()]
         if not found:

@@ -2,13 +2,12 @@ import dataclasses
 import os
 import warnings
 from collections.abc import Callable
-from pathlib import Path
 
 from .. import data
 from ..config import TrainConfig
 from ..data import Dataset
 from ..errors import UsageError
-from ..storage import Run
+from ..storage import Run, locate_run
 from ..training import Evaluation, Interval, evaluate, predict
 from ._checkpoints import load_model
 from ._description import data_of
@@ -60,13 +59,14 @@ def evaluate_run(
     `UsageError` for data of other classes, and for a split that there is not;
     `UsageError` and `RunError` as `load_model` and `eqcifar.data.load`.
     """
+    path = locate_run(path)
     loaded = load_model(path)
     config = loaded.config
-    if Run(Path(path)).status().get("state") not in ("done", "unknown"):
+    if Run(path).status().get("state") not in ("done", "unknown"):
         step = loaded.header["step"]
         warn(f"training of {path} is not finished: its network of step {step}")
     own = dataset is None
-    chosen = data_of(Path(path), config) if dataset is None else data.load(dataset)
+    chosen = data_of(path, config) if dataset is None else data.load(dataset)
     same_data = chosen.fingerprint == loaded.header["data"]["sha256"]
     if own and not same_data:
         warn(f"{chosen.name} is not the data that {path} was trained on")

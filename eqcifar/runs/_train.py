@@ -19,7 +19,15 @@ from ..data import Dataset
 from ..errors import EqcifarError, RunError, UsageError, is_out_of_memory
 from ..losses import AnyLoss
 from ..parallel import everywhere, make_mesh, memory_limit, peak_memory
-from ..storage import Run, append_row, cut_log, keep_rows, run_path, total_seconds
+from ..storage import (
+    Run,
+    append_row,
+    cut_log,
+    keep_rows,
+    locate_run,
+    run_path,
+    total_seconds,
+)
 from ..training import (
     AnyOptimiser,
     Diverged,
@@ -218,7 +226,7 @@ def _from_file(
     """The network that `config.init` names, if it names one."""
     if not config.starts_from_file:
         return None
-    path = Path(config.init)
+    path = locate_run(config.init)
     if not path.exists():
         raise UsageError(
             f"init = {config.init!r}: must be {' or '.join(INITS)}, or a run or model "

@@ -14,6 +14,10 @@ from eqcifar.parallel import jit
 from eqcifar.sam import adaptive_scale
 
 
+def _call(model: PyTree, x: Array, state: eqx.nn.State) -> Array:
+    return model(x, state)[0]
+
+
 class Network(eqx.Module):
     """The map theta -> f_theta(x), with everything that is not trained held fixed.
 
@@ -26,6 +30,7 @@ class Network(eqx.Module):
     static: PyTree
     state: eqx.nn.State
     batch_statistics: bool = eqx.field(static=True)
+    call: Callable[[PyTree, Array, eqx.nn.State], Array] = eqx.field(static=True)
 
     def __init__(
         self,
@@ -33,6 +38,7 @@ class Network(eqx.Module):
         state: eqx.nn.State,
         *,
         batch_statistics: bool = False,
+        call: Callable[[PyTree, Array, eqx.nn.State], Array] = _call,
     ):
         """Split a model into parameters and the rest.
 
@@ -42,12 +48,15 @@ class Network(eqx.Module):
         - `batch_statistics`: normalise by the batch at hand, as in training. The
             loss is then no sum over examples and its value depends on the batch:
             only the general path and matvecs are defined.
+        - `call`: how else `(model, x, state)` makes logits; `model` may then be any
+            PyTree.
         """
         if not batch_statistics:
             model = eqx.nn.inference_mode(model)
         self.params, self.static = eqx.partition(model, eqx.is_inexact_array)
         self.state = state
         self.batch_statistics = batch_statistics
+        self.call = call
         if not self.leaves:
             raise UsageError("the model has no floating-point arrays to differentiate")
         check_real(self.params)
@@ -91,7 +100,7 @@ class Network(eqx.Module):
         # The state goes in as an argument: a layer in training mode would otherwise
         # mark our own copy as used up.
         def one(x, state, *row):
-            return build(*row)(x, state)[0]
+            return self.call(build(*row), x, state)
 
         axes = (0, None, *(0 for _ in rows))
         apply = jax.vmap(one, in_axes=axes, axis_name="batch")

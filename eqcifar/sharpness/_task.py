@@ -50,7 +50,7 @@ Output = Literal["loss", "ntk", "unit"]
 
 @dataclasses.dataclass(frozen=True)
 class Task:
-    """What a measure computes on, and how; see `eqcifar.measurements.measure`.
+    """What a measure computes on, and how: `measurements.compute_measure`.
 
     - `output`: of the measure at hand; `together`: of all that share a pass.
     """

@@ -14,6 +14,12 @@ from ._growing_table import (
     keep_rows as keep_rows,
     read_wide as read_wide,
 )
+from ._hub import (
+    HUB_FILES as HUB_FILES,
+    asking_the_hub as asking_the_hub,
+    locate_run as locate_run,
+    pull_run as pull_run,
+)
 from ._log import (
     COLUMNS as COLUMNS,
     append_row as append_row,

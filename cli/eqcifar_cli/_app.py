@@ -14,6 +14,7 @@ from ._import import import_
 from ._plot import plot
 from ._predict import predict
 from ._program import Program
+from ._rank import rank
 from ._report import report
 from ._sharpness import sharpness
 from ._sweep import sweep
@@ -63,6 +64,7 @@ app.command()(export)
 app.command("import")(import_)
 app.command()(tabulate)
 app.command()(plot)
+app.command()(rank)
 app.command()(report)
 app.command()(sharpness)
 app.command()(compare)

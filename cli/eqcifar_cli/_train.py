@@ -80,4 +80,6 @@ def train(
         parallel.initialise()
     keep_compilations()
     training = Training(config, options, tracking)
-    training.conclude(training.train(out))
+    run = training.train(out)
+    training.conclude(run)
+    training.measure(run)

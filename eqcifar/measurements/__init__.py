@@ -10,6 +10,11 @@ from ._measure_network import (
     append_measures as append_measures,
     measure_network as measure_network,
 )
+from ._measure_runs import (
+    RunOutcome as RunOutcome,
+    finished_runs as finished_runs,
+    measure_runs as measure_runs,
+)
 from ._measured_network import (
     MeasuredNetwork as MeasuredNetwork,
     SharpnessOptions as SharpnessOptions,
@@ -26,3 +31,4 @@ from ._row import (
     sharpness_row as sharpness_row,
 )
 from ._stability import StabilityLog as StabilityLog, threshold as threshold
+from ._work import Show as Show, Warn as Warn

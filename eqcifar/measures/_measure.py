@@ -50,6 +50,7 @@ class Measure:
     - `pictures`: of its tables, by name.
     - `per_image`: takes images one by one, which batch statistics couple.
     - `usual`: measured unless others are asked for.
+    - `most_images`: takes no more images than that, or as many as it is given.
     """
 
     name: str
@@ -58,3 +59,9 @@ class Measure:
     pictures: Mapping[str, Picture] = dataclasses.field(default_factory=dict)
     per_image: bool = False
     usual: bool = False
+    most_images: int | None = None
+
+    def first_column(self, top: int) -> str:
+        """The column that is there wherever the measure is, of so many eigenvalues."""
+        name = next(iter(self.columns))
+        return f"{name[:-1]}{top}" if name.endswith("_k") else name

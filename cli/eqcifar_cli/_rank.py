@@ -66,7 +66,7 @@ def rank(
         ),
     ] = None,
 ):
-    """Say how well each measure orders networks: which minimum would it choose?
+    """Say how well each measure orders networks, and what choosing by it costs.
 
     Kendall's tau over all pairs and where one option varies, conditional information,
     sign errors, and the accuracy lost by choosing, each with a 95 % interval.

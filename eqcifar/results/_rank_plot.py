@@ -158,9 +158,9 @@ def _draw_regrets(ranking: Ranking, title: str) -> "Figure":
     axes.set_ylim(bottom=0)
     add_legend(figure)
     figure.set_label(
-        "Accuracy lost by choosing the network of least measure, each where choosing by "
-        f"accuracy on held-out images loses as much; n = {ranking.networks} networks of "
-        f"{ranking.configurations} configurations, bars: 95 % intervals of "
-        f"{ranking.draws} draws."
+        "Accuracy lost by choosing the network of least measure, each drawn where "
+        "choosing by accuracy on held-out images loses as much; "
+        f"n = {ranking.networks} networks of {ranking.configurations} configurations, "
+        f"bars: 95 % intervals of {ranking.draws} draws."
     )
     return figure

@@ -7,6 +7,7 @@ import eqcifar
 from . import _data
 from ._archs import archs
 from ._compare import compare
+from ._connect import connect
 from ._doctor import doctor
 from ._eval import evaluate
 from ._export import export
@@ -68,6 +69,7 @@ app.command()(rank)
 app.command()(report)
 app.command()(sharpness)
 app.command()(compare)
+app.command()(connect)
 app.command()(verify)
 app.command()(archs)
 app.add_typer(_data.app, name="data")

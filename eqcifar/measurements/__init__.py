@@ -1,3 +1,4 @@
+from ._align import align as align, permute as permute
 from ._along_training import SharpnessLog as SharpnessLog
 from ._checkpoints import measure_checkpoints as measure_checkpoints
 from ._compare_splits import (
@@ -5,6 +6,14 @@ from ._compare_splits import (
     SplitComparison as SplitComparison,
     compare_splits as compare_splits,
 )
+from ._connect import (
+    Barrier as Barrier,
+    Connection as Connection,
+    ConnectOptions as ConnectOptions,
+    Line as Line,
+    connect as connect,
+)
+from ._connect_plot import plot_connection as plot_connection
 from ._measure import measure as measure
 from ._measure_network import (
     append_measures as append_measures,

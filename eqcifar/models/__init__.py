@@ -11,6 +11,7 @@ from ._initial_weights import lecun_normal as lecun_normal
 from ._is_weight import is_weight as is_weight
 from ._mlp import MLP as MLP
 from ._norms import GroupNorm as GroupNorm, NoNorm as NoNorm
+from ._permutations import Wire as Wire, channel_axes as channel_axes
 from ._preact import PreActResNet as PreActResNet
 from ._real import check_real as check_real
 from ._registry import (

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from pathlib import Path
 
 import equinox as eqx
 import jax
@@ -68,11 +69,13 @@ def make(name, seed=0):
 
 def shuffled(model, state, seed=1):
     """The network with every group of channels in another order."""
-    rng, sizes = np.random.default_rng(seed), {}
+    rng, found = np.random.default_rng(seed), {}
     for wires in channel_axes(model).values():
-        for wire in wires:
-            sizes |= dict(wire or ())
-    found = {name: rng.permutation(size) for name, size in sizes.items()}
+        for name, size in (group for wire in wires for group in wire or ()):
+            order = rng.permutation(size)
+            # Not as they were.
+            same = np.array_equal(order, np.arange(size))
+            found[name] = np.roll(order, 1) if same else order
     return *measurements.permute(model, state, found), found
 
 
@@ -149,7 +152,8 @@ def measured(model, state, seed=0):
     """A network of eight-pixel images, as if trained."""
     config = TrainConfig(arch="mlp", loss="mse", seed=seed)
     return measurements.MeasuredNetwork(
-        *(None, None, model, state, config, small_dataset(30, 25)),
+        *(Path(f"seed{seed}"), Path("table.tsv"), model, state, config),
+        dataset=small_dataset(30, 25),
         step=0,
         digest=str(seed),
         same_data=True,

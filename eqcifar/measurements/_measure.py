@@ -1,4 +1,6 @@
+import dataclasses
 from collections.abc import Callable, MutableMapping
+from typing import Any
 
 from jaxtyping import PRNGKeyArray
 
@@ -31,6 +33,7 @@ def measure(
     memory: float = MEMORY,
     key: PRNGKeyArray,
     rows: MutableMapping[str, Rows] | None = None,
+    start: Callable[[], tuple[Any, Any]] | None = None,
     report: Callable[[int, int, Callable[[], Estimate | None]], None] = lambda *_: None,
 ) -> Measured:
     """Compute one of `eqcifar.measures.MEASURES`.
@@ -48,6 +51,7 @@ def measure(
         four times as much.
     - `key`: with all else equal, the same key gives the same bits.
     - `rows`: pieces of what is unfinished, by name; read and filled.
+    - `start`: gives the model and state that training began with, for `distance`.
     - `report`: called with the work done, the whole, and what gives the estimate so
         far. It may raise, to stop.
 
@@ -65,6 +69,8 @@ def measure(
     )
     rows = {} if rows is None else rows
     task = Task(network, examples, loss, probes, top, rtol, target, memory, key)
+    if start is not None:
+        task = dataclasses.replace(task, start=start)
 
     def told(done: int, total: int, pieces: Rows):
         report(done, total, lambda: task.sofar(pieces))

@@ -94,6 +94,7 @@ def measure_examples(
         target=options.target,
         memory=1e9 * options.memory * examples.devices,
         key=jax.random.key(options.seed),
+        start=trained.start,
         **more,
     )
 

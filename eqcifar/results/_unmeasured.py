@@ -74,7 +74,7 @@ def is_measured(
 def _images(size: int, measure: Measure, options: SharpnessOptions) -> int:
     # As many as the options make of a split of that size.
     images = min(1000, size) if options.samples is None else options.samples or size
-    if measure.most_images:
+    if measure.most_images is not None:
         return min(images, measure.most_images)
     batch = min(options.batch_size, images)
     return images - images % batch if options.batch_statistics and batch else images

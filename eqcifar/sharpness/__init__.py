@@ -1,5 +1,10 @@
 from eqcifar.losses import Loss as Loss, get_loss as get_loss
 
+from ._by_example import (
+    margins as margins,
+    radial_slopes as radial_slopes,
+    relative_flatness as relative_flatness,
+)
 from ._compare import (
     Comparison as Comparison,
     check_comparison as check_comparison,
@@ -45,6 +50,7 @@ from ._network import (
     check_independent as check_independent,
     scaling as scaling,
 )
+from ._noise import pac_bayes_sigma as pac_bayes_sigma
 from ._operator import (
     Kind as Kind,
     Operator as Operator,

@@ -1,0 +1,137 @@
+"""A network's linear layers, with what normalises them as a part of their weights."""
+
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from equinox.nn import State
+from jaxtyping import Array, Float
+
+from eqcifar.errors import UsageError
+
+from ._batch_norm import BatchNorm
+from ._conv2d import Conv2d
+from ._mlp import MLP
+from ._norms import GroupNorm
+from ._preact import PreActResNet
+from ._resnet import ResNet
+from ._vgg import VGG
+from ._wide_resnet import WideResNet
+
+_LAYERS, _NORMS = (Conv2d, eqx.nn.Linear), (BatchNorm, GroupNorm)
+# Of those whose activations are ReLU, unless another was asked for.
+_PIECEWISE_LINEAR = VGG, ResNet, WideResNet, PreActResNet, MLP
+
+
+def folded_weights(
+    model: Any, state: State
+) -> dict[str, Float[np.ndarray, "outputs inputs"]]:
+    r"""The matrix of each convolution and linear layer, by its name.
+
+    Kernels are reshaped to a row for each channel. A BatchNorm that follows a layer
+    multiplies its rows by $\gamma / \sqrt{\mathrm{Var} + \epsilon}$, so that the scale
+    of what is normalised does not count.
+
+    **Arguments:**
+
+    - `model`, `state`: a network of convolutions and linear layers.
+
+    **Returns:**
+
+    Matrices in float64, in the order of the model's leaves.
+    """
+    norms, found = _nodes(model, _NORMS), {}
+    for name, layer in _nodes(model, _LAYERS).items():
+        matrix = np.asarray(layer.weight, np.float64).reshape(len(layer.weight), -1)
+        norm = norms.get(_norm_after(model, name))
+        if isinstance(norm, BatchNorm):
+            matrix = matrix * np.asarray(_scale(norm, state), np.float64)[:, None]
+        found[name] = matrix
+    return found
+
+
+def path_network(model: Any, state: State) -> tuple[Any, State]:
+    """The network whose logits on an image of ones are sums over squared paths.
+
+    Every weight and bias is squared, of each BatchNorm its scale and its offset; a bias
+    before a BatchNorm is part of that offset.
+
+    **Arguments:**
+
+    - `model`, `state`: of ReLUs, and BatchNorm or no normalisation.
+
+    **Raises:**
+
+    `UsageError` for other networks, where no product of weights is a path's.
+    """
+    norms = _nodes(model, _NORMS)
+    fits = isinstance(model, _PIECEWISE_LINEAR) and _activations(model) <= {"relu"}
+    if not fits or any(isinstance(norm, GroupNorm) for norm in norms.values()):
+        raise UsageError(
+            "the path norm is of networks of this package with ReLUs, and BatchNorm or "
+            "no normalisation"
+        )
+    # A bias moves the mean that the next BatchNorm takes off.
+    for name, layer in _nodes(model, _LAYERS).items():
+        norm = norms.get(_norm_after(model, name))
+        if norm is not None and layer.bias is not None:
+            state = state.set(
+                norm.running_mean, state.get(norm.running_mean) - layer.bias
+            )
+            model = eqx.tree_at(
+                lambda m, name=name: _nodes(m, _LAYERS)[name].bias,
+                model,
+                jnp.zeros_like(layer.bias),
+            )
+    for name, norm in norms.items():
+        scale = _scale(norm, state)
+        offset = norm.bias - scale * state.get(norm.running_mean)
+        # Its epsilon is added to a variance of 1. All parameters are squared below.
+        model = eqx.tree_at(
+            lambda m, name=name: (
+                _nodes(m, _NORMS)[name].weight,
+                _nodes(m, _NORMS)[name].bias,
+            ),
+            model,
+            (scale * (1 + norm.eps) ** 0.25, offset),
+        )
+        state = state.set(norm.running_mean, jnp.zeros_like(scale))
+        state = state.set(norm.running_var, jnp.ones_like(scale))
+    squared = jax.tree.map(
+        lambda leaf: jnp.square(leaf) if eqx.is_inexact_array(leaf) else leaf, model
+    )
+    return eqx.nn.inference_mode(squared), state
+
+
+def _nodes(model: Any, kinds: tuple[type, ...]) -> dict[str, Any]:
+    """The layers of some kinds, by the path to them."""
+    leaves = jax.tree_util.tree_leaves_with_path(
+        model, is_leaf=lambda node: isinstance(node, kinds)
+    )
+    return {
+        jax.tree_util.keystr(path, simple=True, separator="."): node
+        for path, node in leaves
+        if isinstance(node, kinds)
+    }
+
+
+def _norm_after(model: Any, layer: str) -> str:
+    """The name of the normalisation that a layer's output goes to, if there is one."""
+    if isinstance(model, WideResNet | PreActResNet):
+        return f"{layer[: -len('conv1')]}norm2" if layer.endswith("conv1") else ""
+    if layer == "stem":
+        return "norm"
+    if layer.startswith("stages."):
+        return f"{layer[:-1]}1"
+    return layer.replace("conv", "norm")
+
+
+def _scale(norm: BatchNorm, state: State) -> Array:
+    return norm.weight / jnp.sqrt(state.get(norm.running_var) + norm.eps)
+
+
+def _activations(model: Any) -> set[str]:
+    blocks = getattr(model, "blocks", ())
+    return {part.activation for part in (model, *blocks) if hasattr(part, "activation")}

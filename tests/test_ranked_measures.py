@@ -1,0 +1,349 @@
+"""Measures that the literature ranks, by other roads, and what changes nothing."""
+
+import dataclasses
+import math
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy.optimize import brentq
+from scipy.stats import norm
+
+from eqcifar import measurements, models, results, sharpness, storage
+from eqcifar.config import SharpnessOptions
+from eqcifar.errors import UsageError
+from eqcifar.runs import named_arrays, replace_arrays
+from eqcifar.sharpness import Examples, Network
+
+from .cli_tools import TINY, run_cli
+from .helpers import random_network
+from .sharpness_tools import CLASSES, Linear, close, data, dense, make
+
+
+def measure(network, examples, name, loss="ce", **options):
+    options = {"probes": 2, **options}
+    return measurements.measure(
+        network, examples, name, loss, key=jax.random.key(0), **options
+    ).values
+
+
+@pytest.fixture(scope="module")
+def resnet():
+    """A small ResNet, its examples, and the derivatives of its logits."""
+    with jax.enable_x64(True):
+        network, examples = Network(*make("resnet")), data(8)
+        return network, examples, dense(network, examples)
+
+
+def rescaled(network, factor):
+    """The same function: the first BatchNorm's output times `factor`, and undone.
+
+    What follows is a ReLU and the second convolution of a block.
+    """
+    block = network.params.blocks[0]
+    params = eqx.tree_at(
+        lambda p: (
+            p.blocks[0].norm1.weight,
+            p.blocks[0].norm1.bias,
+            p.blocks[0].conv2.weight,
+        ),
+        network.params,
+        (
+            factor * block.norm1.weight,
+            factor * block.norm1.bias,
+            block.conv2.weight / factor,
+        ),
+    )
+    return dataclasses.replace(network, params=params)
+
+
+def test_margins_are_those_of_the_logits(x64, resnet):
+    network, examples, truth = resnet
+    found = measure(network, examples, "margins")
+    others = np.where(np.eye(CLASSES)[truth.labels] > 0, -np.inf, truth.f).max(1)
+    margins = truth.f[np.arange(8), truth.labels] - others
+    close(found["margin"].value, margins.mean())
+    close(found["margin_10"].value, np.quantile(margins, 0.1))
+    # Every image of the split was seen.
+    assert found["margin"].standard_error == 0
+    same = measure(rescaled(network, 4.0), examples, "margins")
+    for name, estimate in found.items():
+        close(
+            same[name].value, estimate.value
+        ) if estimate.value == estimate.value else 0
+
+
+def test_the_error_of_a_margin_s_quantile_is_that_of_its_draw(x64):
+    """Of a linear network, 40 draws of 200 images of 2000."""
+    network = Network(*eqx.nn.make_with_state(Linear)(3 * 8 * 8, key=jax.random.key(0)))
+    whole = data(2000, batch_size=500)
+    # Labels that it gets right, so that the quantile is positive.
+    logits = np.asarray(network(network.params, jnp.asarray(whole.images)))
+    whole = Examples(whole.images, logits.argmax(1).astype(np.int32), batch_size=500)
+    truth = measure(network, whole, "margins")
+    draws = [measure(network, whole.sample(200, seed), "margins") for seed in range(40)]
+    for name in truth:
+        z = [
+            (each[name].value - truth[name].value) / each[name].standard_error
+            for each in draws
+        ]
+        assert 0.7 < np.std(z) < 1.5, name
+        assert abs(np.mean(z)) < 0.7, name
+    value = truth["margin_10"].value
+    assert truth["inverse_margin"].value == pytest.approx(value**-2)
+
+
+def test_fisher_rao_is_the_square_of_the_radial_slope(x64, resnet):
+    network, examples, truth = resnet
+    theta = jax.flatten_util.ravel_pytree(network.params)[0]
+    for loss in ("ce", "mse"):
+        gradient = np.einsum("ic,icp->ip", truth.inner(loss)[0], truth.j)
+        found = measure(network, examples, "fisher_rao", loss)["fisher_rao"]
+        close(found.value, ((gradient @ np.asarray(theta)) ** 2).mean())
+    same = measure(rescaled(network, 4.0), examples, "fisher_rao", "mse")
+    close(same["fisher_rao"].value, found.value)
+
+
+@pytest.mark.parametrize("loss", ["ce", "mse"])
+def test_relative_flatness_is_that_of_the_dense_hessian(x64, resnet, loss):
+    network, examples, truth = resnet
+    found = measure(network, examples, "flatness", loss)["relative_flatness"]
+    weight = np.asarray(network.params.classifier.weight)
+    # Places of the classifier's weights among all parameters.
+    numbered = jax.tree.map(jnp.zeros_like, network.params)
+    numbered = eqx.tree_at(
+        lambda p: p.classifier.weight, numbered, jnp.ones_like(weight)
+    )
+    at = np.flatnonzero(np.asarray(jax.flatten_util.ravel_pytree(numbered)[0]))
+    hessian = truth.hessian(loss).mean(0)[np.ix_(at, at)]
+    blocks = hessian.reshape(*weight.shape, *weight.shape)
+    traces = np.einsum("sdtd->st", blocks)
+    close(found.value, (weight @ weight.T * traces).sum())
+    # Features times 4, and the classifier divided by it.
+    params = eqx.tree_at(
+        lambda p: (
+            p.blocks[-1].norm2.weight,
+            p.blocks[-1].norm2.bias,
+            p.blocks[-1].shortcut.norm.weight,
+            p.blocks[-1].shortcut.norm.bias,
+            p.classifier.weight,
+        ),
+        network.params,
+        (
+            4 * network.params.blocks[-1].norm2.weight,
+            4 * network.params.blocks[-1].norm2.bias,
+            4 * network.params.blocks[-1].shortcut.norm.weight,
+            4 * network.params.blocks[-1].shortcut.norm.bias,
+            network.params.classifier.weight / 4,
+        ),
+    )
+    same = measure(
+        dataclasses.replace(network, params=params), examples, "flatness", loss
+    )
+    close(same["relative_flatness"].value, found.value)
+
+
+def test_relative_flatness_needs_a_classifier(x64):
+    with pytest.raises(UsageError, match="a linear layer named classifier"):
+        measure(Network(*make("relu")), data(4), "flatness")
+
+
+class Two(eqx.Module):
+    """Logits w x and 0, which say class 0 where w x is positive."""
+
+    weight: jax.Array
+
+    def __call__(self, x, state, *, key=None):
+        first = self.weight @ jnp.ravel(x)
+        return jnp.stack([first, jnp.zeros_like(first)]), state
+
+
+@pytest.mark.parametrize("magnitude", [None, 0.05])
+def test_the_noise_that_an_accuracy_bears_in_closed_form(x64, magnitude):
+    """Of w x with noise of deviation s_j on w_j, right is one normal probability."""
+    rng = np.random.default_rng(0)
+    images = rng.normal(size=(400, 1, 2, 2))
+    weight = rng.normal(size=4)
+    flat = images.reshape(400, 4)
+    labels = (flat @ weight < 0).astype(np.int32)
+    network = Network(Two(jnp.asarray(weight)), eqx.nn.State({}))
+    examples = Examples(images, labels, batch_size=400)
+
+    def drop(sigma):
+        square = np.full(4, sigma**2)
+        if magnitude is not None:
+            square = (sigma * weight) ** 2 + magnitude**2
+        z = np.abs(flat @ weight) / np.sqrt(flat**2 @ square)
+        return 1 - norm.cdf(z).mean()
+
+    expected = brentq(lambda sigma: drop(sigma) - 0.1, 1e-4, 2.0)
+    found = [
+        sharpness.pac_bayes_sigma(
+            network,
+            examples,
+            magnitude=magnitude,
+            draws=100,
+            key=jax.random.key(seed),
+        )
+        for seed in range(8)
+    ]
+    z = [(each.value - expected) / each.standard_error for each in found]
+    assert max(map(abs, z)) < 3.5
+    assert np.mean([e.standard_error for e in found]) < 0.15 * expected
+    spread = np.std([e.value for e in found], ddof=1)
+    assert 0.4 < spread / np.mean([e.standard_error for e in found]) < 2.0
+
+
+def test_noise_of_the_magnitude_of_weights_knows_of_no_scale(x64, resnet):
+    network, examples, _ = resnet
+    # A network whose own predictions are the labels.
+    logits = np.asarray(network(network.params, jnp.asarray(examples.images)))
+    labels = logits.argmax(1).astype(np.int32)
+    examples = Examples(examples.images, labels, batch_size=8)
+    one, two = (
+        measure(each, examples, "pac_bayes")
+        for each in (network, rescaled(network, 16.0))
+    )
+    plain, aware = (one[n].value / two[n].value for n in ("pac_sigma", "pac_sigma_mag"))
+    assert abs(math.log(aware)) < 0.2 < abs(math.log(plain))
+    for name in ("pac_bayes", "pac_bayes_mag"):
+        sigma = one[name.replace("bayes", "sigma")]
+        assert one[name].value == pytest.approx(sigma.value**-2)
+        assert one[name].standard_error == pytest.approx(
+            2 * sigma.standard_error / sigma.value**3
+        )
+
+
+def vgg(norm="batch"):
+    """A small VGG with running statistics as if trained, in float64."""
+    build = eqx.nn.make_with_state(models.VGG)
+    options = {"depths": (1, 2), "channels": (3, 4), "hidden": (5,), "norm": norm}
+    made = random_network(build, CLASSES, **options)
+    wide = lambda x: x.astype(float) if eqx.is_inexact_array(x) else x  # noqa: E731
+    return jax.tree.map(wide, (made.model, made.state))
+
+
+def without_norm(model, state):
+    """The same function, whose BatchNorms are in the weights and biases."""
+    plain, plain_state = vgg("none")
+    arrays, into = named_arrays(model, state), named_arrays(plain, plain_state)
+    for name in into:
+        into[name] = arrays[name]
+    for stage, number in ((0, 0), (1, 0), (1, 1)):
+        conv, norm_ = f"stages.{stage}.{number}.0", f"stages.{stage}.{number}.1"
+        part = {k: arrays[f"{norm_}.{k}"] for k in ("weight", "bias")}
+        mean, var = (arrays[f"{norm_}.running_{k}"] for k in ("mean", "var"))
+        scale = part["weight"] / jnp.sqrt(var + 1e-5)
+        into[f"{conv}.weight"] = arrays[f"{conv}.weight"] * scale[:, None, None, None]
+        into[f"{conv}.bias"] = (arrays[f"{conv}.bias"] - mean) * scale + part["bias"]
+    return replace_arrays(plain, plain_state, into)
+
+
+def test_a_network_s_norms_are_those_of_its_layers_with_batch_norm(x64):
+    model, state = vgg()
+    plain, plain_state = without_norm(model, state)
+    images = jnp.asarray(data(3).images)
+
+    def logits(model, state):
+        model = eqx.nn.inference_mode(model)
+        return jax.vmap(lambda x: model(x, state)[0])(images)
+
+    close(logits(plain, plain_state), logits(model, state))
+    found = measure(Network(model, state), data(3), "norms")
+    kernels = [
+        np.asarray(x).reshape(len(x), -1)
+        for name, x in named_arrays(plain, plain_state).items()
+        if name.endswith("weight")
+    ]
+    assert len(kernels) == 5
+    squares = np.array(
+        [np.linalg.svd(k, compute_uv=False) ** 2 for k in kernels], object
+    )
+    frobenius, spectral = (np.array([f(s) for s in squares]) for f in (np.sum, np.max))
+    close(found["frobenius"].value, frobenius.sum())
+    close(found["log_frobenius"].value, np.log(frobenius).sum())
+    close(found["log_spectral"].value, np.log(spectral).sum())
+    close(found["stable_rank"].value, (frobenius / spectral).sum())
+    assert {e.examples for e in found.values()} == {0}
+    # The path norm, too, is that of the network without BatchNorm.
+    one = measure(Network(model, state), data(3), "path")["log_path"]
+    two = measure(Network(plain, plain_state), data(3), "path")["log_path"]
+    close(one.value, two.value)
+
+
+def test_what_layers_share_out_changes_products_but_not_the_sum(x64, resnet):
+    network, examples, _ = resnet
+    other = rescaled(network, 4.0)
+    one, two = (measure(each, examples, "norms") for each in (network, other))
+    for name in ("log_frobenius", "log_spectral", "stable_rank"):
+        close(two[name].value, one[name].value)
+    assert abs(two["frobenius"].value / one["frobenius"].value - 1) > 0.01
+    one, two = (measure(each, examples, "path") for each in (network, other))
+    close(two["log_path"].value, one["log_path"].value)
+
+
+def test_the_path_norm_is_a_sum_over_paths(x64):
+    build = eqx.nn.make_with_state(models.MLP)
+    made = random_network(build, CLASSES, hidden=(5, 4), features=3 * 8 * 8)
+    y = np.ones(3 * 8 * 8)
+    for layer in (*made.model.hidden, made.model.classifier):
+        y = (
+            np.asarray(layer.weight, float) ** 2 @ y
+            + np.asarray(layer.bias, float) ** 2
+        )
+    found = measure(Network(made.model, made.state), data(3), "path")["log_path"]
+    close(found.value, math.log(y.sum()), 1e-6)
+
+
+def test_a_path_norm_needs_relus_and_fixed_scales(x64):
+    for options in ({"activation": "tanh"}, {"norm": "layer"}):
+        build = eqx.nn.make_with_state(models.VGG)
+        made = random_network(build, CLASSES, depths=(1,), channels=(4,), **options)
+        with pytest.raises(UsageError, match="the path norm is of networks"):
+            measure(Network(made.model, made.state), data(3), "path")
+
+
+def test_the_distance_is_from_where_training_began(x64):
+    (model, state), (first, first_state) = vgg(), vgg()
+    first = jax.tree.map(lambda x: 0.5 * x if eqx.is_inexact_array(x) else x, first)
+    found = measure(
+        Network(model, state), data(3), "distance", start=lambda: (first, first_state)
+    )
+    plain = [
+        {
+            name: np.asarray(x).reshape(len(x), -1)
+            for name, x in named_arrays(*without_norm(*each)).items()
+            if name.endswith("weight")
+        }
+        for each in ((model, state), (first, first_state))
+    ]
+    moves = [plain[0][name] - plain[1][name] for name in plain[0]]
+    close(found["distance"].value, sum((move**2).sum() for move in moves))
+    spectral = sum(np.linalg.svd(move, compute_uv=False)[0] ** 2 for move in moves)
+    close(found["spectral_distance"].value, spectral)
+    with pytest.raises(UsageError, match="not known what training began with"):
+        measure(Network(model, state), data(3), "distance")
+
+
+def test_a_run_knows_what_it_began_with(tmp_path):
+    run = *TINY, "--epochs", 1, "--out", tmp_path
+    assert run_cli(*run).exit_code == 0
+    (path,) = (run.path for run in storage.find_runs(tmp_path))
+    trained = measurements.open_network(path)
+    anew = named_arrays(*trained.start())
+    again = tmp_path / "kept"
+    assert run_cli(*run[:-1], again, "--keep-every", 1).exit_code == 0
+    (kept,) = (run for run in storage.find_runs(again))
+    file = named_arrays(*measurements.open_network(kept.path).start())
+    assert kept.checkpoint(0).exists()
+    for name, array in anew.items():
+        assert np.array_equal(array, file[name]), name
+    how = "--samples", 8, "--devices", 1, "--measures", "norms,distance"
+    result = run_cli("sharpness", path, *how)
+    assert result.exit_code == 0, result.stderr
+    assert "spectral_distance" in result.stdout
+    # Of no image, and so there for any number of them.
+    options = SharpnessOptions(samples=30)
+    assert results.is_measured(storage.Run(path), ["norms"], ["train"], options)

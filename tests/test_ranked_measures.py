@@ -1,6 +1,5 @@
 """Measures that the literature ranks, by other roads, and what changes nothing."""
 
-import dataclasses
 import math
 
 import equinox as eqx
@@ -8,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.flatten_util import ravel_pytree
 from scipy.optimize import brentq
 from scipy.stats import norm
 
@@ -37,6 +37,10 @@ def resnet():
         return network, examples, dense(network, examples)
 
 
+def with_params(network, params):
+    return eqx.tree_at(lambda n: n.params, network, params)
+
+
 def rescaled(network, factor):
     """The same function: the first BatchNorm's output times `factor`, and undone.
 
@@ -56,7 +60,7 @@ def rescaled(network, factor):
             block.conv2.weight / factor,
         ),
     )
-    return dataclasses.replace(network, params=params)
+    return with_params(network, params)
 
 
 def test_margins_are_those_of_the_logits(x64, resnet):
@@ -69,10 +73,8 @@ def test_margins_are_those_of_the_logits(x64, resnet):
     # Every image of the split was seen.
     assert found["margin"].standard_error == 0
     same = measure(rescaled(network, 4.0), examples, "margins")
-    for name, estimate in found.items():
-        close(
-            same[name].value, estimate.value
-        ) if estimate.value == estimate.value else 0
+    for name in ("margin", "margin_10"):
+        close(same[name].value, found[name].value)
 
 
 def test_the_error_of_a_margin_s_quantile_is_that_of_its_draw(x64):
@@ -84,7 +86,7 @@ def test_the_error_of_a_margin_s_quantile_is_that_of_its_draw(x64):
     whole = Examples(whole.images, logits.argmax(1).astype(np.int32), batch_size=500)
     truth = measure(network, whole, "margins")
     draws = [measure(network, whole.sample(200, seed), "margins") for seed in range(40)]
-    for name in truth:
+    for name in ("margin", "margin_10"):
         z = [
             (each[name].value - truth[name].value) / each[name].standard_error
             for each in draws
@@ -97,7 +99,7 @@ def test_the_error_of_a_margin_s_quantile_is_that_of_its_draw(x64):
 
 def test_fisher_rao_is_the_square_of_the_radial_slope(x64, resnet):
     network, examples, truth = resnet
-    theta = jax.flatten_util.ravel_pytree(network.params)[0]
+    theta = ravel_pytree(network.params)[0]
     for loss in ("ce", "mse"):
         gradient = np.einsum("ic,icp->ip", truth.inner(loss)[0], truth.j)
         found = measure(network, examples, "fisher_rao", loss)["fisher_rao"]
@@ -116,7 +118,7 @@ def test_relative_flatness_is_that_of_the_dense_hessian(x64, resnet, loss):
     numbered = eqx.tree_at(
         lambda p: p.classifier.weight, numbered, jnp.ones_like(weight)
     )
-    at = np.flatnonzero(np.asarray(jax.flatten_util.ravel_pytree(numbered)[0]))
+    at = np.flatnonzero(np.asarray(ravel_pytree(numbered)[0]))
     hessian = truth.hessian(loss).mean(0)[np.ix_(at, at)]
     blocks = hessian.reshape(*weight.shape, *weight.shape)
     traces = np.einsum("sdtd->st", blocks)
@@ -139,9 +141,7 @@ def test_relative_flatness_is_that_of_the_dense_hessian(x64, resnet, loss):
             network.params.classifier.weight / 4,
         ),
     )
-    same = measure(
-        dataclasses.replace(network, params=params), examples, "flatness", loss
-    )
+    same = measure(with_params(network, params), examples, "flatness", loss)
     close(same["relative_flatness"].value, found.value)
 
 
@@ -168,7 +168,7 @@ def test_the_noise_that_an_accuracy_bears_in_closed_form(x64, magnitude):
     weight = rng.normal(size=4)
     flat = images.reshape(400, 4)
     labels = (flat @ weight < 0).astype(np.int32)
-    network = Network(Two(jnp.asarray(weight)), eqx.nn.State({}))
+    network = Network(*eqx.nn.make_with_state(Two)(jnp.asarray(weight)))
     examples = Examples(images, labels, batch_size=400)
 
     def drop(sigma):
@@ -184,16 +184,16 @@ def test_the_noise_that_an_accuracy_bears_in_closed_form(x64, magnitude):
             network,
             examples,
             magnitude=magnitude,
-            draws=100,
+            draws=40,
             key=jax.random.key(seed),
         )
-        for seed in range(8)
+        for seed in range(5)
     ]
     z = [(each.value - expected) / each.standard_error for each in found]
     assert max(map(abs, z)) < 3.5
-    assert np.mean([e.standard_error for e in found]) < 0.15 * expected
+    assert np.mean([e.standard_error for e in found]) < 0.25 * expected
     spread = np.std([e.value for e in found], ddof=1)
-    assert 0.4 < spread / np.mean([e.standard_error for e in found]) < 2.0
+    assert 0.3 < spread / np.mean([e.standard_error for e in found]) < 2.2
 
 
 def test_noise_of_the_magnitude_of_weights_knows_of_no_scale(x64, resnet):
@@ -246,6 +246,7 @@ def test_a_network_s_norms_are_those_of_its_layers_with_batch_norm(x64):
     plain, plain_state = without_norm(model, state)
     images = jnp.asarray(data(3).images)
 
+    @eqx.filter_jit
     def logits(model, state):
         model = eqx.nn.inference_mode(model)
         return jax.vmap(lambda x: model(x, state)[0])(images)
@@ -347,3 +348,79 @@ def test_a_run_knows_what_it_began_with(tmp_path):
     # Of no image, and so there for any number of them.
     options = SharpnessOptions(samples=30)
     assert results.is_measured(storage.Run(path), ["norms"], ["train"], options)
+
+
+def test_the_worst_rise_of_a_quadratic_is_that_of_its_ball(x64):
+    """Of a linear network and mse, the maximum over a sphere solves one equation."""
+    network = Network(*eqx.nn.make_with_state(Linear)(3 * 8 * 8, key=jax.random.key(0)))
+    examples, radius = data(6), 0.3
+    theta = np.asarray(ravel_pytree(network.params)[0])
+    truth = dense(network, examples)
+    hessian = truth.hessian("mse").mean(0)
+    slope = np.einsum("ic,icp->ip", truth.inner("mse")[0], truth.j).mean(0)
+    values, vectors = np.linalg.eigh(hessian)
+    along = vectors.T @ slope
+    # delta = (nu - H)^-1 g with nu above the largest eigenvalue.
+    length = lambda nu: np.linalg.norm(along / (nu - values)) - radius  # noqa: E731
+    nu = brentq(length, values[-1] * (1 + 1e-9), values[-1] + 1e3)
+    delta = vectors @ (along / (nu - values))
+    expected = slope @ delta + delta @ hessian @ delta / 2
+    how = {"radius": radius, "m": 6}
+    found = sharpness.m_sharpness(network, examples, "mse", **how)
+    assert 0.98 * expected < found.value <= expected * (1 + 1e-9)
+    assert (found.examples, found.standard_error) == (6, 0)
+    # In the box, a small radius is that of the signs of the slope.
+    how = {"radius": 1e-6, "m": 6, "ball": "linf"}
+    found = sharpness.m_sharpness(network, examples, "mse", **how)
+    close(found.value, 1e-6 * np.abs(slope).sum(), 1e-3)
+    # Relative to weights, and to 1 for biases.
+    weights = jax.tree.map(lambda x: jnp.full(x.shape, x.ndim > 1), network.params)
+    weights = np.asarray(ravel_pytree(weights)[0])
+    scale = np.where(weights, np.abs(theta), 1)
+    found = sharpness.m_sharpness(network, examples, "mse", adaptive=True, **how)
+    close(found.value, 1e-6 * (scale * np.abs(slope)).sum(), 1e-3)
+    found = sharpness.m_sharpness(
+        network, examples, "mse", radius=1e-6, m=6, adaptive=True
+    )
+    close(found.value, 1e-6 * np.linalg.norm(scale * slope), 1e-3)
+
+
+def test_each_group_has_a_worst_rise_of_its_own(x64):
+    network = Network(*eqx.nn.make_with_state(Linear)(3 * 8 * 8, key=jax.random.key(0)))
+    examples = data(13)
+    how = {"radius": 0.1, "steps": 4}
+    alone = [
+        sharpness.m_sharpness(
+            network, examples.take(np.arange(at, at + 4)), "ce", m=4, **how
+        )
+        for at in (0, 4, 8)
+    ]
+    values = np.array([each.value for each in alone])
+    found = sharpness.m_sharpness(
+        network, examples, "ce", m=4, target="population", **how
+    )
+    # The image that is left over is in no group.
+    assert found.examples == 12
+    close(found.value, values.mean())
+    close(found.standard_error, values.std(ddof=1) / 3**0.5)
+    more = sharpness.m_sharpness(network, examples, "ce", m=4, radius=0.1, steps=20)
+    assert more.value >= found.value
+    with pytest.raises(UsageError, match="the radius must be positive"):
+        sharpness.m_sharpness(network, examples, "ce", radius=0.0)
+
+
+def test_adaptive_rises_know_of_no_scale_between_layers(x64, resnet):
+    network, examples, _ = resnet
+    # Convolutions alone, for biases and the scales of normalisation are not relative.
+    model = eqx.combine(network.params, network.static)
+    arrays = named_arrays(model, network.state)
+    arrays["blocks.0.conv1.weight"] *= 4
+    arrays["blocks.0.norm1.running_mean"] *= 4
+    variance = arrays["blocks.0.norm1.running_var"]
+    arrays["blocks.0.norm1.running_var"] = 16 * (variance + 1e-5) - 1e-5
+    other = Network(*replace_arrays(model, network.state, arrays))
+    found = measure(network, examples, "m_sharpness", "mse")
+    same = measure(other, examples, "m_sharpness", "mse")
+    for name in ("worst_adaptive", "worst_max_adaptive"):
+        close(same[name].value, found[name].value, 1e-6)
+    assert abs(same["worst_max"].value / found["worst_max"].value - 1) > 0.01

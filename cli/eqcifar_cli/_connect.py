@@ -13,18 +13,19 @@ from ._output import print_json, print_table, say
 if TYPE_CHECKING:
     from eqcifar.measurements import Barrier, Connection, MeasuredNetwork
 
-_Path = Annotated[
-    Path,
-    typer.Argument(help="Folder of a run, or a model file.", show_default=False),
-]
+
+def _end(name: str) -> Any:
+    return typer.Argument(
+        metavar=name, help="Folder of a run, or a model file.", show_default=False
+    )
 
 
 @with_options
 def connect(
     options: ConnectOptions,
     *,
-    first: Annotated[_Path, typer.Argument(metavar="A")],
-    second: Annotated[_Path, typer.Argument(metavar="B")],
+    first: Annotated[Path, _end("A")],
+    second: Annotated[Path, _end("B")],
     devices: Devices = None,
     as_json: Json = False,
     plot: Annotated[

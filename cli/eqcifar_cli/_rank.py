@@ -9,7 +9,6 @@ from eqcifar.options import Options, option
 from ._options import with_options
 from ._output import print_table, print_warning, say
 from ._results import (
-    By,
     Filters,
     Folder,
     choose_metrics,
@@ -56,7 +55,6 @@ def rank(
         ),
     ] = None,
     filters: Filters = None,
-    by: By = None,
     plot: Annotated[
         Path | None,
         typer.Option(
@@ -74,7 +72,7 @@ def rank(
     from eqcifar import results
 
     records = read(folder, "eqcifar", filters)
-    tables = results.tabulate(records, by=None if by is None else split_list(by))
+    tables = results.tabulate(records)
     columns = None if measures is None else choose_metrics(measures, tables)
     rankings = results.rank(
         tables,

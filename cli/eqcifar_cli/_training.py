@@ -111,7 +111,7 @@ class Training:
         for outcome in measuring([run], *wanted, self._options.devices):
             if outcome.state == "failed":
                 raise RunError(f"cannot measure {run.path}: {outcome.message}")
-            say(show_outcome(outcome), self._screen)
+            say(show_outcome(outcome) or "Measured before", self._screen)
 
     def _on_start(self, run: Run, dataset: Dataset, train_state: TrainState):
         self._started = True

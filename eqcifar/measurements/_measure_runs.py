@@ -58,7 +58,8 @@ def finished_runs(root: str | os.PathLike[str], *, warn: Warn = silent) -> list[
         finished += [run] * done
         others += not done
     if others:
-        warn(f"left out {others} run{'s' * (others > 1)} that are not finished")
+        what = "run that is" if others == 1 else "runs that are"
+        warn(f"left out {others} {what} not finished")
     return finished
 
 

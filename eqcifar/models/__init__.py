@@ -7,7 +7,7 @@ from ._count import (
     count_multiply_adds as count_multiply_adds,
     count_parameters as count_parameters,
 )
-from ._folded import folded_weights as folded_weights, path_network as path_network
+from ._folded import folded_weights as folded_weights, log_path_norm as log_path_norm
 from ._initial_weights import lecun_normal as lecun_normal
 from ._is_weight import is_weight as is_weight
 from ._mlp import MLP as MLP

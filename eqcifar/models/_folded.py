@@ -10,6 +10,7 @@ from equinox.nn import State
 from jaxtyping import Array, Float
 
 from eqcifar.errors import UsageError
+from eqcifar.parallel import jit
 
 from ._batch_norm import BatchNorm
 from ._conv2d import Conv2d
@@ -20,7 +21,8 @@ from ._resnet import ResNet
 from ._vgg import VGG
 from ._wide_resnet import WideResNet
 
-_LAYERS, _NORMS = (Conv2d, eqx.nn.Linear), (BatchNorm, GroupNorm)
+_LAYERS = Conv2d, eqx.nn.Conv, eqx.nn.Linear
+_NORMS = BatchNorm, GroupNorm
 # Of those whose activations are ReLU, unless another was asked for.
 _PIECEWISE_LINEAR = VGG, ResNet, WideResNet, PreActResNet, MLP
 
@@ -41,6 +43,10 @@ def folded_weights(
     **Returns:**
 
     Matrices in float64, in the order of the model's leaves.
+
+    **Raises:**
+
+    `UsageError` for a network without such layers.
     """
     norms, found = _nodes(model, _NORMS), {}
     for name, layer in _nodes(model, _LAYERS).items():
@@ -49,23 +55,49 @@ def folded_weights(
         if isinstance(norm, BatchNorm):
             matrix = matrix * np.asarray(_scale(norm, state), np.float64)[:, None]
         found[name] = matrix
+    if not found:
+        raise UsageError(
+            f"a {type(model).__name__} has no convolution and no linear layer, whose "
+            "weights have a norm"
+        )
     return found
 
 
-def path_network(model: Any, state: State) -> tuple[Any, State]:
-    """The network whose logits on an image of ones are sums over squared paths.
+def log_path_norm(model: Any, state: State, shape: tuple[int, ...]) -> float:
+    r"""The logarithm of $\sum_c f_c(\mathbf 1; \theta^2)$, a sum over squared paths.
 
     Every weight and bias is squared, of each BatchNorm its scale and its offset; a bias
-    before a BatchNorm is part of that offset.
+    before a BatchNorm is part of that offset. In float64, for products over many layers
+    leave the range of float32.
+
+    Neyshabur et al., 2015, https://arxiv.org/abs/1506.02617
 
     **Arguments:**
 
     - `model`, `state`: of ReLUs, and BatchNorm or no normalisation.
+    - `shape`: of an image.
 
     **Raises:**
 
     `UsageError` for other networks, where no product of weights is a path's.
     """
+    squared = _path_network(model, state)
+    with jax.enable_x64(True):
+        wide = jax.tree.map(
+            lambda leaf: (
+                leaf.astype(jnp.float64) if eqx.is_inexact_array(leaf) else leaf
+            ),
+            squared,
+        )
+        return float(np.log(_sum_of_logits(*wide, jnp.ones(shape, jnp.float64))))
+
+
+@jit
+def _sum_of_logits(model: Any, state: State, image: Array) -> Array:
+    return jnp.sum(model(image, state)[0])
+
+
+def _path_network(model: Any, state: State) -> tuple[Any, State]:
     norms = _nodes(model, _NORMS)
     fits = isinstance(model, _PIECEWISE_LINEAR) and _activations(model) <= {"relu"}
     if not fits or any(isinstance(norm, GroupNorm) for norm in norms.values()):
@@ -73,6 +105,8 @@ def path_network(model: Any, state: State) -> tuple[Any, State]:
             "the path norm is of networks of this package with ReLUs, and BatchNorm or "
             "no normalisation"
         )
+    # One that is set is used up.
+    state = jax.tree.map(lambda leaf: leaf, state)
     # A bias moves the mean that the next BatchNorm takes off.
     for name, layer in _nodes(model, _LAYERS).items():
         norm = norms.get(_norm_after(model, name))

@@ -134,6 +134,9 @@ def sign_errors(
     `mean`, `quantile90` and `worst` over environments.
     """
     number, chosen = pairs.environments
+    if not len(number):
+        unknown = np.full(weights.shape[:-1], np.nan)
+        return dict.fromkeys(("mean", "quantile90", "worst"), unknown)
     size = np.bincount(number)
     members = np.zeros((len(size), len(number)))
     members[number, np.arange(len(number))] = 1.0 / size[number]

@@ -151,12 +151,12 @@ def rank(
         if target not in TARGETS:
             raise unknown("target", target, TARGETS)
     tables, rankings = list(tables), []
+    columns = sharpness_columns(tables) if measures is None else list(measures)
+    there = measured_columns(tables)
+    for name in columns:
+        if name not in there:
+            raise UsageError(f"no run has measured {name!r}")
     for table in tables:
-        columns = sharpness_columns([table]) if measures is None else list(measures)
-        there = measured_columns([table])
-        for name in columns:
-            if name not in there:
-                raise UsageError(f"no run has measured {name!r}")
         for dataset, records, options in _by_dataset(table):
             if len({_kind(options, at) for at in range(len(records))}) >= _LEAST:
                 about = dataset, table.synthetic
@@ -174,7 +174,6 @@ def rank(
 def _by_dataset(
     table: Table,
 ) -> Iterable[tuple[str, list[Record], dict[str, list[Any]]]]:
-    # Pooled runs are told apart by what the table does not show, too.
     names = [name for name in table.fields if name != "dataset"]
     groups: dict[str, list[Any]] = {}
     for group in table.groups:
@@ -385,9 +384,8 @@ class Order:
         found = {f"by {name}": value for name, value in by_option.items()}
         found["tau"] = kendall(x, y, weights)
         # An option without a group in a draw is left out of that draw's mean.
-        table = (
-            np.stack([*by_option.values()]) if by_option else np.full((1, 1), np.nan)
-        )
+        unknown = np.full_like(found["tau"], np.nan)
+        table = np.stack([unknown, *by_option.values()])
         known = np.isfinite(table)
         with np.errstate(invalid="ignore"):
             found["granulated"] = np.where(known, table, 0.0).sum(0) / known.sum(0)

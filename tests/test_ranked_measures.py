@@ -424,3 +424,44 @@ def test_adaptive_rises_know_of_no_scale_between_layers(x64, resnet):
     for name in ("worst_adaptive", "worst_max_adaptive"):
         close(same[name].value, found[name].value, 1e-6)
     assert abs(same["worst_max"].value / found["worst_max"].value - 1) > 0.01
+
+
+def test_the_log_determinant_is_that_of_the_dense_matrix(x64, resnet):
+    network, examples, truth = resnet
+    theta = np.abs(np.asarray(ravel_pytree(network.params)[0]))
+    ggn = truth.ggn("ce").mean(0)
+    scaled = theta[:, None] * ggn * theta
+    found = measure(network, examples, "log_det", probes=12)
+    for name, matrix in (("log_det", ggn), ("log_det_theta", scaled)):
+        expected = np.linalg.slogdet(np.eye(len(matrix)) + matrix / 5e-4)[1]
+        error = found[name].value - expected
+        assert abs(error) < 4 * found[name].standard_error, name
+        assert found[name].standard_error < 0.2 * expected
+        assert found[name].examples == 8
+    same = measure(rescaled(network, 4.0), examples, "log_det", probes=12)
+    # The same random vectors see the same matrix.
+    close(same["log_det_theta"].value, found["log_det_theta"].value, 1e-6)
+    plain = same["log_det"].value / found["log_det"].value
+    assert abs(plain - 1) > 1e-3
+
+
+def test_log_determinants_cover_the_truth_and_are_exact_where_all_vectors_agree(x64):
+    rng = np.random.default_rng(0)
+    root = rng.normal(size=(60, 30)) / 8
+    matrix = jnp.asarray(root @ root.T)
+    truth = np.linalg.slogdet(np.eye(60) + np.asarray(matrix) / 0.1)[1]
+    apply = sharpness.Operator(lambda v: matrix @ v, 60)
+    z = []
+    for seed in range(60):
+        found = sharpness.log_determinant(
+            apply, 0.1, probes=8, steps=40, key=jax.random.key(seed)
+        )
+        low, high = found.interval()
+        z.append(low <= truth <= high)
+    assert np.mean(z) > 0.86
+    identity = sharpness.Operator(lambda v: 3.0 * v, 60)
+    found = sharpness.log_determinant(identity, 0.5, probes=2, key=jax.random.key(0))
+    close(found.value, 60 * math.log(7))
+    assert found.standard_error < 1e-9
+    with pytest.raises(UsageError, match="precision must be positive"):
+        sharpness.log_determinant(identity, 0.0, probes=2, key=jax.random.key(0))

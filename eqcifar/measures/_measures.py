@@ -12,6 +12,7 @@ from ._flatness import FLATNESS
 from ._gram import GRAM
 from ._landscape import EIGENLINE, EIGENPLANE, LANDSCAPE, PLANE
 from ._lmax import LMAX
+from ._log_det import LOG_DET
 from ._m_sharpness import M_SHARPNESS
 from ._margins import MARGINS
 from ._measure import Column, Measure
@@ -32,7 +33,17 @@ MEASURES: dict[str, Measure] = {
         *(TRACE, NTK, NTK_MEAN, UNIT, LMAX, EIGENVALUES, RADIUS),
         *(HUTCHINSON, HUTCH_PLUS_PLUS, XTRACE, XNYSTRACE),
         *(GRAM, LANDSCAPE, PLANE, EIGENLINE, EIGENPLANE, SPECTRUM),
-        *(NORMS, DISTANCE, PATH, MARGINS, FISHER_RAO, FLATNESS, PAC_BAYES, M_SHARPNESS),
+        *(
+            NORMS,
+            DISTANCE,
+            PATH,
+            MARGINS,
+            FISHER_RAO,
+            FLATNESS,
+            PAC_BAYES,
+            M_SHARPNESS,
+            LOG_DET,
+        ),
     )
 }
 COLUMNS: dict[str, Column] = {

@@ -45,6 +45,10 @@ from ._landscape import (
     landscape as landscape,
 )
 from ._leading import leading_eigenpair as leading_eigenpair
+from ._log_determinant import (
+    log_determinant as log_determinant,
+    scaled_operator as scaled_operator,
+)
 from ._memory import MEMORY as MEMORY, check_memory as check_memory
 from ._network import (
     Network as Network,

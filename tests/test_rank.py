@@ -310,8 +310,8 @@ def test_figures_and_the_section_of_a_report(folder, tmp_path):
     result = run_cli(*command)
     assert result.exit_code == 0, result.stderr
     assert sorted(path.name for path in tmp_path.glob("*.png")) == [
-        "ranking-by-gap-on-cifar10.png",
-        "regret-on-cifar10.png",
+        "ranking_by_gap_on_cifar10.png",
+        "regret_on_cifar10.png",
     ]
     page = tmp_path / "report.html"
     assert run_cli("report", folder, "-o", page).exit_code == 0

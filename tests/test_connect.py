@@ -3,6 +3,7 @@
 import dataclasses
 import json
 from pathlib import Path
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -60,6 +61,10 @@ NETWORKS = {
 }
 
 
+def arrays_of(*network: Any) -> dict[str, Any]:
+    return dict(named_arrays(*network))
+
+
 def make(name, seed=0):
     kind, options = NETWORKS[name]
     build = eqx.nn.make_with_state(kind)
@@ -95,12 +100,12 @@ def test_a_permuted_network_is_the_same_function_and_is_recovered(name):
     two = np.asarray(logits(other, other_state, images))
     assert np.abs(one - two).max() < 1e-5 * np.abs(one).max()
     # All but those of the image and of the classes are moved.
-    arrays, moved = named_arrays(model, state), named_arrays(other, other_state)
+    arrays, moved = arrays_of(model, state), arrays_of(other, other_state)
     same = {k for k in arrays if np.array_equal(arrays[k], moved[k])}
     assert same <= {"classifier.bias"}
     assert sum(len(order) for order in orders.values()) > 8
     back, back_state, found = measurements.align(model, state, other, other_state)
-    for key, array in named_arrays(back, back_state).items():
+    for key, array in arrays_of(back, back_state).items():
         assert np.array_equal(array, arrays[key]), key
     for group, order in orders.items():
         assert np.array_equal(order[found[group]], np.arange(len(order)))
@@ -111,7 +116,7 @@ def test_aligning_two_networks_brings_them_nearer():
 
     def product(model, state):
         pairs = zip(
-            named_arrays(*one).items(), named_arrays(model, state).values(), strict=True
+            arrays_of(*one).items(), arrays_of(model, state).values(), strict=True
         )
         return sum(
             float(jnp.vdot(a, b)) for (name, a), b in pairs if "running" not in name
@@ -179,7 +184,7 @@ def test_the_line_is_that_of_the_mixed_weights():
         *ends, options, devices=1, report=lambda *work: seen.append(work)
     )
     assert seen == [(k, 5) for k in range(6)]
-    arrays = [named_arrays(end.model, end.state) for end in ends]
+    arrays = [arrays_of(end.model, end.state) for end in ends]
     arrays = [{k: np.asarray(x, float) for k, x in each.items()} for each in arrays]
     squares = sum(((arrays[0][k] - arrays[1][k]) ** 2).sum() for k in arrays[0])
     assert found.distance == pytest.approx(squares**0.5, rel=1e-6)
@@ -231,15 +236,15 @@ def test_a_permuted_copy_has_a_barrier_until_it_is_aligned():
 
 def test_statistics_are_of_the_point_and_not_of_the_ends():
     """Whatever running statistics the ends bring, the line is the same."""
-    images = {"samples": 16, "batch_size": 8, "points": 3}
+    options = ConnectOptions(samples=16, batch_size=8, points=3)
     model, state = make("resnet, zeros after")
-    arrays = named_arrays(model, state)
+    arrays = arrays_of(model, state)
     wrong = {k: 3 * x if "running" in k else x for k, x in arrays.items()}
     found = [
         measurements.connect(
             measured(model, first),
             measured(*make("resnet, zeros after", 1), 1),
-            ConnectOptions(**images),
+            options,
             devices=1,
         )
         for first in (state, replace_arrays(model, state, wrong)[1])

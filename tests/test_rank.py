@@ -5,6 +5,7 @@ import io
 import itertools
 import json
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -26,6 +27,11 @@ from eqcifar.results._rank import Order, Worth
 
 from .cli_tools import run_cli
 from .results_tools import log_rows, write_run
+
+
+def tau_of(x, y):
+    found: Any = kendalltau(x, y)
+    return found.statistic
 
 
 def grid(*shape, seeds=1):
@@ -51,7 +57,7 @@ def test_tau_is_that_of_scipy_also_of_networks_drawn_twice(ties):
     found = kendall(pairs.signs(x), pairs.signs(y), pairs.weights(counts))
     for drawn, tau in zip(counts, found, strict=True):
         at = np.repeat(np.arange(30), drawn)
-        assert tau == pytest.approx(kendalltau(x[at], y[at]).statistic)
+        assert tau == pytest.approx(tau_of(x[at], y[at]))
 
 
 def test_a_grid_of_two_by_two_by_two_by_hand():
@@ -187,7 +193,8 @@ def test_held_out_images_by_the_binomial_distribution():
     worth = Worth(np.array([0.9, 0.8]), 0, draws=20_000)
     assert worth.random == pytest.approx(0.05)
     for images in (5, 20, 100):
-        good, bad = binom(images, 0.9), binom(images, 0.8)
+        good: Any = binom(images, 0.9)
+        bad: Any = binom(images, 0.8)
         k = np.arange(images + 1)
         wrong = (bad.pmf(k) * (good.cdf(k - 1) + good.pmf(k) / 2)).sum()
         error = 3 * 0.1 * math.sqrt(wrong / 20_000)
@@ -234,7 +241,7 @@ def test_a_ranking_of_runs(folder):
     for row in (good, bad):
         x = [r.values[row.column] for r in records]
         y = [1 - r.values["acc_te"] for r in records]
-        assert row.tau.value == pytest.approx(kendalltau(x, y).statistic)
+        assert row.tau.value == pytest.approx(tau_of(x, y))
     assert good.same == ("tr_ggn",)
     assert (good.images, bad.images) == ((1000,), (500,))
     assert good.tau.low > 0.5

@@ -1,6 +1,7 @@
 """Measures that the literature ranks, by other roads, and what changes nothing."""
 
 import math
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -20,6 +21,10 @@ from eqcifar.sharpness import Examples, Network
 from .cli_tools import TINY, run_cli
 from .helpers import random_network
 from .sharpness_tools import CLASSES, Linear, close, data, dense, make
+
+
+def arrays_of(*network: Any) -> dict[str, Any]:
+    return dict(named_arrays(*network))
 
 
 def measure(network, examples, name, loss="ce", **options):
@@ -178,7 +183,7 @@ def test_the_noise_that_an_accuracy_bears_in_closed_form(x64, magnitude):
         z = np.abs(flat @ weight) / np.sqrt(flat**2 @ square)
         return 1 - norm.cdf(z).mean()
 
-    expected = brentq(lambda sigma: drop(sigma) - 0.1, 1e-4, 2.0)
+    expected: Any = brentq(lambda sigma: drop(sigma) - 0.1, 1e-4, 2.0)
     found = [
         sharpness.pac_bayes_sigma(
             network,
@@ -228,7 +233,7 @@ def vgg(norm="batch"):
 def without_norm(model, state):
     """The same function, whose BatchNorms are in the weights and biases."""
     plain, plain_state = vgg("none")
-    arrays, into = named_arrays(model, state), named_arrays(plain, plain_state)
+    arrays, into = arrays_of(model, state), arrays_of(plain, plain_state)
     for name in into:
         into[name] = arrays[name]
     for stage, number in ((0, 0), (1, 0), (1, 1)):
@@ -255,7 +260,7 @@ def test_a_network_s_norms_are_those_of_its_layers_with_batch_norm(x64):
     found = measure(Network(model, state), data(3), "norms")
     kernels = [
         np.asarray(x).reshape(len(x), -1)
-        for name, x in named_arrays(plain, plain_state).items()
+        for name, x in arrays_of(plain, plain_state).items()
         if name.endswith("weight")
     ]
     assert len(kernels) == 5
@@ -300,8 +305,9 @@ def test_the_path_norm_is_a_sum_over_paths(x64):
 
 def test_a_path_norm_needs_relus_and_fixed_scales(x64):
     for options in ({"activation": "tanh"}, {"norm": "layer"}):
+        more: Any = options
         build = eqx.nn.make_with_state(models.VGG)
-        made = random_network(build, CLASSES, depths=(1,), channels=(4,), **options)
+        made = random_network(build, CLASSES, depths=(1,), channels=(4,), **more)
         with pytest.raises(UsageError, match="the path norm is of networks"):
             measure(Network(made.model, made.state), data(3), "path")
 
@@ -315,7 +321,7 @@ def test_the_distance_is_from_where_training_began(x64):
     plain = [
         {
             name: np.asarray(x).reshape(len(x), -1)
-            for name, x in named_arrays(*without_norm(*each)).items()
+            for name, x in arrays_of(*without_norm(*each)).items()
             if name.endswith("weight")
         }
         for each in ((model, state), (first, first_state))
@@ -333,11 +339,11 @@ def test_a_run_knows_what_it_began_with(tmp_path):
     assert run_cli(*run).exit_code == 0
     (path,) = (run.path for run in storage.find_runs(tmp_path))
     trained = measurements.open_network(path)
-    anew = named_arrays(*trained.start())
+    anew = arrays_of(*trained.start())
     again = tmp_path / "kept"
     assert run_cli(*run[:-1], again, "--keep-every", 1).exit_code == 0
     (kept,) = (run for run in storage.find_runs(again))
-    file = named_arrays(*measurements.open_network(kept.path).start())
+    file = arrays_of(*measurements.open_network(kept.path).start())
     assert kept.checkpoint(0).exists()
     for name, array in anew.items():
         assert np.array_equal(array, file[name]), name
@@ -362,7 +368,7 @@ def test_the_worst_rise_of_a_quadratic_is_that_of_its_ball(x64):
     along = vectors.T @ slope
     # delta = (nu - H)^-1 g with nu above the largest eigenvalue.
     length = lambda nu: np.linalg.norm(along / (nu - values)) - radius  # noqa: E731
-    nu = brentq(length, values[-1] * (1 + 1e-9), values[-1] + 1e3)
+    nu: Any = brentq(length, values[-1] * (1 + 1e-9), values[-1] + 1e3)
     delta = vectors @ (along / (nu - values))
     expected = slope @ delta + delta @ hessian @ delta / 2
     how = {"radius": radius, "m": 6}
@@ -413,7 +419,7 @@ def test_adaptive_rises_know_of_no_scale_between_layers(x64, resnet):
     network, examples, _ = resnet
     # Convolutions alone, for biases and the scales of normalisation are not relative.
     model = eqx.combine(network.params, network.static)
-    arrays = named_arrays(model, network.state)
+    arrays = arrays_of(model, network.state)
     arrays["blocks.0.conv1.weight"] *= 4
     arrays["blocks.0.norm1.running_mean"] *= 4
     variance = arrays["blocks.0.norm1.running_var"]

@@ -47,8 +47,7 @@ def connect(
     ends = [open_run(path, path) for path in (first, second)]
     with Meter() as meter:
         found = measurements.connect(
-            *ends,
-            options,
+            *(ends[0], ends[1], options),
             devices=devices,
             report=lambda done, total: meter("line", "points", done, total),
         )

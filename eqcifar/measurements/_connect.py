@@ -187,13 +187,17 @@ def _distance(*ends: _Network) -> float:
     return math.sqrt(sum(squares))
 
 
+def _arrays(network: _Network) -> dict[str, Any]:
+    return dict(named_arrays(*network))
+
+
 def _between(one: _Network, other: _Network, t: float) -> _Network:
-    there = named_arrays(*other)
+    there = _arrays(other)
     mixed = {
         name: ((1 - t) * array + t * there[name]).astype(array.dtype)
         if eqx.is_inexact_array(array)
         else array
-        for name, array in named_arrays(*one).items()
+        for name, array in _arrays(one).items()
     }
     return replace_arrays(*one, mixed)
 

@@ -5,11 +5,11 @@ from typing import TYPE_CHECKING
 from ._measure import Column, Measure
 
 if TYPE_CHECKING:
-    from ..sharpness import Measured, Task
+    from ..sharpness import Ball, Measured, Task
 
 _IMAGES, _STEPS = 128, 20
 # By column: the ball, whether it is relative to weights, and its radius.
-_BALLS = {
+_BALLS: "dict[str, tuple[Ball, bool, float]]" = {
     "worst": ("l2", False, 0.05),
     "worst_adaptive": ("l2", True, 0.5),
     "worst_max": ("linf", False, 1e-4),

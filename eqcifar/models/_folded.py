@@ -89,7 +89,9 @@ def log_path_norm(model: Any, state: State, shape: tuple[int, ...]) -> float:
             ),
             squared,
         )
-        return float(np.log(_sum_of_logits(*wide, jnp.ones(shape, jnp.float64))))
+        return float(
+            np.log(_sum_of_logits(wide[0], wide[1], jnp.ones(shape, jnp.float64)))
+        )
 
 
 @jit

@@ -177,7 +177,7 @@ def numpy_losses(weights, images, labels):
 
 
 def test_the_line_is_that_of_the_mixed_weights():
-    ends = [measured(*make("mlp", seed), seed) for seed in (0, 1)]
+    ends = measured(*make("mlp", 0), 0), measured(*make("mlp", 1), 1)
     options = ConnectOptions(points=5, samples=20)
     seen = []
     found = measurements.connect(

@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING
 
 from ..figures import (
     COLOURS,
+    INK,
     MARKERS,
     add_legend,
     add_title,
@@ -56,7 +57,7 @@ def _draw_taus(rows: Sequence[Ranked], ranking: Ranking, title: str) -> "Figure"
     names = list(dict.fromkeys(row.measure for row in rows))
     best = {n: max(_size(row.tau) for row in rows if row.measure == n) for n in names}
     names.sort(key=best.__getitem__)
-    figure.set_size_inches(4.6, max(2.6, 0.34 * len(names) + 1.6))
+    figure.set_size_inches(5.4, max(2.8, 0.34 * len(names) + 1.8))
     left, right = figure.subplots(1, 2, sharey=True)
     for axes, kind in ((left, "tau"), (right, "granulated")):
         for index, split in enumerate(_SPLITS):
@@ -67,14 +68,14 @@ def _draw_taus(rows: Sequence[Ranked], ranking: Ranking, title: str) -> "Figure"
                 [getattr(row, kind) for row in part],
                 [names.index(row.measure) + shift for row in part],
                 index,
-                f"measured on {split} images",
+                f"measured on {split} images" if axes is left else "",
             )
-        axes.axvline(0, color="black", linewidth=0.8, linestyle=":")
+        axes.axvline(0, color=INK, linewidth=0.8, linestyle=":")
         axes.set(xlim=(-1.05, 1.05))
     left.set_yticks(range(len(names)), names, fontsize=8)
     left.set_xlabel("Kendall's τ-b, all pairs")
     right.set_xlabel("granulated: mean τ\nwhere one option varies")
-    add_title(left, title)
+    add_title(figure, title)
     add_legend(figure)
     figure.set_label(
         f"How measures order networks by {TARGETS[rows[0].target][0]}; "
@@ -125,11 +126,11 @@ def _draw_regrets(ranking: Ranking, title: str) -> "Figure":
     axes.plot(
         images,
         [100 * regret for regret in regrets],
-        color="black",
+        color=INK,
         label="accuracy on held-out images",
     )
     axes.axhline(
-        100 * ranking.random, color="black", linestyle=":", label="choosing at random"
+        100 * ranking.random, color=INK, linestyle=":", label="choosing at random"
     )
     columns = {row.column: row for row in ranking.rows}
     # Of many measures, those that choose best.

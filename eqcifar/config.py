@@ -538,6 +538,33 @@ class CompareOptions(MeasurementOptions):
         return SharpnessOptions(**values)
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ConnectOptions(Options):
+    """How two networks are connected; each field is an option of `eqcifar connect`."""
+
+    panel = "Measurement"
+
+    split: str = option("train,test", "train, test or val; several with commas.")
+    points: int = option(11, "On the line, both ends among them.", at_least=3)
+    align: Literal["none", "weights"] = option(
+        "none",
+        "Permute the channels of the second network first, so that its weights are "
+        "near the first's.",
+    )
+    samples: int | None = _again(MeasurementOptions, "samples")
+    loss: str | None = _again(MeasurementOptions, "loss")
+    one_hot: bool = _again(MeasurementOptions, "one_hot")
+    batch_size: int = option(
+        500, "Images whose statistics are taken at a time.", at_least=1
+    )
+    seed: int = option(0, "Of the images.", at_least=0, below=2**32)
+
+    def of_a_split(self) -> SharpnessOptions:
+        """How the images of a split are drawn, and the loss."""
+        names = "samples", "loss", "one_hot", "batch_size", "seed"
+        return SharpnessOptions(**{name: getattr(self, name) for name in names})
+
+
 def read_values(path: str | os.PathLike[str]) -> dict[str, Any]:
     """Read names and values that a user wrote, from TOML or, in a `*.json`, from JSON.
 

@@ -7,6 +7,7 @@ import eqcifar
 from . import _data
 from ._archs import archs
 from ._compare import compare
+from ._connect import connect
 from ._doctor import doctor
 from ._eval import evaluate
 from ._export import export
@@ -16,6 +17,7 @@ from ._predict import predict
 from ._program import Program
 from ._pull import pull
 from ._push import push
+from ._rank import rank
 from ._report import report
 from ._sharpness import sharpness
 from ._sweep import sweep
@@ -67,9 +69,11 @@ app.command()(push)
 app.command()(pull)
 app.command()(tabulate)
 app.command()(plot)
+app.command()(rank)
 app.command()(report)
 app.command()(sharpness)
 app.command()(compare)
+app.command()(connect)
 app.command()(verify)
 app.command()(archs)
 app.add_typer(_data.app, name="data")

@@ -85,6 +85,16 @@ def open_run(run: Path | None, out: Path) -> "MeasuredNetwork":
     return trained
 
 
+def holds_runs(path: Path) -> bool:
+    """Whether a path is a folder that is no run, but has runs below it."""
+    from eqcifar import storage
+
+    files = "config.json", "model.safetensors"
+    if not path.is_dir() or any((path / name).exists() for name in files):
+        return False
+    return bool(storage.find_runs(path, warn=print_warning))
+
+
 class Meter:
     """Shows on stderr how far a measurement is, with the estimate so far.
 

@@ -1,6 +1,9 @@
 import dataclasses
 from typing import Any
 
+from eqcifar.config import SharpnessOptions
+from eqcifar.errors import UsageError
+from eqcifar.measures import check_measures
 from eqcifar.options import Options, option
 
 from ._options import flag_of
@@ -56,6 +59,19 @@ class RunOptions(Options):
         500, "On so many training images; 0: all.", at_least=0
     )
 
+    measure: str = option(
+        "",
+        "Measure the trained network so, as `eqcifar sharpness --measures` does; "
+        "nothing by default.",
+        metavar="MEASURES",
+    )
+    samples: int | None = option(
+        None,
+        "On so many images of each split, of --measure; 0: all; by default 1000.",
+        at_least=0,
+    )
+    split: str = option("train", "On these splits, with commas, of --measure.")
+
     stability_every: int = option(
         0,
         "Take the largest eigenvalue of the training loss every K steps, beside where "
@@ -66,6 +82,27 @@ class RunOptions(Options):
     stability_batches: int = option(
         1, "Of so many batches of training images, always the same.", at_least=1
     )
+
+    def __post_init__(self):
+        super().__post_init__()
+        self.to_measure()
+
+    def to_measure(self) -> tuple[tuple[str, ...], list[str], SharpnessOptions] | None:
+        """Measures, splits and options of `measure`, or nothing.
+
+        **Raises:**
+
+        `UsageError` for a measure that is none, and where there is none to take.
+        """
+        if not self.measure:
+            if self.samples is not None or self.split != "train":
+                raise UsageError("--samples and --split need --measure")
+            return None
+        return (
+            check_measures(name.strip() for name in self.measure.split(",")),
+            list(dict.fromkeys(name.strip() for name in self.split.split(","))),
+            SharpnessOptions(samples=self.samples),
+        )
 
     def arguments(self) -> list[str]:
         """The arguments of `eqcifar train` that mean the same, without defaults."""

@@ -6,7 +6,7 @@ import typer
 from eqcifar.config import SharpnessOptions
 from eqcifar.errors import UsageError
 
-from ._measuring import Devices, Json, Meter, Out, RunPath, open_run
+from ._measuring import Devices, Json, Meter, Out, RunPath, holds_runs, open_run
 from ._options import with_options
 from ._output import print_json, print_warning
 from ._sharpness_options import Wanted
@@ -28,10 +28,18 @@ def sharpness(
     """Measure how sharp the minimum of a trained network is, with 95 % intervals.
 
     Appends to sharpness.tsv in the run's folder. Interrupted, the same command goes on.
+    Of a folder with runs below it, measures every finished one, and skips what has been
+    measured from at least as many images.
     """
     from eqcifar import measurements
 
-    wanted.names(options)
+    names = wanted.names(options)
+    if run is not None and holds_runs(run):
+        from ._sharpness_runs import measure_below
+
+        wanted.check_many(run)
+        measure_below(run, names, wanted.splits(), options, devices, as_json)
+        return
     if wanted.checkpoints:
         _measure_checkpoints(run, out, wanted, options, devices, as_json)
         return

@@ -1,10 +1,13 @@
 import dataclasses
+from pathlib import Path
 from typing import Literal
 
 from eqcifar.config import SharpnessOptions
 from eqcifar.errors import UsageError
 from eqcifar.measures import MEASURES, check_measures, usual_measures
 from eqcifar.options import Options, option
+
+from ._options import flag_of
 
 _USUAL = usual_measures()
 
@@ -54,6 +57,26 @@ class Wanted(Options):
             raise UsageError(
                 "--checkpoints prints what was measured, a row an epoch: leave out "
                 "--layers, --classes, --sharpest, --plot, --how-many and --convention"
+            )
+
+    def check_many(self, folder: Path):
+        """Refuse what is shown or planned of one network alone.
+
+        **Raises:**
+
+        `UsageError` with what to leave out.
+        """
+        given = [
+            flag_of(field.name)
+            for field in dataclasses.fields(self)
+            if field.name not in ("split", "measures")
+            and getattr(self, field.name) != field.default
+        ]
+        if given:
+            raise UsageError(
+                f"{folder} holds many runs, and {', '.join(given)} "
+                f"{'are' if len(given) > 1 else 'is'} for one: name a run, or leave "
+                f"{'them' if len(given) > 1 else 'it'} out"
             )
 
     def splits(self) -> list[str]:

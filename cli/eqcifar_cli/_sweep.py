@@ -1,7 +1,8 @@
 import shlex
 import sys
+from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -12,6 +13,9 @@ from ._configs import Configs
 from ._options import with_options
 from ._output import say
 from ._run_options import RunOptions
+
+if TYPE_CHECKING:
+    from eqcifar.storage import Run
 
 _PANEL = "Sweep"
 
@@ -115,8 +119,10 @@ def sweep(
         from eqcifar.runs import FolderCheck
 
         check = FolderCheck()
+    wanted = options.to_measure()
+    done = sweeps.is_done if wanted is None else partial(_is_measured, wanted)
     if dry_run:
-        planned = sweeps.Sweep(configs, out, command, check=check)
+        planned = sweeps.Sweep(configs, out, command, check=check, done=done)
         for job in planned.select("waiting"):
             typer.echo(f"eqcifar {shlex.join(arguments(job.config))}")
     elif slurm:
@@ -125,12 +131,21 @@ def sweep(
             for name, equals, value in (text.partition("=") for text in sbatch or [])
         }
         submitted = sweeps.submit(
-            configs, out, command, check=check, options=given, jobs=jobs
+            configs, out, command, check=check, done=done, options=given, jobs=jobs
         )
         _print_submitted(len(configs), [job.job_id for job in submitted], out)
     else:
         slots = sweeps.make_slots(jobs, per_device)
-        _run(sweeps.Sweep(configs, out, command, check=check, slots=slots), out)
+        _run(
+            sweeps.Sweep(configs, out, command, check=check, done=done, slots=slots),
+            out,
+        )
+
+
+def _is_measured(wanted: Any, run: "Run") -> bool:
+    from eqcifar import results, sweeps
+
+    return sweeps.is_done(run) and results.is_measured(run, *wanted)
 
 
 def _run(sweep, out: Path):

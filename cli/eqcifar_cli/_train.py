@@ -69,4 +69,6 @@ def train(
     keep_compilations()
     training = Training(config, options, tracking)
     with together():
-        training.conclude(training.train(out))
+        run = training.train(out)
+        training.conclude(run)
+        training.measure(run)

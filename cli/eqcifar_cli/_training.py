@@ -1,17 +1,20 @@
 import shlex
 from pathlib import Path
 
+import jax
 import typer
 
 from eqcifar import measurements, models, parallel, runs
 from eqcifar.config import SharpnessOptions, TrainConfig
 from eqcifar.data import Dataset
+from eqcifar.errors import RunError, UsageError
 from eqcifar.storage import Run
 from eqcifar.training import Row, TrainState
 
 from ._output import console, print_warning, say
 from ._progress import Reporter, format_row
 from ._run_options import RunOptions
+from ._sharpness_runs import measuring, show_outcome
 from ._stop import StopRequest, exit_code
 
 
@@ -23,6 +26,11 @@ class Training:
     ):
         """Nothing is trained yet, but all that can be refused by now is."""
         self._config, self._options, self._tracking = config, options, tracking
+        if options.measure and jax.process_count() > 1:
+            raise UsageError(
+                "--measure takes one process: leave it out, and measure with "
+                "`eqcifar sharpness` when training has ended"
+            )
         self._screen = console(quiet=not parallel.is_main_process())
         self._reporter = Reporter(self._screen, config.epochs)
         self._stop = StopRequest(self._reporter.bar)
@@ -94,6 +102,16 @@ class Training:
             f"Results in {run.path}\nNext: eqcifar eval {shlex.quote(str(run.path))}",
             self._screen,
         )
+
+    def measure(self, run: Run):
+        """Measure the trained network, as far as it has not been measured."""
+        wanted = self._options.to_measure()
+        if wanted is None:
+            return
+        for outcome in measuring([run], *wanted, self._options.devices):
+            if outcome.state == "failed":
+                raise RunError(f"cannot measure {run.path}: {outcome.message}")
+            say(show_outcome(outcome) or "Measured before", self._screen)
 
     def _on_start(self, run: Run, dataset: Dataset, train_state: TrainState):
         self._started = True

@@ -118,6 +118,7 @@ class SharpnessLog:
                     options,
                     together=self._measures,
                     rows=rows,
+                    start=trained.start,
                     report=partial(self._look, epoch, name),
                 )
                 for name in self._measures

@@ -1,3 +1,4 @@
+import dataclasses
 from collections.abc import Callable, Iterable, MutableMapping
 from typing import Any
 
@@ -36,6 +37,7 @@ def compute_measure(
     key: PRNGKeyArray,
     together: Iterable[str] = (),
     rows: MutableMapping[str, Rows] | None = None,
+    start: Callable[[], tuple[Any, Any]] | None = None,
     report: Callable[[int, int, Callable[[], Estimate | None]], None] = lambda *_: None,
 ) -> Measured:
     """Compute one of `eqcifar.measures.MEASURES`.
@@ -55,6 +57,7 @@ def compute_measure(
     - `together`: measures that are computed with the same `rows`: those that are traces
         by vector-Jacobian products then share a pass over the examples.
     - `rows`: pieces of what is unfinished, by name; read and filled.
+    - `start`: gives the model and state that training began with, for `distance`.
     - `report`: called with the work done, the whole, and what gives the estimate so
         far. It may raise, to stop.
 
@@ -85,6 +88,8 @@ def compute_measure(
         MEASURES[name].output,
         tuple(sorted(outputs - {None})),
     )
+    if start is not None:
+        task = dataclasses.replace(task, start=start)
 
     def told(done: int, total: int, pieces: Rows):
         report(done, total, lambda: task.sofar(pieces))

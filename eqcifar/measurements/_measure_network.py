@@ -61,6 +61,7 @@ def measure_network(
                         options,
                         together=measures,
                         rows=rows,
+                        start=trained.start,
                         report=partial(follow, name),
                     )
                     work.unfinished.finish(label, measured)

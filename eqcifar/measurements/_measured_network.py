@@ -13,9 +13,9 @@ from ..config import SharpnessOptions, TrainConfig
 from ..data import Dataset
 from ..errors import UsageError
 from ..losses import LOSSES, AnyLoss, Loss, get_loss
-from ..runs import data_of, load_model
+from ..runs import data_of, initial_network, load_model
 from ..sharpness import Examples, Network
-from ..storage import explain_no_network, locate_run
+from ..storage import Run, explain_no_network, locate_run
 from ..training import Model, l2_coefficients
 from ._choose_examples import choose_examples
 
@@ -81,6 +81,26 @@ class MeasuredNetwork:
         return Network(
             self.model, self.state, batch_statistics=options.batch_statistics
         )
+
+    def start(self) -> tuple[Any, Any]:
+        """The network that training began with, as it was kept or made anew.
+
+        **Raises:**
+
+        `UsageError` where it cannot be had.
+        """
+        run = Run(self.table.parent)
+        kept = run.checkpoint(0)
+        if kept.exists():
+            found = load_model(kept, (self.model, self.state))
+            return found.model, found.state
+        of_run = (run.path / "config.json").exists()
+        if of_run and run.description().get("imported") or self.config.has_own_arch:
+            raise UsageError(
+                f"what {self.path} began with is not known: only training by its name, "
+                "or with --keep-every, tells the distance from there"
+            )
+        return initial_network(self.config, self.dataset)
 
     def penalty(self, options: SharpnessOptions) -> float:
         """The trace that weight decay, as L2, would add to that of the Hessian."""

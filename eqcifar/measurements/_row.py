@@ -6,12 +6,11 @@ from collections.abc import Mapping
 import equinox as eqx
 import jax
 
-from ..measures import depends_on_loss
+from .. import measures
+from ..measures import SUFFIXES
 from ..sharpness import Estimate, Measured
 from ..storage import Cell
 from ._measured_network import MeasuredNetwork, SharpnessOptions
-
-SUFFIXES = {"train": "", "test": "_te", "val": "_va"}
 
 
 def sharpness_row(
@@ -23,14 +22,14 @@ def sharpness_row(
     row = first_columns(trained, options)
     most = {
         split: max(
-            (e.examples for m in measures.values() for e in m.values.values()),
+            (e.examples for m in parts.values() for e in m.values.values()),
             default=0,
         )
-        for split, measures in found.items()
+        for split, parts in found.items()
     }
     row |= {f"examples{SUFFIXES[split]}": count for split, count in most.items()}
-    for split, measures in found.items():
-        for measured in measures.values():
+    for split, parts in found.items():
+        for measured in parts.values():
             for name, estimate in measured.values.items():
                 column = column_name(trained, options, name, split)
                 row |= columns_of(column, estimate)
@@ -44,16 +43,8 @@ def sharpness_row(
 def column_name(
     trained: MeasuredNetwork, options: SharpnessOptions, name: str, split: str
 ) -> str:
-    """The column of a measure: what is not the run's own loss or mode is named."""
-    loss, smoothing = trained.loss_name(options), trained.label_smoothing(options)
-    if depends_on_loss(name):
-        if loss != trained.config.loss:
-            name = f"{name}_{loss}"
-        if smoothing != trained.config.label_smoothing:
-            name = f"{name}_onehot"
-    if options.batch_statistics:
-        name = f"{name}_trainmode"
-    return name + SUFFIXES[split]
+    """The column of a measure of a network, see `eqcifar.measures.column_name`."""
+    return measures.column_name(name, split, trained.config, options)
 
 
 def first_columns(

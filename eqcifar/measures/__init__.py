@@ -1,3 +1,4 @@
+from ._column_name import SUFFIXES as SUFFIXES, column_name as column_name
 from ._measure import Column as Column, Measure as Measure, Picture as Picture
 from ._measures import (
     COLUMNS as COLUMNS,

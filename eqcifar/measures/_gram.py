@@ -61,4 +61,5 @@ GRAM = Measure(
     _compute,
     {"gram": Picture(_gram, of_loss=False, has_interval=lambda table: False)},
     per_image=True,
+    most_images=_EXAMPLES,
 )

@@ -52,6 +52,7 @@ class Measure:
         one share a pass over the images.
     - `per_image`: takes images one by one, which batch statistics couple.
     - `usual`: measured unless others are asked for.
+    - `most_images`: takes no more images than that, or as many as it is given.
     """
 
     name: str
@@ -61,3 +62,9 @@ class Measure:
     output: "Output | None" = None
     per_image: bool = False
     usual: bool = False
+    most_images: int | None = None
+
+    def first_column(self, top: int) -> str:
+        """The column that is there wherever the measure is, of so many eigenvalues."""
+        name = next(iter(self.columns))
+        return f"{name[:-1]}{top}" if name.endswith("_k") else name

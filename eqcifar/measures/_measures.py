@@ -5,13 +5,22 @@ from collections.abc import Iterable
 
 from ..errors import unknown
 from ._compare import COMPARE
+from ._distance import DISTANCE
 from ._eigenvalues import EIGENVALUES
+from ._fisher_rao import FISHER_RAO
+from ._flatness import FLATNESS
 from ._gram import GRAM
 from ._landscape import EIGENLINE, EIGENPLANE, LANDSCAPE, PLANE
 from ._lmax import LMAX
+from ._log_det import LOG_DET
+from ._m_sharpness import M_SHARPNESS
+from ._margins import MARGINS
 from ._measure import Column, Measure
+from ._norms import NORMS
 from ._ntk import NTK, NTK_MEAN
 from ._original import ORIGINAL
+from ._pac_bayes import PAC_BAYES
+from ._path import PATH
 from ._products import HUTCH_PLUS_PLUS, HUTCHINSON, XNYSTRACE, XTRACE
 from ._radius import RADIUS
 from ._spectrum import SPECTRUM
@@ -24,6 +33,17 @@ MEASURES: dict[str, Measure] = {
         *(TRACE, NTK, NTK_MEAN, UNIT, LMAX, EIGENVALUES, RADIUS),
         *(HUTCHINSON, HUTCH_PLUS_PLUS, XTRACE, XNYSTRACE),
         *(GRAM, LANDSCAPE, PLANE, EIGENLINE, EIGENPLANE, SPECTRUM),
+        *(
+            NORMS,
+            DISTANCE,
+            PATH,
+            MARGINS,
+            FISHER_RAO,
+            FLATNESS,
+            PAC_BAYES,
+            M_SHARPNESS,
+            LOG_DET,
+        ),
     )
 }
 COLUMNS: dict[str, Column] = {

@@ -7,10 +7,12 @@ from ._count import (
     count_multiply_adds as count_multiply_adds,
     count_parameters as count_parameters,
 )
+from ._folded import folded_weights as folded_weights, log_path_norm as log_path_norm
 from ._initial_weights import lecun_normal as lecun_normal
 from ._is_weight import is_weight as is_weight
 from ._mlp import MLP as MLP
 from ._norms import GroupNorm as GroupNorm, NoNorm as NoNorm
+from ._permutations import Wire as Wire, channel_axes as channel_axes
 from ._preact import PreActResNet as PreActResNet
 from ._real import check_real as check_real
 from ._registry import (

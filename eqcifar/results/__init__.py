@@ -21,6 +21,18 @@ from ._plot import (
     plot_curves as plot_curves,
 )
 from ._provenance import hardware as hardware, software as software
+from ._rank import (
+    TARGETS as TARGETS,
+    Ranged as Ranged,
+    Ranked as Ranked,
+    Ranking as Ranking,
+    rank as rank,
+)
+from ._rank_plot import plot_ranking as plot_ranking
+from ._rank_table import (
+    ranking_rows as ranking_rows,
+    ranking_tables as ranking_tables,
+)
 from ._records import Record as Record, read_records as read_records
 from ._report import write_report as write_report
 from ._statistics import (
@@ -37,3 +49,4 @@ from ._table import (
     sharpness_columns as sharpness_columns,
     tabulate as tabulate,
 )
+from ._unmeasured import is_measured as is_measured, unmeasured as unmeasured

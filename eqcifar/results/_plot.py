@@ -50,7 +50,7 @@ NAMES = {
 
 
 # Below, an interval of Kendall's tau spans most of what there is.
-_LEAST_ROWS = 6
+LEAST_ROWS = 6
 
 
 def plot_all(
@@ -449,7 +449,7 @@ def rank_correlation(
 
 def _rank_correlation(means: Sequence[Sequence[float]]) -> str:
     x, y, _ = zip(*means, strict=True)
-    if len(x) < _LEAST_ROWS or len(set(x)) < 3 or len(set(y)) < 3:
+    if len(x) < LEAST_ROWS or len(set(x)) < 3 or len(set(y)) < 3:
         return ""
     tau, low, high = rank_correlation(x, y)
     if math.isnan(low):

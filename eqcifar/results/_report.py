@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .. import __version__
+from ..errors import UsageError
 from ..extras import require
 from ..fields import DEFAULTS, show_field, train_command
 from ..figures import INK, save_figure
@@ -19,8 +20,11 @@ from ._cells import show_conditions, show_number, show_seeds, show_summary, show
 from ._conditions import field_of, fields_of
 from ._measures_table import legend, measures_table
 from ._pivot import TextTable, pivot
-from ._plot import distinct_measures, plot_all, plot_curves
+from ._plot import LEAST_ROWS, distinct_measures, plot_all, plot_curves
 from ._provenance import hardware, software
+from ._rank import Ranking, rank
+from ._rank_plot import plot_ranking
+from ._rank_table import ranking_tables
 from ._records import Record
 from ._table import Group, Table, measured_columns, tabulate
 
@@ -36,6 +40,10 @@ _MOST_FIGURES = 40
 
 
 _MOST_ROWS = 500
+
+
+# Of the ranking's bootstrap: `eqcifar rank` takes more.
+_DRAWS = 200
 
 
 @dataclasses.dataclass(frozen=True)
@@ -120,6 +128,10 @@ def _section(
     measures = [name for first, others in known.items() for name in (first, *others)]
     if measures:
         tables.append(measures_table(table, measures))
+    rankings = _rankings(table)
+    tables += ranking_tables(rankings)
+    for ranking in rankings:
+        figures |= plot_ranking(ranking)
     drawn = list(figures.items())[:_MOST_FIGURES]
     left_out = len(figures) - len(drawn)
     kinds = {r.kind: r for group in table.groups for r in group.records}.values()
@@ -155,6 +167,16 @@ def _section(
         if unshown
         else "",
     )
+
+
+def _rankings(table: Table) -> list[Ranking]:
+    if len(table.groups) < LEAST_ROWS:
+        return []
+    try:
+        return rank([table], targets=("test_error",), draws=_DRAWS)
+    except UsageError:
+        # Nothing is measured, or of too few networks of a data set.
+        return []
 
 
 def _row(group: Group, metric: str) -> dict[str, Any]:

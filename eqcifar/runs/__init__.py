@@ -26,6 +26,7 @@ from ._part_name import part_name as part_name
 from ._trackers import TRACKERS as TRACKERS, Tracker as Tracker, Tracking as Tracking
 from ._train import (
     Hooks as Hooks,
+    initial_network as initial_network,
     train_run as train_run,
     train_run_with as train_run_with,
 )

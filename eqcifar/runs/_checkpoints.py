@@ -1,6 +1,7 @@
 import dataclasses
 import os
 from collections.abc import Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -231,19 +232,24 @@ def load_model(
             "eqcifar.runs.load_model, open_network or export_model"
         )
     with reporting(path):
-        # Shapes are all that is needed of it.
-        model, state = like or eqx.filter_eval_shape(
-            models.create,
-            config.arch,
-            len(classes),
-            **config.variant,
-            key=jax.random.key(0),
-        )
+        variant = tuple(config.variant.items())
+        model, state = like or _shapes(config.arch, len(classes), variant)
     prefix = _MODEL if file.header["holds"] == _TRAINING else ""
     arrays = file.read(_model_leaves(model, state, prefix), part=prefix)
     model, state = replace_arrays(model, state, _without_prefix(arrays, prefix))
     _check_finite(path, model, state)
     return LoadedModel(model, state, config, classes, file.header)
+
+
+# Networks that are read one after another are then of one kind to `jax.jit`, too.
+@lru_cache(maxsize=16)
+def _shapes(
+    arch: str, classes: int, variant: tuple[tuple[str, Any], ...]
+) -> tuple[Model, eqx.nn.State]:
+    """A network by name, of which shapes are all that is needed."""
+    return eqx.filter_eval_shape(
+        models.create, arch, classes, **dict(variant), key=jax.random.key(0)
+    )
 
 
 def _leaves(train_state: TrainState) -> dict[str, Leaf]:

@@ -132,14 +132,7 @@ def train_run(
     config.check_parts()
     mesh = make_mesh(devices)
     dataset = everywhere(lambda: load_data(config))
-    create = partial(
-        models.create,
-        config.arch,
-        len(dataset.classes),
-        **config.variant,
-        init=config.init,
-        key=random_stream(config.seed, "model"),
-    )
+    create = _creating(config, dataset)
     everywhere(partial(_check_size, create, config, mesh))
     network = everywhere(partial(_from_file, create, config))
     start = _initialise(*(network or create()), config, dataset)
@@ -202,6 +195,44 @@ def train_run_with(
     how = mesh, grad_accum, remat, keep_every, hooks
     _train(run, dataset, start, config, what, parts, *how)
     return run
+
+
+def initial_network(
+    config: TrainConfig, dataset: Dataset
+) -> tuple[Model, eqx.nn.State]:
+    """The network that a run of this configuration starts from, made anew.
+
+    **Arguments:**
+
+    - `config`: of a run.
+    - `dataset`: its data, for filters that whiten its images.
+
+    **Returns:**
+
+    The model and its state; as long as this is JAX's and this package's version that
+    trained the run, to the digit.
+
+    **Raises:**
+
+    `UsageError` when only Python can make it, or it started from a file that is gone.
+    """
+    models.check_name(config.arch)
+    create = _creating(config, dataset)
+    start = _initialise(*(_from_file(create, config) or create()), config, dataset)
+    return start.model, start.state
+
+
+def _creating(
+    config: TrainConfig, dataset: Dataset
+) -> Callable[[], tuple[Model, eqx.nn.State]]:
+    return partial(
+        models.create,
+        config.arch,
+        len(dataset.classes),
+        **config.variant,
+        init=config.init,
+        key=random_stream(config.seed, "model"),
+    )
 
 
 def _check_size(

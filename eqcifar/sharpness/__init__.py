@@ -1,5 +1,11 @@
 from eqcifar.losses import Loss as Loss, get_loss as get_loss
 
+from ._ascent import Ball as Ball, m_sharpness as m_sharpness
+from ._by_example import (
+    margins as margins,
+    radial_slopes as radial_slopes,
+    relative_flatness as relative_flatness,
+)
 from ._compare import (
     Comparison as Comparison,
     check_comparison as check_comparison,
@@ -39,12 +45,17 @@ from ._landscape import (
     landscape as landscape,
 )
 from ._leading import leading_eigenpair as leading_eigenpair
+from ._log_determinant import (
+    log_determinant as log_determinant,
+    scaled_operator as scaled_operator,
+)
 from ._memory import MEMORY as MEMORY, check_memory as check_memory
 from ._network import (
     Network as Network,
     check_independent as check_independent,
     scaling as scaling,
 )
+from ._noise import pac_bayes_sigma as pac_bayes_sigma
 from ._operator import (
     Kind as Kind,
     Operator as Operator,

@@ -2,7 +2,7 @@
 
 import dataclasses
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, Literal
 
@@ -12,6 +12,7 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, PRNGKeyArray, PyTree
 
+from eqcifar.errors import UsageError
 from eqcifar.losses import LOSSES, AnyLoss, get_loss
 
 from ._draw import CUTS, estimate_fitted, is_sample, over_halves
@@ -48,6 +49,10 @@ class Measured:
 Output = Literal["loss", "ntk", "unit"]
 
 
+def _no_start() -> tuple[Any, Any]:
+    raise UsageError("it is not known what training began with: give `start`")
+
+
 @dataclasses.dataclass(frozen=True)
 class Task:
     """What a measure computes on, and how: `measurements.compute_measure`.
@@ -66,6 +71,8 @@ class Task:
     key: PRNGKeyArray
     output: Output | None = None
     together: tuple[Output, ...] = ()
+    # What training began with, its model and state.
+    start: Callable[[], tuple[Any, Any]] = _no_start
 
     def sofar(self, rows: Rows) -> Estimate | None:
         """The trace so far, from the pieces of a pass that makes one."""

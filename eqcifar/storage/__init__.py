@@ -32,6 +32,7 @@ from ._measurements import (
     ABOUT as ABOUT,
     CONVENTION as CONVENTION,
     Basis as Basis,
+    read_each_measure as read_each_measure,
     read_measures as read_measures,
     read_sharpness_log as read_sharpness_log,
 )

@@ -3,7 +3,7 @@
 import contextlib
 import dataclasses
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 from ..errors import RunError
@@ -79,11 +79,39 @@ def read_measures(
                 best[name] = rank, row
     values, bases = {}, {}
     for name, (_, row) in best.items():
-        ends = ("", *(end for end in _ERRORS if f"{name}{end}" in row))
-        values |= {f"{name}{end}": _number(row, f"{name}{end}") for end in ends}
-        convention = ((how, row[how]) for how in CONVENTION if row.get(how))
-        bases[name] = Basis(_images(row, name), tuple(convention))
+        values |= _values(row, name)
+        bases[name] = _basis(row, name)
     return values, bases
+
+
+def read_each_measure(path: Path) -> Iterator[tuple[str, dict[str, float], Basis]]:
+    """All that a `sharpness.tsv` holds, whichever of it counts.
+
+    **Arguments:**
+
+    - `path`: of the file; one that is not there holds nothing.
+
+    **Returns:**
+
+    For each measure of each row, its column, its numbers by column, and their basis.
+
+    **Raises:**
+
+    `RunError` for a file that is no such table.
+    """
+    for row in read_wide(path):
+        for name in _measures(row):
+            yield name, _values(row, name), _basis(row, name)
+
+
+def _values(row: Mapping[str, str], name: str) -> dict[str, float]:
+    ends = ("", *(end for end in _ERRORS if f"{name}{end}" in row))
+    return {f"{name}{end}": _number(row, f"{name}{end}") for end in ends}
+
+
+def _basis(row: Mapping[str, str], name: str) -> Basis:
+    convention = ((how, row[how]) for how in CONVENTION if row.get(how))
+    return Basis(_images(row, name), tuple(convention))
 
 
 def _measures(row: Mapping[str, str]) -> list[str]:

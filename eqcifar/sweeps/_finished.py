@@ -7,6 +7,9 @@ from ..storage import Run
 # Says why a finished run is not its configuration's any more; empty where it is.
 Check = Callable[[Run, TrainConfig], str]
 
+# Says whether nothing is left to do for a run.
+Done = Callable[[Run], bool]
+
 
 def is_done(run: Run) -> bool:
     """Whether a run is done; one whose state cannot be read is not."""

@@ -15,7 +15,7 @@ from ..errors import RunError, UsageError
 from ..extras import require
 from ..storage import Run, cannot_write, run_path
 from ._child import Child
-from ._finished import Check, is_done, no_check
+from ._finished import Check, Done, is_done, no_check
 
 # A run may meet its time limit so often before it is given up.
 _MOST_TIMEOUTS = 100
@@ -36,20 +36,21 @@ class TrainJob:
     `scontrol requeue`, the run is saved too.
     """
 
-    def __init__(self, command: Sequence[str], run: Run):
+    def __init__(self, command: Sequence[str], run: Run, done: Done = is_done):
         """What is pickled and sent to the node.
 
         **Arguments:**
 
         - `command`: trains the run.
         - `run`: its folder, as the node sees it.
+        - `done`: says whether nothing is left to do for it.
         """
-        self._command, self._run = list(command), run
+        self._command, self._run, self._is_done = list(command), run, done
         self._child: Child | None = None
 
     def __call__(self) -> str:
         """Train; the result is "done", or "elsewhere" when another process is at it."""
-        if self._run.is_done():
+        if self._is_done(self._run):
             return "done"
         log = self._run.path / "run.log"
         print(f"Training; the output is in {log}", flush=True)
@@ -60,7 +61,7 @@ class TrainJob:
         signal.signal(_warning_signal(), before)
         self._child.wait()
         self._child.poll()
-        if self._run.is_done():
+        if self._is_done(self._run):
             return "done"
         if self._run.is_locked():
             return "elsewhere"
@@ -71,7 +72,7 @@ class TrainJob:
         from submitit.helpers import DelayedSubmission
 
         self._save()
-        return DelayedSubmission(TrainJob(self._command, self._run))
+        return DelayedSubmission(TrainJob(self._command, self._run, self._is_done))
 
     def _save(self):
         if self._child and self._child.poll() is None:
@@ -94,6 +95,7 @@ def submit(
     command: Callable[[TrainConfig], Sequence[str]],
     *,
     check: Check = no_check,
+    done: Done = is_done,
     options: Mapping[str, str | bool] | None = None,
     jobs: int | None = None,
     executor: Any = None,
@@ -110,6 +112,7 @@ def submit(
     - `command`: the command that trains a configuration there.
     - `check`: says why a finished run is not its configuration's any more, such as
         `eqcifar.runs.FolderCheck`; empty where it is.
+    - `done`: says whether nothing is left to do for a run; it is pickled.
     - `options`: sbatch's, by their long names; `time` in minutes, 240 by default.
     - `jobs`: at most so many at a time; by default as many as the cluster gives.
     - `executor`: one of `submitit`'s, in place of that for SLURM.
@@ -126,9 +129,11 @@ def submit(
     root = Path(root).absolute()
     runs = [(config, Run(run_path(root, config))) for config in configs]
     for config, run in runs:
-        if is_done(run) and (problem := check(run, config)):
+        if done(run) and (problem := check(run, config)):
             raise UsageError(problem)
-    tasks = [TrainJob(command(config), run) for config, run in runs if not is_done(run)]
+    tasks = [
+        TrainJob(command(config), run, done) for config, run in runs if not done(run)
+    ]
     if executor is None:
         executor = _slurm_executor(root / ".slurm", dict(options or {}), jobs)
     submitted = []

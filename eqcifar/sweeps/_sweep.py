@@ -9,7 +9,7 @@ from typing import Literal
 from ..config import TrainConfig
 from ..storage import Run, cannot_write, run_path
 from ._child import BY_KEYBOARD, START_AGAIN, Child
-from ._finished import Check, is_done, no_check
+from ._finished import Check, Done, is_done, no_check
 from ._slots import Slot
 
 State = Literal[
@@ -54,6 +54,7 @@ class Sweep:
         command: Callable[[TrainConfig], Sequence[str]],
         *,
         check: Check = no_check,
+        done: Done = is_done,
         slots: Sequence[Slot] = (Slot(),),
         patience: float = 60.0,
         interval: float = 0.1,
@@ -70,14 +71,16 @@ class Sweep:
             `run.log` in the run's folder.
         - `check`: says why a finished run is not its configuration's any more, such as
             `eqcifar.runs.FolderCheck`; empty where it is.
+        - `done`: says whether nothing is left to do for a run.
         - `slots`: where runs can be; each holds one at a time.
         - `patience`: seconds to wait at the end for runs that others are at, such as
             the children of a sweep that was killed, which save and stop.
         - `interval`: seconds between two looks at the processes.
         """
+        self._is_done = done
         self.jobs = [Job(config, Run(run_path(root, config))) for config in configs]
         for job in self.jobs:
-            if is_done(job.run):
+            if done(job.run):
                 job.message = check(job.run, job.config)
                 job.state = "failed" if job.message else "skipped"
         self.slots = slots
@@ -158,7 +161,7 @@ class Sweep:
 
     def _start(self, job: Job):
         # Another sweep may have been at it since this one began.
-        if is_done(job.run):
+        if self._is_done(job.run):
             job.state = "done"
             return
         if job.run.is_locked():
@@ -181,7 +184,7 @@ class Sweep:
             return False
         job.seconds = time.monotonic() - job.began
         self._free.append(job.slot)
-        if is_done(job.run):
+        if self._is_done(job.run):
             job.state = "done"
         elif code in (BY_KEYBOARD, START_AGAIN) or (self._stopping and code < 0):
             job.state = "interrupted"
@@ -193,7 +196,7 @@ class Sweep:
         return True
 
     def _look_again(self, job: Job) -> bool:
-        if is_done(job.run):
+        if self._is_done(job.run):
             job.state = "done"
         elif not job.run.is_locked():
             job.state = "waiting"

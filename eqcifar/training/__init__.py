@@ -1,5 +1,6 @@
 from ..config import TrainConfig as TrainConfig
 from ._augmentations import AUGMENTATIONS as AUGMENTATIONS
+from ._batch import Epoch as Epoch
 from ._calibration import (
     CalibrationError as CalibrationError,
     calibration_error as calibration_error,
@@ -8,6 +9,7 @@ from ._evaluate import (
     Evaluation as Evaluation,
     Interval as Interval,
     evaluate as evaluate,
+    example_losses as example_losses,
     predict as predict,
     probabilities as probabilities,
 )
@@ -38,4 +40,5 @@ from ._schedules import (
     steps_per_epoch as steps_per_epoch,
 )
 from ._state import TrainState as TrainState, copied as copied, initialise as initialise
+from ._statistics import renew_statistics as renew_statistics
 from ._step import random_stream as random_stream

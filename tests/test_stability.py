@@ -203,6 +203,24 @@ def test_training_is_not_affected(tmp_path):
     assert not (watched.path / "stability.npz").exists()
 
 
+def test_a_run_that_ends_at_a_loss_leaves_no_vectors(tmp_path):
+    # Epochs of four steps, of which the second one's loss is the first so low.
+    config = dataclasses.replace(CONFIG, epochs=4, augment=False)
+    whole, _ = train(tmp_path / "whole", config, every=4)
+    losses = [row["loss"] for row in whole.log()]
+    assert losses[1] < losses[0]
+    config = dataclasses.replace(config, until_loss=losses[1])
+    run, rows = train(tmp_path / "run", config, every=4)
+    assert run.status()["epoch"] == 2
+    assert [int(row["step"]) for row in rows] == [0, 4]
+    assert not (run.path / "stability.npz").exists()
+    # Killed before the model is there, it goes on without a word.
+    (run.path / "model.safetensors").unlink()
+    run, again = train(tmp_path / "run", config, every=4)
+    assert again == rows
+    assert run.is_done()
+
+
 @pytest.mark.parametrize("stop_at", [3, 4, 6])
 def test_an_interrupted_run_goes_on_with_the_same_digits(tmp_path, stop_at):
     whole, _ = train(tmp_path / "whole")

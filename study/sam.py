@@ -60,8 +60,8 @@ METHODS = {
 _ALT = "Training and test accuracy along training, for SGD, SAM and MixUp"
 _CAPTION = (
     "Lines are means over seeds, n as in the tables, and bands reach from the lowest "
-    "seed to the highest. Above, accuracy on the labels that training is given; below, "
-    "on test images, whose labels are right."
+    "seed to the highest: the accuracy on training images against the labels that "
+    "training is given, and against the true ones, and on test images."
 )
 _RIGHT_NOTE = (
     "Gradients are in units of those of SGD's epochs: a step of SAM takes two. ± is "
@@ -161,12 +161,16 @@ def select(rows: Iterable[Row], method: str, noise: float) -> list[Row]:
 
 def write_page():
     """Write the page and its picture."""
-    about = json.loads((RESULTS / "sam.json").read_text())
-    text = page(read_table("sam_runs"), read_table("sam_curves"), about)
-    (PAGES / "sam.md").write_text(text)
+    (PAGES / "sam.md").write_text(made_page())
     with figure_style():
         save_figure(draw(read_table("sam_curves")), PAGES / "sam.svg")
     print("wrote docs/measurements/sam.md and sam.svg")
+
+
+def made_page() -> str:
+    """The page that the tables in `study/results` make."""
+    about = json.loads((RESULTS / "sam.json").read_text())
+    return page(read_table("sam_runs"), read_table("sam_curves"), about)
 
 
 def page(runs: Sequence[Row], curves: Sequence[Row], about: Mapping[str, Any]) -> str:
@@ -349,17 +353,19 @@ def draw(curves: Sequence[Row]) -> "Figure":
     """Accuracy along training: a column for each share of wrong labels."""
     figure = new_figure()
     noises = sorted({row["label_noise"] for row in curves})
-    figure.set_size_inches(7.4, 5.2)
-    grid = figure.subplots(2, len(noises), sharex=True, sharey="row", squeeze=False)
-    for noise, (above, below) in zip(noises, grid.T, strict=True):
-        above.set_title(f"{noise:.0%} of labels wrong" if noise else "right labels")
+    figure.set_size_inches(7.4, 7.0)
+    grid = figure.subplots(3, len(noises), sharex=True, sharey="row", squeeze=False)
+    for noise, panels in zip(noises, grid.T, strict=True):
+        panels[0].set_title(f"{noise:.0%} of labels wrong" if noise else "right labels")
+        names = "acc_tr", "acc_tr_true" if noise else "acc_tr", "acc_te"
         for index, method in enumerate(m for m, of in METHODS.items() if of[2] == 1):
             rows = select(curves, method, noise)
-            for axes, name in (above, "acc_tr"), (below, "acc_te"):
+            for axes, name in zip(panels, names, strict=True):
                 _draw_curve(axes, rows, name, index, method)
-        below.set_xlabel("epoch")
-    grid[0, 0].set_ylabel("training accuracy,\ngiven labels (%)")
-    grid[1, 0].set_ylabel("test accuracy (%)")
+        panels[-1].set_xlabel("epoch")
+    parts = "training,\ngiven labels", "training,\ntrue labels", "test"
+    for axes, part in zip(grid[:, 0], parts, strict=True):
+        axes.set_ylabel(f"{part} (% right)")
     add_legend(figure)
     return figure
 

@@ -9,11 +9,11 @@ from scipy import stats
 
 from eqcifar.results import summarise
 from eqcifar.sweeps import Grid
-from study import sam
+from study import sam_page, tables
 
-RUNS = np.genfromtxt(sam.RESULTS / "sam_runs.tsv", delimiter="\t", names=True)
-CURVES = np.genfromtxt(sam.RESULTS / "sam_curves.tsv", delimiter="\t", names=True)
-PAGE = (sam.PAGES / "sam.md").read_text()
+RUNS = np.genfromtxt(tables.RESULTS / "sam_runs.tsv", delimiter="\t", names=True)
+CURVES = np.genfromtxt(tables.RESULTS / "sam_curves.tsv", delimiter="\t", names=True)
+PAGE = (tables.PAGES / "sam.md").read_text()
 # Noise, radius, MixUp, epochs.
 SGD, LONG, SAM, MIXUP = (0, 0, 24), (0, 0, 48), (0.1, 0, 24), (0, 1, 24)
 METHODS = {"SGD": SGD, "SGD, twice the epochs": LONG, "SAM": SAM, "MixUp": MIXUP}
@@ -38,18 +38,20 @@ def numbers(text):
 
 
 def test_the_page_is_what_the_tables_say():
-    assert sam.made_page() == PAGE
-    assert (sam.PAGES / "sam.svg").stat().st_size > 10_000
+    assert sam_page.made_page() == PAGE
+    assert (tables.PAGES / "sam.svg").stat().st_size > 10_000
 
 
 def test_the_sweep_has_the_runs_of_the_tables():
-    configs = Grid.read(sam.HERE / "sam.toml").configs()
-    planned = {tuple(getattr(c, name) for name in sam.FIELDS) for c in configs}
-    done = [tuple(float(row[name]) for name in sam.FIELDS) for row in RUNS]
+    configs = Grid.read(tables.HERE / "sam.toml").configs()
+    planned = {tuple(getattr(c, name) for name in sam_page.FIELDS) for c in configs}
+    done = [tuple(float(row[name]) for name in sam_page.FIELDS) for row in RUNS]
     assert len(set(done)) == len(done)
     assert set(done) <= planned
     for row in RUNS:
-        last = CURVES[np.all([CURVES[n] == row[n] for n in sam.FIELDS], axis=0)][-1]
+        last = CURVES[np.all([CURVES[n] == row[n] for n in sam_page.FIELDS], axis=0)][
+            -1
+        ]
         assert (last["epoch"], last["acc_te"]) == (row["epochs"], row["acc_te"])
 
 
@@ -118,7 +120,7 @@ def test_the_picture_has_the_curves_and_their_ranges():
     from eqcifar.figures import figure_style
 
     with figure_style():
-        figure = sam.draw(sam.read_table("sam_curves"))
+        figure = sam_page.draw(tables.read_table("sam_curves"))
     noises = np.unique(CURVES["label_noise"])
     assert len(figure.axes) == 3 * len(noises)
     for axes, noise in zip(figure.axes[-len(noises) :], noises, strict=True):
@@ -131,15 +133,17 @@ def test_the_picture_has_the_curves_and_their_ranges():
 
 
 def test_what_is_collected_is_read_again(tmp_path, monkeypatch):
-    monkeypatch.setattr(sam, "RESULTS", tmp_path)
+    monkeypatch.setattr(tables, "RESULTS", tmp_path)
     rows = [{"a": 1, "b": 1 / 3}, {"a": 2}]
-    sam.write_table("t", rows)
-    first, second = sam.read_table("t")
+    tables.write_table("t", rows)
+    first, second = tables.read_table("t")
     assert first == {"a": 1.0, "b": 1 / 3}
     assert np.isnan(second["b"])
-    assert sam.half_interval(summarise([1.0])) != sam.half_interval(summarise([1.0]))
+    assert sam_page.half_interval(summarise([1.0])) != sam_page.half_interval(
+        summarise([1.0])
+    )
 
 
 def test_no_path_of_a_machine_is_kept():
-    for path in [sam.PAGES / "sam.md", *Path(sam.HERE).rglob("*.[tj]s*")]:
+    for path in [tables.PAGES / "sam.md", *Path(tables.HERE).rglob("*.[tj]s*")]:
         assert not re.search(r"(?<![\w.])/(?:work|home|root|tmp)/", path.read_text())

@@ -2,6 +2,7 @@
 
 import json
 import math
+import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -41,8 +42,7 @@ _CAPTION = (
 )
 _RIGHT_NOTE = (
     "Gradients are in units of those of SGD's epochs: a step of SAM takes two. ± is "
-    "half of Student's 95 % interval of the mean over seeds, and takes in the error of "
-    "each measurement; an interval after a difference or a ratio is Welch's, of ratios "
+    "half of Student's 95 % interval of the mean over seeds; an interval after a difference or a ratio is Welch's, of ratios "
     "between logarithms."
 )
 _WRONG_NOTE = (
@@ -55,8 +55,9 @@ _LIMITS = (
     "one parameter of MixUp, neither of them tuned for each share of wrong labels. All "
     "seeds share the images and the wrong labels. The JPEG copy is close to CIFAR-10 "
     "but not its pixels: accuracies do not stand beside published ones. λ_max and "
-    f"traces are of the loss of {SAMPLES} training images in inference mode, and their "
-    "own errors, in `study/results`, count beside the spread over seeds."
+    f"traces are of the loss of {SAMPLES} training images in inference mode, the same "
+    "for all runs, so that intervals over seeds leave out what other images would "
+    "give: "
 )
 # Folders that hold another's pixels.
 _DATA = {"cifar10-jpeg": "CIFAR-10 (JPEG copy)"}
@@ -103,7 +104,7 @@ def page(runs: Sequence[Row], curves: Sequence[Row], about: Mapping[str, Any]) -
         "## Method",
         _method(runs, about),
         "## Limits",
-        _LIMITS,
+        _LIMITS + _errors(runs),
     ]
     return "\n\n".join(parts) + "\n"
 
@@ -150,6 +151,17 @@ def _method(runs: Sequence[Row], about: Mapping[str, Any]) -> str:
         "```",
     ]
     return "\n".join(lines)
+
+
+def _errors(runs: Sequence[Row]) -> str:
+    """What one measurement may err by, of the median run."""
+    words = []
+    for name, title in zip(MEASURES, ("λ_max", "tr H", "tr GGN"), strict=True):
+        rows = [row for row in runs if not math.isnan(row[name])]
+        if rows:
+            share = statistics.median(row[f"{name}_se"] / row[name] for row in rows)
+            words.append(f"{share:.0%} of {title}")
+    return f"a standard error of {', '.join(words)} (medians)."
 
 
 def column(rows: Iterable[Row], name: str) -> list[float]:

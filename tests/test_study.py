@@ -49,9 +49,8 @@ def test_the_sweep_has_the_runs_of_the_tables():
     assert len(set(done)) == len(done)
     assert set(done) <= planned
     for row in RUNS:
-        last = CURVES[np.all([CURVES[n] == row[n] for n in sam_page.FIELDS], axis=0)][
-            -1
-        ]
+        same = [CURVES[name] == row[name] for name in sam_page.FIELDS]
+        last = CURVES[np.all(same, axis=0)][-1]
         assert (last["epoch"], last["acc_te"]) == (row["epochs"], row["acc_te"])
 
 
@@ -139,9 +138,7 @@ def test_what_is_collected_is_read_again(tmp_path, monkeypatch):
     first, second = tables.read_table("t")
     assert first == {"a": 1.0, "b": 1 / 3}
     assert np.isnan(second["b"])
-    assert sam_page.half_interval(summarise([1.0])) != sam_page.half_interval(
-        summarise([1.0])
-    )
+    assert np.isnan(sam_page.half_interval(summarise([1.0])))
 
 
 def test_no_path_of_a_machine_is_kept():

@@ -42,8 +42,8 @@ _CAPTION = (
 )
 _RIGHT_NOTE = (
     "Gradients are in units of those of SGD's epochs: a step of SAM takes two. ± is "
-    "half of Student's 95 % interval of the mean over seeds; an interval after a difference or a ratio is Welch's, of ratios "
-    "between logarithms."
+    "half of Student's 95 % interval of the mean over seeds; an interval after a "
+    "difference or a ratio is Welch's, of ratios between logarithms."
 )
 _WRONG_NOTE = (
     "Accuracies on training images: on the labels that training is given, and on the "

@@ -309,6 +309,25 @@ def test_the_known_experiment_rises_to_the_edge_and_stays(tmp_path):
     assert (np.abs(ratios[8:] - 1) < 0.15).all()
 
 
+@pytest.mark.parametrize("curvature", [1.0, 1e3, 1e6])
+def test_muon_diverges_at_no_curvature(x64, curvature):
+    # Which is why it has no threshold: the length of its filters is given.
+    config = dataclasses.replace(CONFIG, optimiser="muon", muon_lr=0.1)
+    chain = make_optimiser(config, lambda step: jnp.full((), config.lr))
+    start = {"filters": jax.random.normal(jax.random.key(0), (4, 2, 3, 3))}
+
+    def step(_, carry):
+        position, state = carry
+        gradient = jax.tree.map(lambda x: curvature * x, position)
+        updates, state = chain.update(gradient, state, position)
+        return optax.apply_updates(position, updates), state
+
+    position, _ = jax.lax.fori_loop(0, 60, step, (start, chain.init(start)))
+    length = float(jnp.linalg.norm(position["filters"].ravel()))
+    # Of the rescaled filters, and of a step with four singular values of about 1.
+    assert length == pytest.approx(2.0, abs=1.3 * 0.1 * 2)
+
+
 @pytest.mark.parametrize("optimiser", ["muon", "optax.lion"])
 def test_optimisers_whose_edge_is_not_known_are_refused(optimiser):
     config = dataclasses.replace(

@@ -6,12 +6,13 @@ BIN := .venv/bin
 INSTALLED := .venv/installed
 DEMO := results/demo
 
-.PHONY: help install format check test test-slow docs docs-serve demo clean
+.PHONY: help install format check test test-slow docs docs-serve demo study clean
 
 help:
 	@echo "make test       install into .venv, check style and types, build the manual, run the tests"
 	@echo "make test-slow  run the proofs that take long, with all of the compiler's optimisation"
 	@echo "make demo       install into .venv, train, evaluate and measure a small network on the CPU"
+	@echo "make study      train and measure what study/ is about, for hours; goes on where it stopped"
 	@echo "make docs       build the manual into site/; docs-serve shows it while you write"
 	@echo "make format     format and fix what can be fixed"
 	@echo "make clean      remove .venv and the demo's results"
@@ -61,6 +62,14 @@ demo: $(INSTALLED)
 	$(BIN)/eqcifar eval --out $(DEMO)
 	$(BIN)/eqcifar sharpness --out $(DEMO) --split train,test --samples 300 \
 		--measures trace,ntk
+
+# Runs that are done are not trained or measured again.
+study: DATA ?= cifar10
+study: $(INSTALLED)
+	$(BIN)/eqcifar sweep --file study/sam.toml --dataset $(DATA) --out results/study
+	$(BIN)/python -m study.sam measure results/study
+	$(BIN)/python -m study.sam collect results/study
+	$(BIN)/python -m study.sam page
 
 clean:
 	rm -rf .venv site $(DEMO)

@@ -8,17 +8,19 @@ from jaxtyping import Array, Float, PyTree
 
 from .models import is_weight
 
+# So that a weight of 0 moves too: Kwon et al., 2021, section 5.
+_ETA = 0.01
 
-def adaptive_scale(parameters: PyTree, eta: float = 0.0) -> PyTree:
-    r"""The diagonal $T$ of ASAM: $|\theta_j| + \eta$ for weights, 1 for the others.
 
-    Kwon et al., 2021, https://arxiv.org/abs/2102.11600. The others are biases, and the
-    scales and shifts of normalisation.
+def adaptive_scale(parameters: PyTree) -> PyTree:
+    r"""The diagonal $T$ of ASAM: $|\theta_j| + 0.01$ for weights, 1 for the others.
+
+    Kwon et al., 2021, https://arxiv.org/abs/2102.11600, with the $\eta$ of its
+    experiments. The others are biases, and the scales and shifts of normalisation.
 
     **Arguments:**
 
     - `parameters`: a model's floating-point arrays.
-    - `eta`: $\eta$; 0 as in the paper's definition, 0.01 as in its experiments.
 
     **Returns:**
 
@@ -27,20 +29,19 @@ def adaptive_scale(parameters: PyTree, eta: float = 0.0) -> PyTree:
 
     def of(path, parameter):
         if is_weight(path, parameter):
-            return jnp.abs(parameter) + eta
+            return jnp.abs(parameter) + _ETA
         return jnp.ones_like(parameter)
 
     return jax.tree.map_with_path(of, parameters)
 
 
-@partial(jax.jit, static_argnames=("adaptive", "eta"))
+@partial(jax.jit, static_argnames="adaptive")
 def perturbation(
     parameters: PyTree,
     gradient: PyTree,
     radius: float | Float[Array, ""],
     *,
     adaptive: bool = False,
-    eta: float = 0.0,
 ) -> PyTree:
     r"""What maximises the linearised loss over $\|T^{-1}\epsilon\| \le \rho$.
 
@@ -53,7 +54,7 @@ def perturbation(
     - `parameters`: $\theta$, a model's floating-point arrays.
     - `gradient`: $g$, a tree like them.
     - `radius`: $\rho$.
-    - `adaptive`, `eta`: whether $T$ is that of `adaptive_scale`.
+    - `adaptive`: whether $T$ is that of `adaptive_scale`.
 
     **Returns:**
 
@@ -63,7 +64,7 @@ def perturbation(
     def multiply(tree):
         return jax.tree.map(jnp.multiply, scale, tree) if adaptive else tree
 
-    scale = adaptive_scale(parameters, eta) if adaptive else None
+    scale = adaptive_scale(parameters) if adaptive else None
     scaled = multiply(gradient)
     leaves = jax.tree.leaves(scaled)
     # Of arrays in several precisions, the norm is in the widest.

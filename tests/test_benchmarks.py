@@ -15,7 +15,8 @@ from eqcifar_cli import _compare
 def test_the_pages_are_what_the_results_say():
     for name, text in tables.pages().items():
         assert (tables.PAGES / f"{name}.md").read_text() == text, name
-    assert {p.stem for p in tables.PAGES.glob("*.md")} == set(tables.TITLES)
+    made = {p.stem for p in tables.PAGES.glob("*.md") if "benchmarks" in p.read_text()}
+    assert made == set(tables.TITLES)
 
 
 def test_every_result_is_on_a_page_and_some_command_makes_it():

@@ -167,6 +167,55 @@ def test_another_seed_takes_the_same_program():
     assert first != second
 
 
+@pytest.mark.parametrize(
+    ("change", "stored"),
+    [
+        (
+            {"bn_bias_lr": 4.0},
+            [
+                [1.2546072349829456, 1.0826523540096147],
+                [1.1012583866251362, 1.0155993670206616],
+                [3.238643647631145, 3.3520457388460785],
+                [0.5463619307586233, 0.3942438280139731],
+            ],
+        ),
+        (
+            {"optimiser": "adamw"},
+            [
+                [1.2729882952273335, 1.1840838631377004],
+                [1.3176070847642718, 1.1256276283197406],
+                [7.017738110413063, 7.760018942987084],
+                [0.45861999908454254, 0.2941863025251566],
+            ],
+        ),
+    ],
+)
+def test_options_that_are_off_leave_the_digits_of_a_run(x64, change, stored):
+    # The digits are those of a version that had none of them: SAM, CutMix, Random
+    # Erasing, averages over epochs, an end at a loss.
+    off = {"sam_adaptive": True, "sam_m": 8, "cutmix_probability": 0.9}
+    off |= {"sam": 0.0, "cutmix": 0.0, "erase": 0.0, "swa_from": 0, "until_loss": 1e-9}
+    config = TrainConfig(
+        epochs=2,
+        batch_size=16,
+        lr=0.2,
+        mixup=0.4,
+        crop_pad=1,
+        cutout=3,
+        loss="ce",
+        label_smoothing=0.1,
+        **change,
+        **off,
+    )
+    model, state = small_net(dropout=0.3)
+    start = initialise(model, state, config, 64)
+    _, rows = fit(start, small_dataset(), config, mesh=make_mesh(1))
+    for name, expected in zip(
+        ("loss", "loss_te", "weight_norm", "gradient_norm"), stored, strict=True
+    ):
+        assert [row[name] for row in rows] == pytest.approx(expected, rel=1e-9), name
+
+
 def test_rows_hold_the_means_of_the_epoch_and_measure_when_asked():
     seen = []
     state, rows = run(on_epoch=lambda state, row: seen.append(row["epoch"]))

@@ -11,12 +11,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from safetensors.numpy import load_file
 
 from eqcifar import parallel
 from eqcifar.config import TrainConfig
 from eqcifar.errors import UsageError
 from eqcifar.parallel import check_batch, initialise, make_mesh, replicate
 from eqcifar.runs import Hooks, train_run_with
+from eqcifar.storage import Run
 
 from .helpers import small_dataset, small_net
 
@@ -51,18 +53,25 @@ print(json.dumps({"digest": digest, "state": run.status()["state"], "said": said
 
 
 def train(folder, mesh=None):
-    """A run of one epoch, and all the numbers at its end."""
+    """A run that averages and keeps its weights, and all the numbers at its end."""
     last = []
     run = train_run_with(
         folder,
         small_dataset(),
         *small_net(),
-        TrainConfig(epochs=1, batch_size=64, warmup=0.0, bn_group=16, eval_every=1),
+        TrainConfig(epochs=2, batch_size=64, warmup=0.0, bn_group=16, swa_from=1),
         mesh=mesh,
+        keep_every=1,
         hooks=Hooks(on_epoch=lambda train_state, row: last.append(train_state)),
     )
     arrays = eqx.filter(last[0], eqx.is_array)
     return run, [np.asarray(leaf) for leaf in jax.tree.leaves(arrays)]
+
+
+def assert_close(found, expected):
+    for a, b in zip(found, expected, strict=True):
+        scale = max(np.abs(b).max(), 1e-3)
+        np.testing.assert_allclose(a, b, rtol=0, atol=1e-5 * scale)
 
 
 def start(folder: Path) -> list[dict]:
@@ -92,11 +101,19 @@ def test_two_processes_hold_the_numbers_of_one(tmp_path):
     assert "another process failed" in results[0]["said"]
     assert results[1]["said"] == "no such data here"
     with np.load(f"{two}-0.npz") as together:
-        for a, b in zip(together.values(), alone, strict=True):
-            scale = max(np.abs(b).max(), 1e-3)
-            np.testing.assert_allclose(a, b, rtol=0, atol=1e-5 * scale)
+        assert_close(together.values(), alone)
     # The second process wrote nothing of its own.
-    assert {path.name for path in two.iterdir()} == {p.name for p in one.iterdir()}
+    names = [{p.relative_to(run) for p in run.rglob("*")} for run in (one, two)]
+    assert names[0] == names[1]
+    # The start and the averages of one epoch and of two, with statistics computed anew.
+    kept = [Run(run).checkpoints() for run in (one, two)]
+    assert [file.name for file in kept[0]] == [
+        f"epoch{k:04}.safetensors" for k in range(3)
+    ]
+    for a, b in zip(*kept, strict=True):
+        here, there = load_file(a), load_file(b)
+        assert here.keys() == there.keys()
+        assert_close(there.values(), [here[name] for name in there])
 
 
 def test_a_batch_that_devices_cannot_share_names_what_would_do():

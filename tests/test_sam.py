@@ -126,23 +126,42 @@ def test_a_linear_network_takes_the_steps_of_numpy(x64, adaptive, m):
         np.testing.assert_allclose(found, expected, rtol=1e-12)
 
 
-def test_the_measure_of_the_same_name_moves_alike(x64):
-    config = dataclasses.replace(CONFIG, sam=0.4)
+@pytest.mark.parametrize("adaptive", [False, True])
+@pytest.mark.parametrize("m", [64, 16])
+def test_the_measure_of_the_same_name_is_the_same_function(x64, adaptive, m):
+    config = dataclasses.replace(CONFIG, sam=0.4, sam_adaptive=adaptive, sam_m=m)
     model, state = linear_net()
     images, y = next(batches(config))
-    x, values = images.mean((2, 3)), leaves(model.linear)
-    epsilon = linear_epsilon(linear_gradient(values, x, y), values, config, l2=0.0)
-    found = perturbation(values, linear_gradient(values, x, y), 0.4)
-    np.testing.assert_allclose(found[0], epsilon[0], rtol=1e-12)
-
-    def loss(weight, bias):
-        return 0.5 * ((x @ weight.T + bias - y) ** 2).sum(1).mean()
-
-    rise = loss(*(p + e for p, e in zip(values, epsilon, strict=True))) - loss(*values)
+    values = leaves(model.linear)
     net = sharpness.Network(model, state)
-    examples = sharpness.Examples(images, y.argmax(1).astype(np.int32))
-    measured = sharpness.sam_sharpness(net, examples, "mse", radius=0.4)
-    assert measured.value == pytest.approx(rise, rel=1e-10)
+    for first in range(0, 64, m):
+        some, target = images[first : first + m], y[first : first + m]
+        x = some.mean((2, 3))
+        gradient = linear_gradient(values, x, target)
+        # As training moves: see the steps of NumPy above.
+        epsilon = linear_epsilon(gradient, values, config, l2=0.0)
+        found = perturbation(
+            model.linear, like(model.linear, gradient), 0.4, adaptive=adaptive
+        )
+        for a, b in zip(leaves(found), epsilon, strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-12)
+
+        def loss(weight, bias, x=x, target=target):
+            return 0.5 * ((x @ weight.T + bias - target) ** 2).sum(1).mean()
+
+        moved = [p + e for p, e in zip(values, epsilon, strict=True)]
+        examples = sharpness.Examples(some, target.argmax(1).astype(np.int32))
+        measured = sharpness.sam_sharpness(
+            net, examples, "mse", radius=0.4, adaptive=adaptive
+        )
+        rise = loss(*moved) - loss(*values)
+        assert measured.value == pytest.approx(rise, rel=1e-10)
+
+
+def like(tree, numbers):
+    """The numbers in the place of a tree's arrays."""
+    structure = jax.tree.structure(eqx.filter(tree, eqx.is_array))
+    return jax.tree.unflatten(structure, list(map(jnp.asarray, numbers)))
 
 
 def plain_small_net(weights, images, statistics=None):

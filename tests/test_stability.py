@@ -203,6 +203,24 @@ def test_training_is_not_affected(tmp_path):
     assert not (watched.path / "stability.npz").exists()
 
 
+def test_a_run_that_ends_at_a_loss_leaves_no_vectors(tmp_path):
+    # Epochs of four steps, of which the second one's loss is the first so low.
+    config = dataclasses.replace(CONFIG, epochs=4, augment=False)
+    whole, _ = train(tmp_path / "whole", config, every=4)
+    losses = [row["loss"] for row in whole.log()]
+    assert losses[1] < losses[0]
+    config = dataclasses.replace(config, until_loss=losses[1])
+    run, rows = train(tmp_path / "run", config, every=4)
+    assert run.status()["epoch"] == 2
+    assert [int(row["step"]) for row in rows] == [0, 4]
+    assert not (run.path / "stability.npz").exists()
+    # Killed before the model is there, it goes on without a word.
+    (run.path / "model.safetensors").unlink()
+    run, again = train(tmp_path / "run", config, every=4)
+    assert again == rows
+    assert run.is_done()
+
+
 @pytest.mark.parametrize("stop_at", [3, 4, 6])
 def test_an_interrupted_run_goes_on_with_the_same_digits(tmp_path, stop_at):
     whole, _ = train(tmp_path / "whole")
@@ -289,6 +307,25 @@ def test_the_known_experiment_rises_to_the_edge_and_stays(tmp_path):
     ratios = descend(tmp_path / "run", dataset, 200, lr=0.02, steps=600, every=40)
     assert ratios[2:6].max() < 0.95
     assert (np.abs(ratios[8:] - 1) < 0.15).all()
+
+
+@pytest.mark.parametrize("curvature", [1.0, 1e3, 1e6])
+def test_muon_diverges_at_no_curvature(x64, curvature):
+    # Which is why it has no threshold: the length of its filters is given.
+    config = dataclasses.replace(CONFIG, optimiser="muon", muon_lr=0.1)
+    chain = make_optimiser(config, lambda step: jnp.full((), config.lr))
+    start = {"filters": jax.random.normal(jax.random.key(0), (4, 2, 3, 3))}
+
+    def step(_, carry):
+        position, state = carry
+        gradient = jax.tree.map(lambda x: curvature * x, position)
+        updates, state = chain.update(gradient, state, position)
+        return optax.apply_updates(position, updates), state
+
+    position, _ = jax.lax.fori_loop(0, 60, step, (start, chain.init(start)))
+    length = float(jnp.linalg.norm(position["filters"].ravel()))
+    # Of the rescaled filters, and of a step with four singular values of about 1.
+    assert length == pytest.approx(2.0, abs=1.3 * 0.1 * 2)
 
 
 @pytest.mark.parametrize("optimiser", ["muon", "optax.lion"])

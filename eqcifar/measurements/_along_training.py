@@ -84,8 +84,8 @@ class SharpnessLog:
             self._measure(train_state, int(row["epoch"]))
 
     def _measure(self, train_state: TrainState, epoch: int):
-        loss = float(train_state.totals.loss) / self._per_epoch
-        if epoch % self._every and not self._config.ends_at(epoch, loss):
+        ended = train_state.has_ended(self._config, self._per_epoch)
+        if epoch % self._every and not ended:
             return
         model, state = jax.tree.map(_local, (train_state.model, train_state.state))
         trained = MeasuredNetwork(

@@ -132,7 +132,6 @@ class StabilityLog:
         self._recipe = make_recipe(
             self._config, len(dataset.train), loss=self._loss, schedule=self._schedule
         )
-        self._last_step = self._recipe.epochs * self._recipe.steps_per_epoch
         if not is_main_process():
             return
         self._batches = self._choose(dataset)
@@ -143,7 +142,8 @@ class StabilityLog:
         self._saved: Rows = {}
         step = int(train_state.step)
         keep_rows(self._path, lambda row: int(row["step"]) < step)
-        if step < self._last_step and read_wide(self._path, only_last=True):
+        ended = train_state.has_ended(self._config, self._recipe.steps_per_epoch)
+        if not ended and read_wide(self._path, only_last=True):
             self._load(step)
         self.on_step(step, train_state)
 
@@ -158,12 +158,14 @@ class StabilityLog:
                 self._measure(before, network, train_state)
             except EqcifarError as error:
                 self._warn(f"stability before step {before} was not measured: {error}")
-        if step % self._every == 0:
+        # After the last there is no update to measure along, and no run to go on.
+        self._ended = train_state.has_ended(self._config, self._recipe.steps_per_epoch)
+        if step % self._every == 0 and not self._ended:
             self._pending = step, jax.tree.map(_local, train_state.moving)
 
     def on_save(self, step: int):
         """Keep the vector that the next measurement starts from, and the last one's."""
-        if step == self._last_step:
+        if self._ended:
             self._vectors.unlink(missing_ok=True)
         elif self._vector is not None:
             # The checkpoint that is there may remain the last.

@@ -54,8 +54,8 @@ def _compute(task: "Task") -> "Measured":
 
 _COLUMNS = {
     "sam": f"worst-case rise of the {{loss}} loss at distance {_RADIUS:g}, one step",
-    "sam_adaptive": f"sam ({{loss}}) at ||delta / T|| = {_ADAPTIVE:g}: T = |theta| for "
-    "weights, 1 for biases and normalisation (ASAM)",
+    "sam_adaptive": f"sam ({{loss}}) at ||delta / T|| = {_ADAPTIVE:g}: T = |theta| + "
+    "0.01 for weights, 1 for biases and normalisation (ASAM)",
     "average": f"mean rise of the {{loss}} loss at distance {_RADIUS:g}, all "
     "directions",
     "average_adaptive": f"average ({{loss}}) at ||delta / T|| = {_ADAPTIVE:g}, T as in "

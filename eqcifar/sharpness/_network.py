@@ -120,8 +120,8 @@ def scaling(params: PyTree, kind: str) -> PyTree:
     `filter`: ||theta_k||^2 / n_k for the n_k weights of filter k (leading axis;
     each entry of a vector is its own filter), so that tr(D H D) is the expected
     curvature along a random filter-normalised direction (Li et al. 2018).
-    `asam`: theta_j^2 for weights, and 1 for biases and the scales and shifts of
-    normalisation, as in ASAM (Kwon et al. 2021, without its eta).
+    `asam`: (|theta_j| + 0.01)^2 for weights, and 1 for biases and the scales and shifts
+    of normalisation, as in ASAM (Kwon et al. 2021).
     """
     if kind == "plain":
         return jax.tree.map(jnp.ones_like, params)

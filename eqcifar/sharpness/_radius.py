@@ -79,8 +79,8 @@ def sam_sharpness(
 ) -> Estimate:
     """Estimate L(theta + delta) - L(theta) for a worst-case delta of norm `radius`.
 
-    With D = I, or if adaptive (ASAM, Kwon et al. 2021) |theta| for weights and 1 for
-    biases and the scales and shifts of normalisation, delta maximises the linearised
+    With D = I, or if adaptive that of ASAM (Kwon et al. 2021), which
+    `eqcifar.sam.adaptive_scale` has, delta maximises the linearised
     loss over ||D^-1 delta|| <= radius: delta = radius D^2 g / ||D g||, for g the
     gradient over all the examples: that of `eqcifar.sam`, with which training by SAM
     moves away before it takes a gradient. More steps take g anew at the point reached;

@@ -226,9 +226,8 @@ def fit(
 
 def _epochs_left(train_state: TrainState, config: TrainConfig, per_epoch: int) -> range:
     """The epochs that a state has not ended yet, if it is not at its end."""
-    done, place = divmod(int(train_state.step), per_epoch)
-    loss = float(train_state.totals.loss) / per_epoch
-    over = done > 0 and place == 0 and config.ends_at(done, loss)
+    done = int(train_state.step) // per_epoch
+    over = train_state.has_ended(config, per_epoch)
     return range(done, done if over else config.epochs)
 
 

@@ -21,8 +21,6 @@ from ._state import TrainState
 
 # Images of CIFAR's size suit every network here, and to ask one takes a while.
 _FITS_ALL = 32
-# Added to |theta| in ASAM's experiments: Kwon et al., 2021, section 5.
-_ASAM_ETA = 0.01
 
 
 class Outcome(eqx.Module):
@@ -144,9 +142,7 @@ def _sharpness_aware(gradient: Gradient, recipe: Recipe, sam: Sam) -> Gradient:
         parameters = eqx.filter(model, eqx.is_inexact_array)
         l2 = recipe.l2(parameters)
         steepest = jax.tree.map(_add_scaled, here.gradient, l2, parameters)
-        epsilon = perturbation(
-            parameters, steepest, sam.radius, adaptive=sam.adaptive, eta=_ASAM_ETA
-        )
+        epsilon = perturbation(parameters, steepest, sam.radius, adaptive=sam.adaptive)
         there = gradient(eqx.apply_updates(model, epsilon), state, *batch)
         worst = jax.tree.map(_add_scaled, there.gradient, l2, epsilon)
         return Outcome(here.loss, here.logits, here.state, worst)

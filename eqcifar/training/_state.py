@@ -72,6 +72,19 @@ class TrainState(eqx.Module):
         """The model and state that the next step starts from."""
         return (self.model, self.state) if self.raw is None else self.raw
 
+    def has_ended(self, config: TrainConfig, steps_per_epoch: int) -> bool:
+        """Whether no step is left, for all epochs are over or `until_loss` is reached.
+
+        **Arguments:**
+
+        - `config`: gives `epochs` and `until_loss`.
+        - `steps_per_epoch`: how many there are.
+        """
+        done, place = divmod(int(self.step), steps_per_epoch)
+        if not done or place:
+            return False
+        return config.ends_at(done, float(self.totals.loss) / steps_per_epoch)
+
 
 def initialise(
     model: Model,

@@ -98,6 +98,26 @@ SHARPNESS = [
         ("sharpness_passes",),
     ),
     Section(
+        "Beside other packages, measured",
+        "One trained network at full width in float32, the same images, all in one run; "
+        "each package in a process of its own. Traces to the standard error that is "
+        "named, of the random vectors, and their difference from the exact value; "
+        "`eqcifar` takes random output vectors, the others random directions.",
+        ("sharpness_packages",),
+    ),
+    Section(
+        "A product in gradients",
+        "The Hessian and the Gauss-Newton matrix times a vector as multiples of the same "
+        "package's gradient of the same images, in turns; the median, and the range.",
+        ("sharpness_products",),
+    ),
+    Section(
+        "Passes to the largest eigenvalue",
+        "Products of the Hessian over all the images that `lmax` takes, those over a "
+        "part of them by their share.",
+        ("sharpness_lmax",),
+    ),
+    Section(
         "Agreement with other packages",
         "Float64, copied weights, the same images and signs. PyHessian's power "
         "iteration adds 1e-6 to each norm that it divides by.",

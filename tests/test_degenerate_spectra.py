@@ -282,12 +282,6 @@ def test_eigenpairs_of_a_mean_are_found_from_those_of_a_part(x64, repeated):
         close(found.values, expected, 1e-9)
         assert (np.abs(found.values - expected) <= found.bounds + 1e-12).all()
         close(found.vectors @ found.vectors.T, np.eye(count), 1e-6)
-    # A part that is blind to the largest eigenvalue does not hide it.
-    blind = basis[:, repeated:] * values[repeated:] @ basis[:, repeated:].T
-    matrices = np.stack([blind, *[(8 * matrices.mean(0) - blind) / 7] * 7])
-    parts = [dense_operator(matrix) for matrix in matrices]
-    found = eigenpairs_of_mean(parts, shares, 1, **options)
-    close(found.values, [9.0], 1e-9)
 
 
 def test_eigenpairs_of_halves_near_those_of_the_mean(x64):

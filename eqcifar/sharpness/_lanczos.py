@@ -191,8 +191,9 @@ def eigenpairs(
         every bound is at most `rtol` times the largest eigenvalue in modulus.
     - `basis_memory`: bytes for the basis, one vector a step.
     - `near`: as many eigenpairs of a matrix nearby, such as that of a part of the
-        images: the search starts there and takes steps of Davidson's method (1975),
-        which solves for the correction with that matrix.
+        images. The search is then by Davidson's method (1975), from there, with that
+        matrix to solve for corrections. What is orthogonal to all that is near is not
+        found, and `complete` is that of `near`.
 
     **Raises:**
 
@@ -206,7 +207,10 @@ def eigenpairs(
     begin = time.perf_counter()
 
     def find() -> dict[str, Any]:
-        found = _search(operator, count, which, steps, rtol, basis_memory, key, near)
+        if near is None:
+            found = _search(operator, count, which, steps, rtol, basis_memory, key)
+        else:
+            found = _refine(operator, near, count, which, steps, rtol, basis_memory)
         exact = [
             piece(found.products + j, lambda j=j: _check(operator, found.vectors[j]))
             for j in range(count)
@@ -271,15 +275,10 @@ def _search(
     rtol: float,
     memory: float,
     key: PRNGKeyArray,
-    near: Eigen | None,
 ) -> _Found:
     rank, room = _RANKS[which], min(steps, operator.size)
     none = jnp.zeros((0, operator.size), operator.dtype)
     so = _Found(np.zeros(0), none, np.zeros(0), none, True, 0)
-    if near is not None:
-        so = _refine(operator, near, count, rank, room, rtol)
-        if not so.complete:
-            return so
 
     def size(values: np.ndarray) -> float:
         return float(np.abs(np.concatenate([so.values, values])).max())
@@ -313,7 +312,7 @@ def _search(
             return heard(values, bounds, lead)
         return bool(bounds[best] <= rtol * np.abs(values).max())
 
-    basis, searches = _orthonormal(so.vectors, so.directions), 0
+    basis, searches = none, 0
     while len(basis) < room:
         seed = jax.random.fold_in(key, searches) if searches else key
         draw = jax.random.normal(seed, (operator.size,), operator.dtype)
@@ -327,7 +326,7 @@ def _search(
         at, known = first(values), len(so.values)
         old, new = at[at < known], at[at >= known] - known
         further = np.argsort(-rank(values))[len(new) : len(new) + _OTHERS]
-        if searches > 1 or near is not None:
+        if searches > 1:
             further = further[:0]
         chosen = jnp.asarray(pairs[:, [*new, *further]].T, operator.dtype)
         with jax.default_matmul_precision("highest"):
@@ -342,7 +341,7 @@ def _search(
         )
         if not settled or (not len(new) and known == count):
             return so
-        if searches == count == 1 and near is None:
+        if searches == count == 1:
             rest = np.arange(len(values)) != new[0]
             if rest.any() and heard(
                 values[rest], bounds[rest], float(rank(so.values)[0])
@@ -354,23 +353,19 @@ def _search(
     return dataclasses.replace(so, complete=len(basis) == operator.size)
 
 
-def _orthonormal(*sets: Float[Array, "_ size"]) -> Float[Array, "rows size"]:
-    """Rows that span what the sets do, in their order."""
-    rows = jnp.concatenate(sets)
-    if len(rows) == 0:
-        return rows
-    return jnp.linalg.qr(rows.T)[0].T
-
-
 def _refine(
     operator: Operator,
     near: Eigen,
     count: int,
-    rank: Callable[[np.ndarray], np.ndarray],
+    which: Which,
     steps: int,
     rtol: float,
+    memory: float,
 ) -> _Found:
     """Davidson's method, from the eigenpairs of a matrix nearby."""
+    rank, steps = _RANKS[which], min(steps, operator.size)
+    each = operator.size * operator.dtype.itemsize
+    steps = min(steps, max(int(memory / each - len(near.others)) // 2, 2 * count))
     theta = np.concatenate([near.values, near.others])
     axes = jnp.concatenate([near.vectors, near.directions])
 
@@ -416,9 +411,13 @@ def _refine(
         next_one = _orthogonalise(space, next_one / jnp.linalg.norm(next_one))
         next_one = next_one / jnp.linalg.norm(next_one)
         space = jnp.concatenate([space, _orthogonalise(space, next_one)[None]])
-    rows = _orthonormal(vectors, near.directions)
-    others, directions = near.others, rows[count:]
-    return _Found(values, vectors, others, directions, len(late) == 0, len(images))
+    rows = jnp.concatenate([vectors, near.directions])
+    directions = jnp.linalg.qr(rows.T)[0].T[count:]
+    # Those of few images are too large.
+    excess = max(float(near.values[-1] / values[-1]), 1.0) if values[-1] else 1.0
+    complete = near.complete and len(late) == 0
+    others = near.others / excess
+    return _Found(values, vectors, others, directions, complete, len(images))
 
 
 def spectral_density(

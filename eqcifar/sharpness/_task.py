@@ -87,10 +87,7 @@ class Task:
 
     def operator(self, kind: Kind, before: int, total: int) -> Operator:
         """The Hessian or GGN, reporting each product out of `total`."""
-        apply = operator(
-            self.network, self.examples, self.loss, kind, memory=self.memory
-        )
-        return apply.counted(before, total)
+        return self._operator(kind, self.examples).counted(before, total)
 
     @property
     def pairs(self) -> int:
@@ -116,12 +113,6 @@ class Task:
     def cuts(self) -> Cuts:
         """The images in groups, of which halves are made."""
         return cuts_of(self.network, self.examples)
-
-    def parts(self, kind: Kind) -> list[Operator]:
-        """The Hessian or GGN of each group of images."""
-        options = {"memory": self.memory}
-        groups = self.cuts.groups(self.examples)
-        return [operator(self.network, g, self.loss, kind, **options) for g in groups]
 
     def work(self, count: int) -> int:
         """About how many products `leading` and then `of_draw` take."""
@@ -153,10 +144,13 @@ class Task:
             f"{fewer}allow more memory",
             of=" of Lanczos vectors",
         )
+        sizes, parts = self.cuts.sizes, [self.examples]
+        if sizes.min() >= self.examples.batch_size / 2:
+            parts = self.cuts.groups(self.examples)
         with page(name):
             return eigenpairs_of_mean(
-                self.parts(kind),
-                self.cuts.sizes / len(self.examples),
+                [self._operator(kind, part) for part in parts],
+                np.asarray([len(part) / len(self.examples) for part in parts]),
                 count,
                 steps=steps,
                 rtol=self.rtol or 1e-3,
@@ -170,7 +164,9 @@ class Task:
     ) -> Halves:
         """The eigenpairs of halves of the images near those of all."""
         work, shares = (before, total), self.cuts.shares
-        return eigenpairs_of_halves(self.parts(kind), shares, found, count, work=work)
+        groups = self.cuts.groups(self.examples)
+        parts = [self._operator(kind, group) for group in groups]
+        return eigenpairs_of_halves(parts, shares, found, count, work=work)
 
     def of_draw(
         self, kind: Kind, name: str, found: Eigen, before: int, total: int
@@ -237,6 +233,9 @@ class Task:
             population=self.examples.population,
             target=self.target,
         )
+
+    def _operator(self, kind: Kind, examples: Examples) -> Operator:
+        return operator(self.network, examples, self.loss, kind, memory=self.memory)
 
     def _forms(self, kind: Kind, name: str, vectors: Array) -> np.ndarray:
         """v'A_i v of each image and vector."""

@@ -301,7 +301,7 @@ def test_eigenpairs_of_halves_near_those_of_the_mean(x64):
         expected = np.linalg.eigvalsh(half)[::-1][:count]
         first_order = found.vectors @ half @ found.vectors.T
         missed = expected - np.linalg.eigvalsh(first_order)[::-1]
-        assert (np.abs(halves.values[at] - expected) < 0.15 * missed).all()
+        assert (np.abs(halves.values[at] - expected) < 0.4 * missed).all()
         vectors = halves.vectors(*at)
         close(vectors @ vectors.T, np.eye(count), 1e-9)
         close(np.einsum("kp,pq,kq->k", vectors, half, vectors), expected, 1e-2)

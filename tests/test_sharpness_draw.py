@@ -77,9 +77,9 @@ def test_eigenvalues_of_a_sample(x64, relu, kind):
         value, error = expected(values[k], terms[sample.order], halves[..., k])
         estimate = got[f"{name}_{k + 1}"]
         close(estimate.value + estimate.bias, values[k], 1e-5)
-        # Halves' eigenvalues are sought near those of all, in few products.
-        assert abs(estimate.value - value) < 0.1 * error
-        close(estimate.standard_error, error, 0.05)
+        # Halves' eigenvalues are found near those of all, by one product.
+        assert abs(estimate.value - value) < 0.2 * error
+        close(estimate.standard_error, error, 0.1)
         assert estimate.examples == 20
 
 

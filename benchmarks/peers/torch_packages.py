@@ -5,12 +5,13 @@ One object is one package in a process of its own, see `benchmarks.sides.Remote`
 
 import math
 import resource
+import sys
 import time
 from importlib.metadata import version
 
 import hessian_eigenthings as eigenthings
 import numpy as np
-import pyhessian.hessian
+import pyhessian
 import torch
 import torch.nn.functional as F
 from curvlinops import GGNLinearOperator, HessianLinearOperator
@@ -22,6 +23,7 @@ from torch import nn
 from .torch_recipe import ARCHITECTURES
 from .torch_sharpness import HalfSquared, fill
 
+PLAIN_PRODUCT = sys.modules["pyhessian.hessian"].hessian_vector_product
 VERSIONS = ("torch", "curvlinops-for-pytorch", "pyhessian", "hessian-eigenthings")
 
 
@@ -75,12 +77,11 @@ class Package:
 
 class PyHessian(Package):
     def _of(self, loss):
-        name = "hessian_vector_product"
-        kept = pyhessian.hessian.__dict__.setdefault("_kept", {})
-        plain = kept.setdefault(name, getattr(pyhessian.hessian, name))
-        setattr(pyhessian.hessian, name, self.counted(plain))
+        # The package's class hides the module of its name.
+        module = sys.modules["pyhessian.hessian"]
+        module.hessian_vector_product = self.counted(PLAIN_PRODUCT)
         data = {"data": self.batch, "cuda": False}
-        return pyhessian.hessian.hessian(self.model, self.loss(loss), **data)
+        return pyhessian.hessian(self.model, self.loss(loss), **data)
 
     def trace(self, kind, loss, probes):
         """Hutchinson: mean and standard error."""

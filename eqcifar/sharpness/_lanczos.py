@@ -170,6 +170,7 @@ def eigenpairs(
     rtol: float = 1e-4,
     basis_memory: float = BASIS_MEMORY,
     near: Eigen | None = None,
+    precise: bool = True,
     key: PRNGKeyArray,
 ) -> Eigen:
     """Find extreme eigenpairs by Lanczos with full reorthogonalisation.
@@ -209,16 +210,10 @@ def eigenpairs(
     def find() -> dict[str, Any]:
         if near is None:
             found = _search(operator, count, which, steps, rtol, basis_memory, key)
+            found = _checked(operator, found, precise)
         else:
             found = _refine(operator, near, count, which, steps, rtol, basis_memory)
-        exact = [
-            piece(found.products + j, lambda j=j: _check(operator, found.vectors[j]))
-            for j in range(count)
-        ]
-        values, bounds = (
-            np.asarray([float(one[name]) for one in exact])
-            for name in ("value", "bound")
-        )
+        values, bounds = found.values, found.bounds
         order = np.argsort(-_RANKS[which](values), kind="stable")
         return {
             "values": values[order],
@@ -227,7 +222,7 @@ def eigenpairs(
             "others": found.others,
             "directions": found.directions,
             "complete": found.complete,
-            "matvecs": found.products + count,
+            "matvecs": found.products,
         }
 
     found = whole(find)
@@ -243,28 +238,45 @@ def eigenpairs(
     )
 
 
-def _check(operator: Operator, vector: Array) -> dict[str, float]:
-    """The Rayleigh quotient and the norm of its residual, by one more product."""
-    y = np.asarray(vector, dtype=np.float64)
-    y = y / np.linalg.norm(y)
-    product = operator.in_double(y)
-    value = float(y @ product)
-    bound = float(np.linalg.norm(product - value * y))
-    if not math.isfinite(value + bound):
-        raise RunError("the operator returned a value that is not finite")
-    return {"value": value, "bound": bound + 10 * operator.precision * abs(value)}
-
-
 @dataclasses.dataclass
 class _Found:
     """Ritz pairs as `Eigen` has them, whether complete, and the products taken."""
 
     values: Float[np.ndarray, " count"]
+    bounds: Float[np.ndarray, " count"]
     vectors: Float[Array, "count size"]
     others: Float[np.ndarray, " more"]
     directions: Float[Array, "more size"]
     complete: bool
     products: int
+
+
+def _checked(operator: Operator, found: _Found, precise: bool) -> _Found:
+    """With Rayleigh quotients and norms of residuals by one more product each."""
+
+    def check(vector: Array) -> dict[str, float]:
+        y = np.asarray(vector, dtype=np.float64)
+        y = y / np.linalg.norm(y)
+        if precise:
+            product, unit = operator.in_double(y), operator.precision
+        else:
+            product = np.asarray(operator(jnp.asarray(y, operator.dtype)), np.float64)
+            unit = float(jnp.finfo(operator.dtype).eps)
+        value = float(y @ product)
+        bound = float(np.linalg.norm(product - value * y))
+        if not math.isfinite(value + bound):
+            raise RunError("the operator returned a value that is not finite")
+        return {"value": value, "bound": bound + 10 * unit * abs(value)}
+
+    exact = [
+        piece(found.products + j, lambda v=vector: check(v))
+        for j, vector in enumerate(found.vectors)
+    ]
+    values, bounds = (
+        np.asarray([float(one[name]) for one in exact]) for name in ("value", "bound")
+    )
+    products = found.products + len(exact)
+    return dataclasses.replace(found, values=values, bounds=bounds, products=products)
 
 
 def _search(
@@ -278,7 +290,8 @@ def _search(
 ) -> _Found:
     rank, room = _RANKS[which], min(steps, operator.size)
     none = jnp.zeros((0, operator.size), operator.dtype)
-    so = _Found(np.zeros(0), none, np.zeros(0), none, True, 0)
+    empty = np.zeros(0)
+    so = _Found(empty, empty, none, empty, none, True, 0)
 
     def size(values: np.ndarray) -> float:
         return float(np.abs(np.concatenate([so.values, values])).max())
@@ -333,6 +346,7 @@ def _search(
             ritz = chosen @ basis[len(basis) - len(values) :]
         so = _Found(
             np.concatenate([so.values[old], values[new]]),
+            np.concatenate([so.bounds[old], bounds[new]]),
             jnp.concatenate([so.vectors[old], ritz[: len(new)]]),
             np.concatenate([so.others, values[further]]),
             jnp.concatenate([so.directions, ritz[len(new) :]]),
@@ -417,7 +431,8 @@ def _refine(
     excess = max(float(near.values[-1] / values[-1]), 1.0) if values[-1] else 1.0
     complete = near.complete and len(late) == 0
     others = near.others / excess
-    return _Found(values, vectors, others, directions, complete, len(images))
+    bounds = bounds + 10 * float(jnp.finfo(operator.dtype).eps) * np.abs(values)
+    return _Found(values, bounds, vectors, others, directions, complete, len(images))
 
 
 def spectral_density(

@@ -4,6 +4,7 @@ import dataclasses
 import itertools
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -62,6 +63,7 @@ def eigenpairs_of_mean(
     steps: int,
     rtol: float,
     basis_memory: float = BASIS_MEMORY,
+    precise: bool = True,
     work: tuple[int, int],
     key: PRNGKeyArray,
 ) -> Eigen:
@@ -77,7 +79,7 @@ def eigenpairs_of_mean(
 
     The eigenpairs; `matvecs` counts products of the mean, a part's by its share.
     """
-    options = {"steps": steps, "basis_memory": basis_memory}
+    options: dict[str, Any] = {"steps": steps, "basis_memory": basis_memory}
     near, before = None, 0.0
     if len(parts) > 1:
         with page("part"):
@@ -85,12 +87,14 @@ def eigenpairs_of_mean(
                 parts[0].counted(*work, shares[0]),
                 count,
                 rtol=max(rtol, 1e-2),
+                precise=False,
                 key=jax.random.fold_in(key, 1),
                 **options,
             )
         before = near.matvecs * float(shares[0])
     matrix = mean_of(parts, shares).counted(work[0] + int(before), work[1])
-    found = eigenpairs(matrix, count, rtol=rtol, near=near, key=key, **options)
+    options |= {"near": near, "precise": precise}
+    found = eigenpairs(matrix, count, rtol=rtol, key=key, **options)
     return dataclasses.replace(found, matvecs=math.ceil(found.matvecs + before))
 
 

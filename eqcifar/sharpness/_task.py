@@ -154,6 +154,8 @@ class Task:
                 count,
                 steps=steps,
                 rtol=self.rtol or 1e-3,
+                # Of a sample, rounding is nothing beside the error of the draw.
+                precise=not self.is_sample,
                 basis_memory=self.basis,
                 work=(before, total or before + self.work_to(count)),
                 key=jax.random.fold_in(self.key, 0),

@@ -83,7 +83,8 @@ class Ours:
         )
         estimate = found.estimate()
         if probes == 0:
-            return (estimate.value, 0.0), found.table().shape[1]
+            batch = self.examples.batch(0)
+            return (estimate.value, 0.0), self.network.classes(batch.images)
         spread = found.table().std(axis=1, ddof=1) / probes**0.5
         error = float(np.sqrt((spread**2).sum())) / len(spread)
         return (estimate.value, error), probes

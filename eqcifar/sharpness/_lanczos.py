@@ -175,15 +175,16 @@ def eigenpairs(
 ) -> Eigen:
     """Find extreme eigenpairs by Lanczos with full reorthogonalisation.
 
-    Lanczos sees one vector of each eigenspace. What it has found is therefore set
-    aside, and it starts again from a fresh random vector in the complement, until
-    nothing beyond the last of the `count` values comes up: a repeated eigenvalue is
-    returned as often as it occurs, as in the Hessian of a linear classifier.
+    Lanczos sees one vector of each eigenspace. What it has reached is therefore set
+    aside, and it starts again from a fresh random vector in the complement, for as many
+    steps as would bring up one more beyond the last of the `count` values (but for a
+    chance of 1 %): a repeated eigenvalue is returned as often as it occurs, as in the
+    Hessian of a linear classifier.
 
-    The bound is the norm of the residual ||A y - t y|| of one more product with each
-    vector, in double precision where the operator has that (`Operator.precise`), and
-    the value is that product's t = y'A y: an eigenvalue is that near. The bound does
-    not say that none was missed; `Eigen.complete` says that none was found.
+    The bound is the norm of the residual ||A y - t y||, and the value t = y'A y, of one
+    more product with each vector, in double precision where the operator has that
+    (`Operator.precise`): an eigenvalue is that near. The bound does not say that none
+    was missed; `Eigen.complete` says that none was found.
 
     **Arguments:**
 
@@ -210,9 +211,10 @@ def eigenpairs(
     def find() -> dict[str, Any]:
         if near is None:
             found = _search(operator, count, which, steps, rtol, basis_memory, key)
-            found = _checked(operator, found, precise)
         else:
             found = _refine(operator, near, count, which, steps, rtol, basis_memory)
+        if near is None or precise:
+            found = _checked(operator, found, precise)
         values, bounds = found.values, found.bounds
         order = np.argsort(-_RANKS[which](values), kind="stable")
         return {

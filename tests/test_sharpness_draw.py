@@ -78,8 +78,8 @@ def test_eigenvalues_of_a_sample(x64, relu, kind):
         estimate = got[f"{name}_{k + 1}"]
         close(estimate.value + estimate.bias, values[k], 1e-5)
         # Halves' eigenvalues are found near those of all, by one product.
-        assert abs(estimate.value - value) < 0.2 * error
-        close(estimate.standard_error, error, 0.1)
+        assert abs(estimate.value - value) < 0.3 * error
+        close(estimate.standard_error, error, 0.2)
         assert estimate.examples == 20
 
 

@@ -94,9 +94,16 @@ class PyHessian(Package):
 
     def second_moment(self, runs, steps):
         """The density's."""
+        torch.eig = _eig
         values, weights = self._of("ce").density(iter=steps, n_v=runs)
         both = zip(values, weights, strict=True)
         return float(np.mean([np.dot(w, np.square(v)) for v, w in both]))
+
+
+def _eig(matrix, eigenvectors):
+    """`torch.eig`, which PyHessian calls and PyTorch has no more."""
+    values, vectors = torch.linalg.eigh(matrix)
+    return torch.stack([values, torch.zeros_like(values)], 1), vectors
 
 
 class Curvlinops(Package):

@@ -149,25 +149,25 @@ def eigenpairs_of_halves(
         tell(work[0] + (number + 1) // len(parts), work[1])
     pushed = jnp.stack(products)
     with jax.default_matmul_precision("highest"):
-        along = pushed @ basis.T
-        rest = (pushed - along @ basis).reshape(count, len(parts), -1)
-        gram = np.asarray(jnp.einsum("kgp,khp->kgh", rest, rest), dtype=np.float64)
+        along, rest = pushed @ basis.T, pushed - (pushed @ basis.T) @ basis
+        gram = np.asarray(rest @ rest.T, dtype=np.float64)
     along = np.asarray(along, dtype=np.float64).reshape(count, len(parts), size)
+    gram = gram.reshape(count, len(parts), count, len(parts))
     values = np.zeros((*shares.shape[:2], count))
-    coefficients = np.zeros((*values.shape, size + count * len(parts)))
+    coefficients = np.zeros((*values.shape, size + len(pushed)))
     for at in np.ndindex(*shares.shape[:2]):
         share = shares[at]
         known = np.einsum("g,kgm->km", share, along)
-        row = known.copy()
-        row[:, :count] = (known[:, :count] + known[:, :count].T) / 2
-        out = np.sqrt(np.maximum(np.einsum("g,kgh,h->k", share, gram, share), 0.0))
+        # What is beyond the basis, as multiples of as many orthonormal vectors.
+        squares, axes = np.linalg.eigh(np.einsum("g,kglh,h->kl", share, gram, share))
+        lengths = np.sqrt(np.maximum(squares, 0.0))
         matrix = np.diag(np.concatenate([theta, np.zeros(count)]))
-        matrix[:count, :size], matrix[:size, :count] = row, row.T
-        matrix[:count, size:] = matrix[size:, :count] = np.diag(out)
-        every, axes = np.linalg.eigh(matrix)
-        values[at], top = every[: -count - 1 : -1], axes[:, : -count - 1 : -1].T
-        # A unit vector beyond the basis is the rest of what the parts gave, over `out`.
-        beyond = top[:, size:] / np.where(out > 0, out, np.inf)
+        matrix[:count, :size], matrix[:size, :count] = known, known.T
+        outside = axes * lengths
+        matrix[:count, size:], matrix[size:, :count] = outside, outside.T
+        every, pairs = np.linalg.eigh(matrix)
+        values[at], top = every[: -count - 1 : -1], pairs[:, : -count - 1 : -1].T
+        beyond = top[:, size:] / np.where(lengths > 0, lengths, np.inf) @ axes.T
         coefficients[at][:, :size] = top[:, :size] - beyond @ known
         coefficients[at][:, size:] = (beyond[:, :, None] * share).reshape(count, -1)
     return Halves(values, jnp.concatenate([basis, pushed]), coefficients)

@@ -112,12 +112,6 @@ SHARPNESS = [
         ("sharpness_products",),
     ),
     Section(
-        "Passes to the largest eigenvalue",
-        "Products of the Hessian over all the images that `lmax` takes, those over a "
-        "part of them by their share.",
-        ("sharpness_lmax",),
-    ),
-    Section(
         "Agreement with other packages",
         "Float64, copied weights, the same images and signs. PyHessian's power "
         "iteration adds 1e-6 to each norm that it divides by.",

@@ -151,7 +151,7 @@ def _rounding(operator: Operator, values: np.ndarray, scale: float = 0.0) -> flo
     return 100 * float(jnp.finfo(operator.dtype).eps) * largest
 
 
-_OTHERS = 16  # Ritz pairs beyond those asked for, as far as there are any
+_OTHERS = 8  # Ritz pairs beyond those asked for, as far as there are any
 # The chance that a search does not hear an eigenvalue beyond those that it was for.
 _CHANCE = 0.01
 _RANKS: dict[Which, Callable[[np.ndarray], np.ndarray]] = {

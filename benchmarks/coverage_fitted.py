@@ -19,14 +19,15 @@ from jax.flatten_util import ravel_pytree
 
 from eqcifar import sharpness
 from eqcifar.losses import get_loss
-from eqcifar.sharpness._draw import CUTS, estimate_fitted
+from eqcifar.sharpness._draw import GROUPS, cut, estimate_fitted
 from eqcifar.sharpness._gram import ntk_estimates
-from eqcifar.sharpness._radius import CLIMBS
+from eqcifar.sharpness._lanczos import Eigen
+from eqcifar.sharpness._leading import eigenpairs_of_halves
 
 from .coverage import CLASSES, Smooth, images_of_classes, small_resnet, summarise, train
 from .shared import Row, parser, row, store
 
-SPLIT, COUNTS, TOP = 4000, (50, 200, 1000, 2000), 3
+SPLIT, COUNTS, TOP, KNOWN = 4000, (50, 200, 1000, 2000), 3, 20
 RADIUS, DIRECTIONS, PROBES, TOGETHER = 0.05, 200, 5, 8
 
 
@@ -52,22 +53,28 @@ def derivatives(network, images, labels):
     return tables
 
 
-def draws_of(count, rng, cuts=CUTS):
-    """A sample, and its halves as weights of all the images: the whole, then cuts."""
-    ids = rng.choice(SPLIT, count, replace=False)
-    weights = np.zeros((1 + 2 * cuts, SPLIT), np.float32)
+def draws_of(count, rng):
+    """A sample, its cuts, and as weights of all images the whole and its groups."""
+    ids, cuts = rng.choice(SPLIT, count, replace=False), cut(count)
+    weights = np.zeros((1 + GROUPS, SPLIT), np.float32)
     weights[0, ids] = 1 / count
-    for cut in range(cuts):
-        order = rng.permutation(ids)
-        for side, half in enumerate((order[: count // 2], order[count // 2 :])):
-            weights[1 + 2 * cut + side, half] = 1 / len(half)
-    return ids, weights
+    weights[1 + cuts.group, ids] = 1 / cuts.sizes[cuts.group]
+    return ids, cuts, weights
 
 
-def fitted(found, terms, **options):
-    """An estimate from the whole's number and the halves', in the order of weights."""
-    halves = np.asarray(found[1:]).reshape(-1, 2)
-    return estimate_fitted(float(found[0]), terms, halves, population=SPLIT, **options)
+fitted = partial(estimate_fitted, population=SPLIT)
+
+
+def of_halves(values, vectors, groups, cuts):
+    """The eigenvalues of halves as the library finds them, near those of the whole."""
+    rows = jnp.asarray(vectors.T)
+    found = Eigen(
+        *(values[:TOP], np.zeros(TOP), rows[:TOP]),
+        *(values[TOP:KNOWN], rows[TOP:KNOWN], True, 0, 0.0),
+    )
+    held = [jnp.asarray(group, rows.dtype) for group in groups]
+    parts = [sharpness.Operator(lambda v, m=m: m @ v, len(m), m.dtype) for m in held]
+    return eigenpairs_of_halves(parts, cuts.shares, found, TOP, work=(0, 1)).values
 
 
 def on_eigenvalues(
@@ -84,17 +91,21 @@ def on_eigenvalues(
                 several = range(start, min(start + TOGETHER, repeats))
                 samples = [draws_of(count, rng) for _ in several]
                 # One large product in place of many that each read all of `each`.
-                weights = np.concatenate([weights for _, weights in samples])
+                weights = np.concatenate([weights for *_, weights in samples])
                 means = (weights @ each.reshape(SPLIT, -1)).reshape(
                     len(samples), -1, size, size
                 )
-                for (ids, _), of_one in zip(samples, means, strict=True):
-                    vectors = np.linalg.eigh(of_one[0])[1][:, ::-1][:, :TOP]
-                    values = np.linalg.eigvalsh(of_one)[:, ::-1].astype(np.float64)
-                    pushed = each[ids].reshape(-1, size) @ vectors
-                    forms = (pushed.reshape(count, size, TOP) * vectors).sum(1)
+                for (ids, cuts, _), of_one in zip(samples, means, strict=True):
+                    values, vectors = (
+                        np.flip(x, -1) for x in np.linalg.eigh(of_one[0].astype(float))
+                    )
+                    halves = of_halves(values, vectors, of_one[1:], cuts)
+                    first = vectors[:, :TOP].astype(np.float32)
+                    pushed = each[ids].reshape(-1, size) @ first
+                    forms = (pushed.reshape(count, size, TOP) * first).sum(1)
                     for k in range(TOP):
-                        draws[k].append(fitted(values[:, k], forms[:, k]))
+                        estimate = fitted(values[k], forms[:, k], halves[..., k])
+                        draws[k].append(estimate)
             for k in range(TOP):
                 what = (
                     f"{name}: eigenvalue {k + 1} of {kind}, {count} of {SPLIT} images"
@@ -153,10 +164,14 @@ def on_rises(
     for count in COUNTS:
         sams, averages, lines = [], [], []
         for _ in range(repeats):
-            ids, weights = draws_of(count, rng, CLIMBS)
+            ids, cuts, _ = draws_of(count, rng)
             rises = worst(ids)
-            found = [worst(np.flatnonzero(half)).mean() for half in weights[1:]]
-            sams.append(fitted([rises.mean(), *found], rises, maximal=False))
+            halves = [
+                [worst(ids[cuts.members(half)]).mean() for half in both]
+                for both in cuts.sides
+            ]
+            found = rises.mean(), rises, np.asarray(halves)
+            sams.append(fitted(*found, maximal=False))
             few = rng.choice(DIRECTIONS, PROBES, replace=False)
             shared = np.zeros(count, int)
             averages.append(mean(table[np.ix_(ids, few)], groups=shared))

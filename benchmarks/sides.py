@@ -1,6 +1,7 @@
 """Programs to compare, each in a process of its own; one computes at a time."""
 
 import dataclasses
+import importlib
 import math
 import os
 import pickle
@@ -49,20 +50,17 @@ class Case:
         return images, rng.integers(0, 10, count, np.int32)
 
 
-class Side:
-    """One side of a comparison; calls of its methods wait for the answers.
+class Remote:
+    """An object in a process of its own; calls of its methods wait for the answers.
 
     **Arguments:**
 
-    - `name`: `eqcifar`, or a form of the peer's, see `TorchSubject`.
-    - `case`: what it is to compute.
+    - `made`: the class, as `module:name`, and its `arguments`.
     - `python`: the Python that has what it needs.
     - `prelude`: code that its process runs first.
     """
 
-    def __init__(self, name: str, case: Case, python: str = "", prelude: str = ""):
-        self.name, self.case = name, case
-        self.calls: dict[str, int] = {}
+    def __init__(self, made: str, *arguments: Any, python: str = "", prelude: str = ""):
         root = Path(__file__).parent.parent
         self._process = subprocess.Popen(
             [python or sys.executable, "-m", "benchmarks.sides"],
@@ -71,13 +69,43 @@ class Side:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
         )
-        self._send((name, dataclasses.asdict(case), prelude))
+        self._send((prelude, made, arguments))
 
-    def call(self, method: str, *arguments: Any) -> Any:
-        """What the side's method returns."""
-        self._send((method, *arguments))
+    def call(self, method: str, *arguments: Any, **options: Any) -> Any:
+        """What the method returns."""
+        self._send((method, arguments, options))
         assert self._process.stdout is not None
         return pickle.load(self._process.stdout)
+
+    def stop(self):
+        """End the process."""
+        self._send(None)
+        self._process.wait()
+
+    def _send(self, what: Any):
+        assert self._process.stdin is not None
+        pickle.dump(what, self._process.stdin)
+        self._process.stdin.flush()
+
+
+class Side:
+    """One side of a comparison.
+
+    **Arguments:**
+
+    - `name`: `eqcifar`, or a form of the peer's, see `TorchSubject`.
+    - `case`: what it is to compute.
+    - `python`, `prelude`: see `Remote`.
+    """
+
+    def __init__(self, name: str, case: Case, python: str = "", prelude: str = ""):
+        self.name, self.case = name, case
+        self.calls: dict[str, int] = {}
+        made = "benchmarks.peers.torch_speed:TorchSubject"
+        if name == OURS:
+            made = "benchmarks.subject:MeasuredNetwork"
+        self._remote = Remote(made, case, name, python=python, prelude=prelude)
+        self.call, self.stop = self._remote.call, self._remote.stop
 
     def warm_up(self, kind: str, seconds: float):
         """Find out how many calls fill a turn, after one."""
@@ -92,30 +120,17 @@ class Side:
         images = case.batch * case.steps if kind == "train" else case.evaluated
         return images * calls / self.call(kind, calls)
 
-    def stop(self):
-        """End the process."""
-        self._send(None)
-        self._process.wait()
-
-    def _send(self, what: Any):
-        assert self._process.stdin is not None
-        pickle.dump(what, self._process.stdin)
-        self._process.stdin.flush()
-
 
 def serve():
     """Answer calls until there are no more."""
     answers, sys.stdout = sys.stdout.buffer, sys.stderr
-    name, case, prelude = pickle.load(sys.stdin.buffer)
+    prelude, made, arguments = pickle.load(sys.stdin.buffer)
     exec(prelude, {})
-    if name == OURS:
-        from benchmarks.subject import MeasuredNetwork as Made
-    else:
-        from benchmarks.peers.torch_speed import TorchSubject as Made
-    side = Made(Case(**case), name)
+    module, _, name = made.partition(":")
+    side = getattr(importlib.import_module(module), name)(*arguments)
     while call := pickle.load(sys.stdin.buffer):
-        method, *arguments = call
-        pickle.dump(getattr(side, method)(*arguments), answers)
+        method, arguments, options = call
+        pickle.dump(getattr(side, method)(*arguments, **options), answers)
         answers.flush()
 
 

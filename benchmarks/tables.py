@@ -105,6 +105,20 @@ SHARPNESS = [
         ("sharpness_profile",),
     ),
     Section(
+        "Beside other packages, measured",
+        "One trained network at full width in float32, the same images, one run; each "
+        "package in a process of its own. Traces to the standard error that is "
+        "named, of the random vectors, and their difference from the exact value; "
+        "`eqcifar` takes random output vectors, the others random directions.",
+        ("sharpness_packages",),
+    ),
+    Section(
+        "A product in gradients",
+        "The Hessian and the Gauss-Newton matrix times a vector as multiples of the "
+        "same package's gradient of the same images, in turns; median and range.",
+        ("sharpness_products",),
+    ),
+    Section(
         "Agreement with other packages",
         "Float64, copied weights, the same images and signs. PyHessian's power "
         "iteration adds 1e-6 to each norm that it divides by.",

@@ -12,7 +12,8 @@ from jax.flatten_util import ravel_pytree
 from eqcifar import measurements, sharpness
 from eqcifar.errors import RunError, UsageError
 from eqcifar.sharpness import Examples, Network, Operator
-from eqcifar.sharpness._lanczos import values_nearby
+from eqcifar.sharpness._draw import cut
+from eqcifar.sharpness._leading import eigenpairs_of_halves, eigenpairs_of_mean
 from eqcifar.sharpness._operator import _double
 
 from .sharpness_tools import CLASSES, close, data, dense, network
@@ -263,16 +264,59 @@ def test_known_eigenpairs_take_the_noise_from_a_norm(x64):
         assert estimate.standard_error < 0.01 * sum_of
 
 
-def test_eigenvalues_nearby_with_repeats_and_without_any(x64):
-    rng = np.random.default_rng(0)
-    vectors = jnp.eye(40)[:3]
-    tilt = 0.01 * rng.normal(size=(40, 40))
-    matrix = jnp.asarray(np.diag([3.0, 3.0, 3.0] + [0.5] * 37) + tilt + tilt.T)
-    values, found = values_nearby(Operator(lambda v: matrix @ v, 40), vectors)
-    close(values, np.linalg.eigvalsh(matrix)[::-1][:3], 1e-6)
-    close(found @ found.T, np.eye(3))
-    values, _ = values_nearby(diagonal(np.zeros(40)), vectors)
-    assert (values == 0).all()
+def dense_operator(matrix):
+    held = jnp.asarray(matrix)
+    return Operator(lambda v: held @ v, len(held), held.dtype)
+
+
+def symmetric(rng, size, count):
+    made = rng.normal(size=(count, size, size))
+    return made + made.swapaxes(1, 2)
+
+
+@pytest.mark.parametrize("repeated", [1, 2, 3])
+def test_eigenpairs_of_a_mean_are_found_from_those_of_a_part(x64, repeated):
+    rng, size = np.random.default_rng(0), 60
+    values = np.concatenate([[9.0] * repeated, rng.uniform(-1, 5, size - repeated)])
+    basis = np.linalg.qr(rng.normal(size=(size, size)))[0]
+    noise = symmetric(rng, size, 8) * 0.1
+    matrices = (basis * values) @ basis.T + noise - noise.mean(0)
+    parts = [dense_operator(matrix) for matrix in matrices]
+    shares = np.full(8, 1 / 8)
+    options = {"steps": 60, "rtol": 1e-8, "work": (0, 1), "key": KEY}
+    for count in (1, 3):
+        found = eigenpairs_of_mean(parts, shares, count, **options)
+        expected = np.sort(values)[::-1][:count]
+        close(found.values, expected, 1e-9)
+        assert (np.abs(found.values - expected) <= found.bounds + 1e-12).all()
+        close(found.vectors @ found.vectors.T, np.eye(count), 1e-6)
+
+
+def test_eigenpairs_of_halves_near_those_of_the_mean(x64):
+    rng, size, count = np.random.default_rng(0), 40, 3
+    noise = 0.02 * symmetric(rng, size, 8)
+    matrices = np.diag([3.0, 3.0, 2.9] + [0.5] * 37) + noise
+    parts = [dense_operator(matrix) for matrix in matrices]
+    shares, cuts = np.full(8, 1 / 8), cut(8)
+    options = {"steps": 40, "rtol": 1e-9, "work": (0, 1), "key": KEY}
+    found = eigenpairs_of_mean(parts, shares, count, **options)
+    for part in parts:
+        part.matvecs = 0
+    halves = eigenpairs_of_halves(parts, cuts.shares, found, count, work=(0, 1))
+    assert [part.matvecs for part in parts] == [count] * 8
+    for at in np.ndindex(7, 2):
+        half = np.einsum("g,gij->ij", cuts.shares[at], matrices)
+        expected = np.linalg.eigvalsh(half)[::-1][:count]
+        first_order = found.vectors @ half @ found.vectors.T
+        missed = expected - np.linalg.eigvalsh(first_order)[::-1]
+        assert (np.abs(halves.values[at] - expected) < 0.4 * missed).all()
+        vectors = halves.vectors(*at)
+        close(vectors @ vectors.T, np.eye(count), 1e-9)
+        close(np.einsum("kp,pq,kq->k", vectors, half, vectors), expected, 1e-2)
+    zero = [Operator(lambda v: 0 * v, size) for _ in range(8)]
+    found = eigenpairs_of_mean(zero, shares, 2, **options)
+    halves = eigenpairs_of_halves(zero, cuts.shares, found, 2, work=(0, 1))
+    assert (halves.values == 0).all()
 
 
 @pytest.mark.parametrize("radius", [0.0, -1.0, np.nan])

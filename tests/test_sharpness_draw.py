@@ -6,7 +6,7 @@ import pytest
 
 from eqcifar import measurements, sharpness
 from eqcifar.sharpness import Examples
-from eqcifar.sharpness._draw import CUTS, estimate_fitted
+from eqcifar.sharpness._draw import cut, estimate_fitted
 
 from .sharpness_tools import close, data, dense, network
 
@@ -32,8 +32,28 @@ def expected(value, terms, halves, n=20, size=30):
     left = 1 - n / size
     excess = left * (np.asarray(halves).mean(1) - value)
     first = terms.var(ddof=1) / n * left
-    second = excess.var(ddof=1) * (1 + 1 / CUTS) + excess.mean() ** 2
+    second = excess.var(ddof=1) * (1 + 1 / len(excess)) + excess.mean() ** 2
     return value - excess.mean(), np.sqrt(first + second)
+
+
+def halves_of(sample):
+    """The positions in the split of both halves of each cut."""
+    cuts = cut(len(sample))
+    return [[sample.order[cuts.members(h)] for h in both] for both in cuts.sides]
+
+
+def test_cuts_into_halves_are_balanced():
+    for size, groups in ((1, 1), (2, 2), (3, 2), (7, 4), (20, 8), (1000, 8)):
+        cuts = cut(size)
+        assert len(cuts.sizes) == groups == len(cuts.first) + 1
+        assert cuts.sizes.max() - cuts.sizes.min() <= 1
+        signs = np.where(cuts.first, 1, -1)
+        assert (signs @ signs.T == groups * np.eye(groups - 1)).all()
+        assert (signs.sum(axis=1) == 0).all()
+        assert np.abs(cuts.shares.sum(axis=2) - 1).sum() < 1e-12
+    # Batches stay together.
+    group = cut(20, together=4).group.reshape(5, 4)
+    assert (group == group[:, :1]).all()
 
 
 def leading(matrix, count=2):
@@ -50,8 +70,8 @@ def test_eigenvalues_of_a_sample(x64, relu, kind):
     values, vectors = leading(each[sample.order].mean(0))
     halves = np.asarray(
         [
-            [leading(each[half.order].mean(0))[0] for half in sample.halves(cut)]
-            for cut in range(CUTS)
+            [leading(each[half].mean(0))[0] for half in both]
+            for both in halves_of(sample)
         ]
     )
     for k in (0, 1):
@@ -59,9 +79,9 @@ def test_eigenvalues_of_a_sample(x64, relu, kind):
         value, error = expected(values[k], terms[sample.order], halves[..., k])
         estimate = got[f"{name}_{k + 1}"]
         close(estimate.value + estimate.bias, values[k], 1e-5)
-        # Halves' eigenvalues are sought near those of all, in few products.
-        assert abs(estimate.value - value) < 0.1 * error
-        close(estimate.standard_error, error, 0.05)
+        # Halves' eigenvalues are found near those of all, by one product.
+        assert abs(estimate.value - value) < 0.3 * error
+        close(estimate.standard_error, error, 0.2)
         assert estimate.examples == 20
 
 
@@ -75,13 +95,15 @@ def test_the_interval_of_an_eigenvalue_holds_that_of_all_images():
         return np.linalg.eigvalsh(rows[ids].T @ rows[ids] / len(ids))[-1]
 
     draws = []
-    for _ in range(repeats):
+    for seed in range(repeats):
         ids = rng.choice(size, count, replace=False)
         vector = np.linalg.eigh(rows[ids].T @ rows[ids])[1][:, -1]
-        cuts = [np.array_split(rng.permutation(ids), 2) for _ in range(CUTS)]
-        halves = np.asarray([[largest(half) for half in cut] for cut in cuts])
+        cuts = cut(count, seed=seed)
+        halves = [[largest(ids[cuts.members(h)]) for h in both] for both in cuts.sides]
         terms = (rows[ids] @ vector) ** 2
-        draws.append(estimate_fitted(largest(ids), terms, halves, population=size))
+        draws.append(
+            estimate_fitted(largest(ids), terms, np.asarray(halves), population=size)
+        )
     held = [low <= truth <= high for low, high in (e.interval() for e in draws)]
     assert 0.9 <= np.mean(held) <= 1.0
     plain = np.mean([e.value + e.bias for e in draws]) / truth - 1
@@ -109,15 +131,15 @@ def test_the_rise_along_a_fixed_line_errs_as_a_mean(x64, relu):
 def test_the_worst_rise_of_a_sample(x64, relu):
     net, sample, _ = relu
 
-    def rise(some):
-        ids = some.order  # as a split of its own, which leaves nothing to be drawn
-        own = Examples(some.images[ids], some.labels[ids], batch_size=4)
+    def rise(ids):  # as a split of its own, which leaves nothing to be drawn
+        own = Examples(sample.images[ids], sample.labels[ids], batch_size=4)
         return sharpness.sam_sharpness(net, own, "ce", radius=0.1).value
 
     got = sharpness.sam_sharpness(net, sample, "ce", radius=0.1)
-    halves = np.asarray([[rise(h) for h in sample.halves(cut)] for cut in range(8)])
-    excess = (1 - 20 / 30) * (halves.mean(1) - rise(sample))
-    close(got.value + got.bias, rise(sample))
+    halves = np.asarray([[rise(half) for half in both] for both in halves_of(sample)])
+    whole = rise(sample.order)
+    excess = (1 - 20 / 30) * (halves.mean(1) - whole)
+    close(got.value + got.bias, whole)
     close(got.bias, excess.mean())
     spread = (np.diff(halves, axis=1) ** 2).mean() / 4 * (1 - 20 / 30)
     assert got.data_error**2 >= spread + got.bias**2

@@ -75,7 +75,7 @@ def test_lanczos_finds_the_ends_of_the_spectrum(x64, relu):
     top = sharpness.eigenpairs(apply, 3, steps=60, rtol=1e-10, key=KEY)
     close(top.values, values[::-1][:3], 1e-9)
     assert (top.bounds < 1e-9 * values[-1]).all()
-    assert top.matvecs == apply.matvecs < 60
+    assert top.matvecs == apply.matvecs < 80
     assert sharpness.overlap(
         top.vectors, jnp.asarray(vectors[:, ::-1][:, :3].T)
     ) == pytest.approx(1.0)

@@ -15,7 +15,7 @@ from ..figures import (
 from ..measures import unit_of_loss
 from ._connect import Connection
 from ._measured_network import MeasuredNetwork
-from ._plots import check_plots
+from ._sharpness_table import check_plots
 
 
 def plot_connection(

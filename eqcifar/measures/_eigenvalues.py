@@ -25,7 +25,7 @@ def _compute(task: "Task") -> "Measured":
     for index, (kind, name) in enumerate(kinds.items()):
         at, total = index * work, len(kinds) * work
         found = task.leading(kind, f"eigen-{kind}", count, at, total)
-        at += task.steps_to(count)
+        at += task.work_to(count)
         drawn = task.of_draw(kind, f"eigen-{kind}", found, at, total)
         for k in range(task.top):
             values[f"{name}_{k + 1}"] = drawn[k]

@@ -35,13 +35,12 @@ def _compute(task: "Task", name: str, count: int, eigen: bool) -> "Measured":
     if eigen:
         if task.network.size < count:
             raise UsageError("A plane takes two parameters at least; there is one.")
-        before = task.steps_to(task.pairs)
+        before = task.work_to(task.pairs)
         total += before + task.work_of_draw(count)
         leading = task.leading("hess", "eigen-hess", task.pairs, 0, total)
-        vectors = leading.vectors[:count]
-        directions = [as_direction(task.network, vector) for vector in vectors]
+        directions = [as_direction(task.network, v) for v in leading.vectors[:count]]
     else:
-        vectors, keys = None, jax.random.split(task.key, count)
+        leading, keys = None, jax.random.split(task.key, count)
         directions = [filter_normalised(task.network, key) for key in keys]
     with page(name, before=before, total=total):
         found = landscape(
@@ -54,8 +53,9 @@ def _compute(task: "Task", name: str, count: int, eigen: bool) -> "Measured":
             target=task.target,
         )
     rises, halves = task.rises(name, directions, _REACH), None
-    if vectors is not None and task.is_sample:
-        halves = task.rises_of_halves(name, vectors, _REACH, before + work, total)
+    if leading is not None and task.is_sample:
+        done = before + work
+        halves = task.rises_of_halves(name, leading, count, _REACH, done, total)
     rise = task.fitted(float(rises.mean()), rises, halves)
     by_batch = task.network.batch_statistics
     curves = {

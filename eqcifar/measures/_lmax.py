@@ -14,7 +14,7 @@ def _compute(task: "Task") -> "Measured":
 
     total = task.work(1)
     found = task.leading("hess", "lmax", 1, 0, total)
-    (value,) = task.of_draw("hess", "lmax", found, task.steps_to(1), total)
+    (value,) = task.of_draw("hess", "lmax", found, task.work_to(1), total)
     return Measured({"lmax": value}, {"lmax": float(found.bounds[0])})
 
 

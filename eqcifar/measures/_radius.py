@@ -8,6 +8,7 @@ if TYPE_CHECKING:
     from ..sharpness import Measured, Task
 
 _RADIUS, _ADAPTIVE = 0.05, 0.5
+_CLIMBS = 24  # About the passes of `sam_sharpness`, of which a direction takes two.
 
 
 def _compute(task: "Task") -> "Measured":
@@ -18,16 +19,15 @@ def _compute(task: "Task") -> "Measured":
         average_sharpness,
         page,
         sam_sharpness,
-        tell,
     )
 
     values: dict[str, Estimate] = {}
     probes = max(task.probes, 5)
-    total = 2 * (probes + 1)
+    each = _CLIMBS + 2 * probes
     for step, adaptive in enumerate((False, True)):
         distance = _ADAPTIVE if adaptive else _RADIUS
-        end = "_adaptive" if adaptive else ""
-        with page(f"sam{end}"):
+        end, before = "_adaptive" if adaptive else "", step * each
+        with page(f"sam{end}", before=before, total=2 * each):
             values[f"sam{end}"] = sam_sharpness(
                 task.network,
                 task.examples,
@@ -36,9 +36,8 @@ def _compute(task: "Task") -> "Measured":
                 adaptive=adaptive,
                 target=task.target,
             )
-        before = step * (probes + 1) + 1
-        tell(before, total)
-        with page(f"average{end}", before=before, total=total):
+        before += _CLIMBS
+        with page(f"average{end}", before=before, total=2 * each):
             values[f"average{end}"] = average_sharpness(
                 task.network,
                 task.examples,

@@ -17,7 +17,7 @@ def _compute(task: "Task") -> "Measured":
     from ..sharpness import Measured, page, spectral_density
 
     probes, steps = max(task.probes, 4), task.steps(40, 10)
-    before = task.steps_to(task.pairs)
+    before = task.work_to(task.pairs)
     total = before + probes * steps
     known = task.leading("hess", "eigen-hess", task.pairs, 0, total)
     with page("spectrum"):

@@ -91,7 +91,6 @@ from ._probe_traces import (
     quadratic_forms as quadratic_forms,
 )
 from ._radius import (
-    CLIMBS as CLIMBS,
     average_sharpness as average_sharpness,
     loss_at as loss_at,
     sam_sharpness as sam_sharpness,

@@ -2,17 +2,87 @@
 
 import dataclasses
 import math
-from collections.abc import Callable
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float, Int
+from scipy.linalg import hadamard
 
 from ._estimate import Estimate, Target, estimate_mean
 from ._examples import Examples
-from ._pieces import page, whole
+from ._network import Network
 
-# Of how many cuts into halves the bias is the mean.
-CUTS = 4
+# Of images at most, and so one cut less.
+GROUPS = 8
+
+
+@dataclasses.dataclass(frozen=True)
+class Cuts:
+    """Images in groups, and cuts of the groups into halves that are orthogonal.
+
+    What is a sum over images is found once in each group, for all cuts: balanced
+    repeated replication (McCarthy 1969).
+
+    - `group`: which each image is in; as many groups as there are images, but a power
+        of two and `GROUPS` at most.
+    - `first`: which groups make the first half of each cut; one cut less than groups.
+    """
+
+    group: Int[np.ndarray, " images"]
+    first: Bool[np.ndarray, "cuts groups"]
+
+    @property
+    def sizes(self) -> Int[np.ndarray, " groups"]:
+        """How many images each group has."""
+        return np.bincount(self.group)
+
+    @property
+    def sides(self) -> Bool[np.ndarray, "cuts 2 groups"]:
+        """Which groups make each half."""
+        return np.stack([self.first, ~self.first], axis=1)
+
+    @property
+    def shares(self) -> Float[np.ndarray, "cuts 2 groups"]:
+        """The share of each group in a mean over each half."""
+        sizes = self.sides * self.sizes
+        return sizes / sizes.sum(axis=2, keepdims=True)
+
+    def members(self, side: Bool[np.ndarray, " groups"]) -> Int[np.ndarray, " chosen"]:
+        """Which images the groups have that make a half."""
+        return np.flatnonzero(side[self.group])
+
+    def groups(self, examples: Examples) -> list[Examples]:
+        """The images of each group, in batches of one size."""
+        most, devices = self.sizes.max(), examples.devices
+        batch = -(-most // -(-most // examples.batch_size))
+        batch = -(-batch // devices) * devices
+        every = np.eye(len(self.sizes), dtype=bool)
+        parts = [self.half(examples, one) for one in every]
+        return [part.with_batch_size(int(batch)) for part in parts]
+
+    def half(self, examples: Examples, side: Bool[np.ndarray, " groups"]) -> Examples:
+        """The images of a half."""
+        return examples.take(examples.order[self.members(side)])
+
+
+def cut(size: int, *, together: int = 1, seed: int = 0) -> Cuts:
+    """Put so many images at random into groups, of which halves are made.
+
+    **Arguments:**
+
+    - `together`: so many that follow each other are in one group: a batch, where the
+        statistics of batches count.
+    """
+    block = np.arange(size) // together
+    blocks = int(block[-1]) + 1
+    count = min(GROUPS, 1 << (blocks.bit_length() - 1))
+    group = np.random.default_rng(seed).permutation(blocks) % count
+    return Cuts(group[block], hadamard(count)[1:] > 0)
+
+
+def cuts_of(network: Network, examples: Examples) -> Cuts:
+    """The cuts of examples, between batches where the network looks at its batch."""
+    together = examples.batch_size if network.batch_statistics else 1
+    return cut(len(examples), together=together)
 
 
 def is_sample(examples: Examples, target: Target) -> bool:
@@ -69,22 +139,9 @@ def estimate_fitted(
             first = dataclasses.replace(
                 first, data_error=error, data_freedom=float(len(halves)), skewness=0.0
             )
-    spread = float(excess.std(ddof=1)) * math.sqrt(1 + 1 / len(excess))
+    spread = float(excess.std(ddof=min(len(excess) - 1, 1))) * math.sqrt(
+        1 + 1 / len(excess)
+    )
     more = math.hypot(spread, bias)
     wider = first.shift(-bias).with_more_error(data_error=more)
     return dataclasses.replace(wider, bias=bias)
-
-
-def over_halves(
-    examples: Examples,
-    find: Callable[[Examples], np.ndarray],
-    cuts: int = CUTS,
-) -> Float[np.ndarray, "cuts 2 ..."]:
-    """What `find` finds on both halves of each cut."""
-    found = []
-    for cut in range(cuts):
-        for side, half in enumerate(examples.halves(cut)):
-            with page(f"half{cut}{side}"):
-                found.append(whole(lambda half=half: {"found": find(half)})["found"])
-    table = np.stack(found)
-    return table.reshape(cuts, 2, *table.shape[1:])

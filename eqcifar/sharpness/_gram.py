@@ -11,7 +11,7 @@ from jaxtyping import Array, Float
 from eqcifar.errors import RunError, UsageError
 from eqcifar.parallel import jit
 
-from ._draw import CUTS, estimate_fitted
+from ._draw import cut, estimate_fitted
 from ._estimate import Estimate, Target
 from ._examples import Examples
 from ._memory import MEMORY
@@ -89,10 +89,15 @@ def ntk_estimates(
     n, classes = examples, len(matrix) // examples
     values, vectors = np.linalg.eigh(matrix)
     shares = (vectors[:, -1].reshape(n, classes) ** 2).sum(axis=1)
-    rng, halves = np.random.default_rng(0), np.zeros((0, 2))
+    halves = np.zeros((0, 2))
     if n > 1 and (n < population or target == "population"):
-        cuts = [np.array_split(rng.permutation(n), 2) for _ in range(CUTS)]
-        halves = np.asarray([[_largest(matrix, n, h) for h in cut] for cut in cuts])
+        cuts = cut(n)
+        halves = np.asarray(
+            [
+                [_largest(matrix, n, cuts.members(h)) for h in both]
+                for both in cuts.sides
+            ]
+        )
     options = {"population": population, "target": target}
     largest = estimate_fitted(values[-1], n * values[-1] * shares, halves, **options)
     blocks = matrix.reshape(n, classes, n, classes)

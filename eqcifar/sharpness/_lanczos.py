@@ -29,12 +29,15 @@ class Eigen:
 
     `vectors` has a unit vector a row, flat, in the order of `Network.leaves`.
     `complete`: searches from fresh random vectors, in the complement of these, found
-    no further eigenvalue beyond them.
+    no further eigenvalue beyond them. `others` and their `directions` are the next
+    Ritz pairs, without bounds.
     """
 
     values: Float[np.ndarray, " count"]
     bounds: Float[np.ndarray, " count"]
     vectors: Float[Array, "count size"]
+    others: Float[np.ndarray, " more"]
+    directions: Float[Array, "more size"]
     complete: bool
     matvecs: int
     seconds: float
@@ -59,6 +62,9 @@ class Density:
     frobenius: Estimate
     matvecs: int
     seconds: float
+
+
+_BLOCK = 16  # rows by which a basis grows
 
 
 @partial(jax.jit, donate_argnums=0)
@@ -103,9 +109,9 @@ def _run(
         memory,
         "take fewer steps or allow more memory.",
     )
-    basis = jnp.zeros((fixed + steps, operator.size), operator.dtype)
+    basis = jnp.zeros((min(_BLOCK, fixed + steps), operator.size), operator.dtype)
     if known is not None:
-        basis = basis.at[:fixed].set(known)
+        basis = jnp.concatenate([known, basis])[: fixed + steps]
         start = _orthogonalise(basis, start)
 
     def advance() -> dict[str, Array]:
@@ -118,6 +124,9 @@ def _run(
     alphas, betas = [], []
     values, bounds, pairs = np.zeros(0), np.zeros(0), np.zeros((0, 0))
     for step in range(steps):
+        if fixed + step == len(basis):
+            more = min(_BLOCK, steps - step)
+            basis = jnp.pad(basis, ((0, more), (0, 0)))
         basis = _store(basis, jnp.asarray(fixed + step), vector)
         found = piece(before + step, advance)
         alphas.append(float(found["alpha"]))
@@ -133,7 +142,7 @@ def _run(
             break
         betas.append(beta)
         vector = jnp.asarray(found["product"]) / beta
-    return values, bounds, pairs, basis
+    return values, bounds, pairs, basis[: fixed + len(values)]
 
 
 def _rounding(operator: Operator, values: np.ndarray, scale: float = 0.0) -> float:
@@ -142,9 +151,9 @@ def _rounding(operator: Operator, values: np.ndarray, scale: float = 0.0) -> flo
     return 100 * float(jnp.finfo(operator.dtype).eps) * largest
 
 
-DEPTH = 3  # of the Krylov space around eigenvectors that are nearly right
-# How far, beside its modulus, a fresh search follows a value that is not wanted.
-_HEARD = 1e-2
+_OTHERS = 8  # Ritz pairs beyond those asked for, as far as there are any
+# The chance that a search does not hear an eigenvalue beyond those that it was for.
+_CHANCE = 0.01
 _RANKS: dict[Which, Callable[[np.ndarray], np.ndarray]] = {
     "largest": lambda values: values,
     "smallest": lambda values: -values,
@@ -160,19 +169,22 @@ def eigenpairs(
     steps: int = 100,
     rtol: float = 1e-4,
     basis_memory: float = BASIS_MEMORY,
+    near: Eigen | None = None,
+    precise: bool = True,
     key: PRNGKeyArray,
 ) -> Eigen:
     """Find extreme eigenpairs by Lanczos with full reorthogonalisation.
 
-    Lanczos sees one vector of each eigenspace. What it has found is therefore set
-    aside, and it starts again from a fresh random vector in the complement, until
-    nothing beyond the last of the `count` values comes up: a repeated eigenvalue is
-    returned as often as it occurs, as in the Hessian of a linear classifier.
+    Lanczos sees one vector of each eigenspace. What it has reached is therefore set
+    aside, and it starts again from a fresh random vector in the complement, for as many
+    steps as would bring up one more beyond the last of the `count` values (but for a
+    chance of 1 %): a repeated eigenvalue is returned as often as it occurs, as in the
+    Hessian of a linear classifier.
 
-    The bound is the norm of the residual ||A y - t y|| of one more product with each
-    vector, in double precision where the operator has that (`Operator.precise`), and
-    the value is that product's t = y'A y: an eigenvalue is that near. The bound does
-    not say that none was missed; `Eigen.complete` says that none was found.
+    The bound is the norm of the residual ||A y - t y||, and the value t = y'A y, of one
+    more product with each vector, in double precision where the operator has that
+    (`Operator.precise`): an eigenvalue is that near. The bound does not say that none
+    was missed; `Eigen.complete` says that none was found.
 
     **Arguments:**
 
@@ -180,6 +192,10 @@ def eigenpairs(
     - `steps`: at most so many products from one start, and vectors held; fewer when
         every bound is at most `rtol` times the largest eigenvalue in modulus.
     - `basis_memory`: bytes for the basis, one vector a step.
+    - `near`: as many eigenpairs of a matrix nearby, such as that of a part of the
+        images. The search is then by Davidson's method (1975), from there, with that
+        matrix to solve for corrections. What is orthogonal to all that is near is not
+        found, and `complete` is that of `near`.
 
     **Raises:**
 
@@ -193,23 +209,22 @@ def eigenpairs(
     begin = time.perf_counter()
 
     def find() -> dict[str, Any]:
-        search = _search(operator, count, which, steps, rtol, basis_memory, key)
-        vectors, complete, before = search
-        exact = [
-            piece(before + j, lambda j=j: _check(operator, vectors[j]))
-            for j in range(count)
-        ]
-        values, bounds = (
-            np.asarray([float(one[name]) for one in exact])
-            for name in ("value", "bound")
-        )
+        if near is None:
+            found = _search(operator, count, which, steps, rtol, basis_memory, key)
+        else:
+            found = _refine(operator, near, count, which, steps, rtol, basis_memory)
+        if near is None or precise:
+            found = _checked(operator, found, precise)
+        values, bounds = found.values, found.bounds
         order = np.argsort(-_RANKS[which](values), kind="stable")
         return {
             "values": values[order],
             "bounds": bounds[order],
-            "vectors": vectors[order],
-            "complete": complete,
-            "matvecs": before + count,
+            "vectors": found.vectors[order],
+            "others": found.others,
+            "directions": found.directions,
+            "complete": found.complete,
+            "matvecs": found.products,
         }
 
     found = whole(find)
@@ -217,22 +232,53 @@ def eigenpairs(
         found["values"],
         found["bounds"],
         jnp.asarray(found["vectors"]),
+        found["others"],
+        jnp.asarray(found["directions"]),
         bool(found["complete"]),
         int(found["matvecs"]),
         time.perf_counter() - begin,
     )
 
 
-def _check(operator: Operator, vector: Array) -> dict[str, float]:
-    """The Rayleigh quotient and the norm of its residual, by one more product."""
-    y = np.asarray(vector, dtype=np.float64)
-    y = y / np.linalg.norm(y)
-    product = operator.in_double(y)
-    value = float(y @ product)
-    bound = float(np.linalg.norm(product - value * y))
-    if not math.isfinite(value + bound):
-        raise RunError("the operator returned a value that is not finite")
-    return {"value": value, "bound": bound + 10 * operator.precision * abs(value)}
+@dataclasses.dataclass
+class _Found:
+    """Ritz pairs as `Eigen` has them, whether complete, and the products taken."""
+
+    values: Float[np.ndarray, " count"]
+    bounds: Float[np.ndarray, " count"]
+    vectors: Float[Array, "count size"]
+    others: Float[np.ndarray, " more"]
+    directions: Float[Array, "more size"]
+    complete: bool
+    products: int
+
+
+def _checked(operator: Operator, found: _Found, precise: bool) -> _Found:
+    """With Rayleigh quotients and norms of residuals by one more product each."""
+
+    def check(vector: Array) -> dict[str, float]:
+        y = np.asarray(vector, dtype=np.float64)
+        y = y / np.linalg.norm(y)
+        if precise:
+            product, unit = operator.in_double(y), operator.precision
+        else:
+            product = np.asarray(operator(jnp.asarray(y, operator.dtype)), np.float64)
+            unit = float(jnp.finfo(operator.dtype).eps)
+        value = float(y @ product)
+        bound = float(np.linalg.norm(product - value * y))
+        if not math.isfinite(value + bound):
+            raise RunError("the operator returned a value that is not finite")
+        return {"value": value, "bound": bound + 10 * unit * abs(value)}
+
+    exact = [
+        piece(found.products + j, lambda v=vector: check(v))
+        for j, vector in enumerate(found.vectors)
+    ]
+    values, bounds = (
+        np.asarray([float(one[name]) for one in exact]) for name in ("value", "bound")
+    )
+    products = found.products + len(exact)
+    return dataclasses.replace(found, values=values, bounds=bounds, products=products)
 
 
 def _search(
@@ -243,103 +289,152 @@ def _search(
     rtol: float,
     memory: float,
     key: PRNGKeyArray,
-) -> tuple[Float[Array, "count size"], bool, int]:
-    """Ritz vectors, whether nothing beyond them was found, and the products taken."""
+) -> _Found:
     rank, room = _RANKS[which], min(steps, operator.size)
-    known, before, start = np.zeros(0), 0, 0
-    vectors = jnp.zeros((0, operator.size), operator.dtype)
+    none = jnp.zeros((0, operator.size), operator.dtype)
+    empty = np.zeros(0)
+    so = _Found(empty, empty, none, empty, none, True, 0)
 
     def size(values: np.ndarray) -> float:
-        return float(np.abs(np.concatenate([known, values])).max())
+        return float(np.abs(np.concatenate([so.values, values])).max())
 
     def first(values: np.ndarray) -> np.ndarray:
         """Which are the `count` first of all; what is known wins ties."""
-        slack = rtol * size(values) * (np.arange(len(known) + len(values)) < len(known))
-        ranks = rank(np.concatenate([known, values])) + slack
+        known = np.arange(len(so.values) + len(values)) < len(so.values)
+        ranks = rank(np.concatenate([so.values, values])) + rtol * size(values) * known
         return np.argsort(-ranks, kind="stable")[:count]
 
+    def heard(values: np.ndarray, bounds: np.ndarray, lead: float) -> bool:
+        """Whether a run would have found a value that is beyond `lead`."""
+        # Of degree k - 1, the polynomial of Chebyshev that is 1 on the interval of all
+        # else makes a share of 1 in sqrt(size) of the start the largest.
+        low, high = (rank(values) - bounds).min(), (rank(values) + bounds).max()
+        if which == "magnitude":
+            low = -high
+        apart = (2 * lead - low - high) / max(high - low, 1e-12 * size(values))
+        growth = (len(values) - 1) * math.acosh(max(apart, 1.0))
+        return growth >= math.log(2 * operator.size**0.5 / _CHANCE)
+
     def enough(values: np.ndarray, bounds: np.ndarray) -> bool:
-        new = first(values) - len(known)
+        new = first(values) - len(so.values)
         new = new[new >= 0]
         if len(new):
             # Some steps past the count, lest a close pair be missed.
             ripe = len(values) >= 2 * len(new) + 2
             return ripe and bool((bounds[new] <= rtol * size(values)).all())
-        best = int(np.argmax(rank(values)))
-        apart = rank(values)[best] + 2 * bounds[best] < rank(known).min()
-        largest = float(np.abs(values).max())
-        return bool(bounds[best] <= (_HEARD if apart else rtol) * largest)
+        best, lead = int(np.argmax(rank(values))), float(rank(so.values).min())
+        if rank(values)[best] + 2 * bounds[best] < lead:
+            return heard(values, bounds, lead)
+        return bool(bounds[best] <= rtol * np.abs(values).max())
 
-    while len(known) < room:
-        seed = key if start == 0 else jax.random.fold_in(key, start)
+    basis, searches = none, 0
+    while len(basis) < room:
+        seed = jax.random.fold_in(key, searches) if searches else key
         draw = jax.random.normal(seed, (operator.size,), operator.dtype)
+        scale = size(np.zeros(1))
         values, bounds, pairs, basis = _run(
-            operator,
-            draw,
-            room - len(known),
-            memory,
-            enough,
-            vectors,
-            before,
-            size(np.zeros(1)),
+            operator, draw, room - len(basis), memory, enough, basis, so.products, scale
         )
-        before, start = before + len(values), start + 1
+        searches += 1
         small = _rounding(operator, values, size(values))
         settled = bool(bounds.max() <= small) or enough(values, bounds)
-        at = first(values)
-        old, new = at[at < len(known)], at[at >= len(known)] - len(known)
-        coefficients = jnp.asarray(pairs[:, new].T, operator.dtype)
+        at, known = first(values), len(so.values)
+        old, new = at[at < known], at[at >= known] - known
+        further = np.argsort(-rank(values))[len(new) : len(new) + _OTHERS]
+        if searches > 1:
+            further = further[:0]
+        chosen = jnp.asarray(pairs[:, [*new, *further]].T, operator.dtype)
         with jax.default_matmul_precision("highest"):
-            ritz = coefficients @ basis[len(known) : len(known) + len(values)]
-        vectors = jnp.concatenate([vectors[old], ritz])
-        known = np.concatenate([known[old], values[new]])
-        if not settled or (not len(new) and len(known) == count):
-            return vectors, settled, before
-    return vectors, len(known) == operator.size, before
+            ritz = chosen @ basis[len(basis) - len(values) :]
+        so = _Found(
+            np.concatenate([so.values[old], values[new]]),
+            np.concatenate([so.bounds[old], bounds[new]]),
+            jnp.concatenate([so.vectors[old], ritz[: len(new)]]),
+            np.concatenate([so.others, values[further]]),
+            jnp.concatenate([so.directions, ritz[len(new) :]]),
+            settled,
+            so.products + len(values),
+        )
+        if not settled or (not len(new) and known == count):
+            return so
+        if searches == count == 1:
+            rest = np.arange(len(values)) != new[0]
+            if rest.any() and heard(
+                values[rest], bounds[rest], float(rank(so.values)[0])
+            ):
+                return so
+        # A copy of an eigenvalue is orthogonal to all that one start has reached.
+        if 2 * len(basis) > room:
+            basis = so.vectors
+    return dataclasses.replace(so, complete=len(basis) == operator.size)
 
 
-def values_nearby(
+def _refine(
     operator: Operator,
-    vectors: Float[Array, "count size"],
-    *,
-    depth: int = DEPTH,
-) -> tuple[Float[np.ndarray, " count"], Float[Array, "count size"]]:
-    """Find the largest eigenpairs of a matrix near one whose eigenvectors are known.
+    near: Eigen,
+    count: int,
+    which: Which,
+    steps: int,
+    rtol: float,
+    memory: float,
+) -> _Found:
+    """Davidson's method, from the eigenpairs of a matrix nearby."""
+    rank, steps = _RANKS[which], min(steps, operator.size)
+    each = operator.size * operator.dtype.itemsize
+    steps = min(steps, max(int(memory / each - len(near.others)) // 2, 2 * count))
+    theta = np.concatenate([near.values, near.others])
+    axes = jnp.concatenate([near.vectors, near.directions])
 
-    By Rayleigh and Ritz on the span of V, A V, ... A^(depth - 1) V, which takes `depth`
-    products a vector and keeps repeated eigenvalues apart.
+    def correct(residual: Array, vector: Array, value: float) -> Array:
+        """Solve (M - value) t = -residual for t orthogonal to the vector (Jacobi).
 
-    **Arguments:**
+        M is the matrix nearby as far as it is known, and 0 elsewhere.
+        """
+        floor = 1e-3 * max(float(np.abs(theta).max()), abs(value))
+        gaps = np.append(theta, 0.0) - value
+        gaps = np.where(np.abs(gaps) < floor, -floor, gaps)
 
-    - `vectors`: V, those of the largest eigenvalues of the matrix nearby.
+        def solve(x: Array) -> Array:
+            along = axes @ x
+            return axes.T @ (along / jnp.asarray(gaps[:-1], x.dtype)) + (
+                x - axes.T @ along
+            ) / float(gaps[-1])
 
-    **Returns:**
+        a, b = solve(residual), solve(vector)
+        return b * (vector @ a) / (vector @ b) - a
 
-    As many eigenvalues, largest first, and unit vectors.
-    """
-    count = len(vectors)
-    rows, form = vectors, np.zeros((depth * count,) * 2)
-    for level in range(depth):
-        block = []
-        for j in range(level * count, len(rows)):
-            found = piece(j, lambda v=rows[j]: {"product": operator(v)})
-            product = jnp.asarray(found["product"])
-            with jax.default_matmul_precision("highest"):
-                form[: len(rows), j] = form[j, : len(rows)] = rows @ product
-            rest = _orthogonalise(rows, product)
-            length = jnp.linalg.norm(rest)
-            block.append(rest / jnp.where(length > 0, length, 1))
-        if level < depth - 1:
-            rows = jnp.concatenate([rows, jnp.stack(block)])
-    with jax.default_matmul_precision("highest"):
-        gram = np.asarray(rows @ rows.T, dtype=np.float64)
-    lengths, axes = np.linalg.eigh(gram)
-    kept = lengths > 1e-6 * lengths.max()
-    axes = axes[:, kept] / np.sqrt(lengths[kept])
-    values, pairs = np.linalg.eigh(axes.T @ form @ axes)
-    coordinates = jnp.asarray((axes @ pairs[:, : -count - 1 : -1]).T, operator.dtype)
-    with jax.default_matmul_precision("highest"):
-        return values[: -count - 1 : -1], coordinates @ rows
+    space, images = near.vectors[:count], near.vectors[:0]
+    for step in range(steps):
+        product = piece(step, lambda v=space[step]: {"product": operator(v)})
+        images = jnp.concatenate([images, jnp.asarray(product["product"])[None]])
+        if step < count - 1:
+            continue
+        with jax.default_matmul_precision("highest"):
+            form = np.asarray(space @ images.T, dtype=np.float64)
+            if not np.isfinite(form).all():
+                raise RunError("the operator returned a value that is not finite")
+            every, pairs = np.linalg.eigh((form + form.T) / 2)
+            at = np.argsort(-rank(every), kind="stable")[:count]
+            values, chosen = every[at], jnp.asarray(pairs[:, at].T, operator.dtype)
+            vectors, scaled = chosen @ space, jnp.asarray(values, operator.dtype)
+            residuals = chosen @ images - scaled[:, None] * vectors
+            bounds = np.asarray(jnp.linalg.norm(residuals, axis=1))
+            late = np.flatnonzero(bounds > rtol * np.abs(every).max())
+            if len(late) == 0 or step == steps - 1:
+                break
+            k = late[0]
+            next_one = correct(residuals[k], vectors[k], float(values[k]))
+        next_one = _orthogonalise(space, next_one / jnp.linalg.norm(next_one))
+        next_one = next_one / jnp.linalg.norm(next_one)
+        space = jnp.concatenate([space, _orthogonalise(space, next_one)[None]])
+    rows = jnp.concatenate([vectors, near.directions])
+    directions = jnp.linalg.qr(rows.T)[0].T[count:]
+    # Those of few images are too large.
+    excess = max(float(near.values[-1] / values[-1]), 1.0) if values[-1] else 1.0
+    complete = near.complete and len(late) == 0
+    others = near.others / excess
+    bounds = bounds + 10 * float(jnp.finfo(operator.dtype).eps) * np.abs(values)
+    return _Found(values, bounds, vectors, others, directions, complete, len(images))
 
 
 def spectral_density(

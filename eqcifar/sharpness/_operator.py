@@ -2,8 +2,8 @@
 
 import dataclasses
 import math
-from collections.abc import Callable
-from functools import partial
+from collections.abc import Callable, Sequence
+from functools import partial, reduce
 from typing import Any, Literal
 
 import equinox as eqx
@@ -117,13 +117,19 @@ class Operator:
         dtype = self.dtype if self.precise is None else jnp.float64
         return float(jnp.finfo(dtype).eps)
 
-    def counted(self, before: int, total: int) -> "Operator":
-        """The same, reporting (see `keeping`) the products done, `before` and here."""
+    def counted(self, before: int, total: int, share: float = 1.0) -> "Operator":
+        """The same, reporting (see `keeping`) the products done, `before` and here.
+
+        **Arguments:**
+
+        - `share`: of the work of a product that one here is.
+        """
         report = teller()
 
         def told(product: Callable[[Any], Any]) -> Callable[[Any], Any]:
             def apply(vector: Any) -> Any:
-                report(min(before + counting.matvecs - 1, total), total)
+                done = int(share * (counting.matvecs - 1))
+                report(min(before + done, total), total)
                 return product(vector)
 
             return apply
@@ -182,6 +188,21 @@ def operator(
         flat.dtype,
         None if already else precise,
     )
+
+
+def mean_of(parts: Sequence[Operator], shares: Float[np.ndarray, " parts"]) -> Operator:
+    """The mean of operators, to which each contributes its share."""
+    each = list(zip(shares.tolist(), parts, strict=True))
+
+    def product(vector: Array) -> Array:
+        return reduce(jnp.add, [share * part(vector) for share, part in each])
+
+    def precise(vector: np.ndarray) -> np.ndarray:
+        return np.sum([share * part.in_double(vector) for share, part in each], axis=0)
+
+    first = parts[0]
+    has_more = first.precise is not None
+    return Operator(product, first.size, first.dtype, precise if has_more else None)
 
 
 def _double(tree: PyTree) -> PyTree:

@@ -4,28 +4,25 @@ import dataclasses
 import itertools
 import math
 import time
-from collections.abc import Sequence
-from functools import partial
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, PRNGKeyArray, PyTree
+from jax.flatten_util import ravel_pytree
+from jaxtyping import Array, Bool, Float, PRNGKeyArray, PyTree
 
 from eqcifar.errors import UsageError
 from eqcifar.losses import AnyLoss, Loss, get_loss
 from eqcifar.parallel import jit
 from eqcifar.sam import perturbation
 
-from ._draw import estimate_fitted, is_sample, over_halves
+from ._draw import cuts_of, estimate_fitted, is_sample
 from ._estimate import Estimate, Target, estimate_mean
 from ._examples import Batch, Examples, stream
 from ._network import Network, scaling
-from ._pieces import piece, tell
+from ._pieces import piece, tell, whole
 from ._probe_traces import random_direction
-
-# Cuts into halves, of which the direction's error is told.
-CLIMBS = 8
 
 
 @jit
@@ -45,6 +42,17 @@ def _gradient(network: Network, loss: Loss, params: PyTree, batch: Batch) -> PyT
         )
 
     return jax.grad(total)(params)
+
+
+def _gradient_over(
+    network: Network, examples: Examples, loss: Loss, params: PyTree
+) -> Float[Array, " size"]:
+    """The sum of the examples' gradients."""
+    total = jax.tree.map(jnp.zeros_like, params)
+    for batch in examples.batches():
+        part = _gradient(network, loss, params, batch)
+        total = jax.tree.map(jnp.add, total, part)
+    return ravel_pytree(total)[0]
 
 
 @jax.jit
@@ -99,22 +107,17 @@ def sam_sharpness(
         raise UsageError("the worst direction takes at least one step")
     begin = time.perf_counter()
 
-    def climb(some: Examples) -> np.ndarray:
-        found = partial(_climb, network, some, loss, radius, adaptive, steps)
-        return piece(0, lambda: {"rise": found()})["rise"]
-
-    rises = climb(examples)
-    halves = np.zeros((0, 2))
-    if is_sample(examples, target) and len(examples) > 1:
-        halves = over_halves(
-            examples,
-            lambda half: np.asarray(climb(half).mean()),
-            CLIMBS,
+    def climb() -> dict[str, np.ndarray]:
+        rises, *halves = _climbs(
+            network, examples, loss, radius, adaptive, steps, target
         )
+        return {"rises": rises, "halves": np.asarray([half.mean() for half in halves])}
+
+    climbed = whole(climb)
     found = estimate_fitted(
-        float(rises.mean()),
-        rises,
-        halves,
+        float(climbed["rises"].mean()),
+        climbed["rises"],
+        climbed["halves"].reshape(-1, 2),
         population=examples.population,
         target=target,
         maximal=False,
@@ -124,26 +127,51 @@ def sam_sharpness(
     )
 
 
-def _climb(
+def _climbs(
     network: Network,
     examples: Examples,
     loss: Loss,
     radius: float,
     adaptive: bool,
     steps: int,
-) -> Float[np.ndarray, " examples"]:
-    """Each example's rise, where their mean is the largest."""
-    start = loss_at(network, examples, loss, network.params)["loss"]
-    params, rises = network.params, []
-    for _ in range(steps):
-        gradient = jax.tree.map(jnp.zeros_like, params)
-        for batch in examples.batches():
-            part = _gradient(network, loss, params, batch)
-            gradient = jax.tree.map(jnp.add, gradient, part)
-        delta = perturbation(network.params, gradient, radius, adaptive=adaptive)
-        params = _move(network.params, delta, jnp.asarray(1.0))
-        rises.append(loss_at(network, examples, loss, params)["loss"] - start)
-    return max(rises, key=np.mean)
+    target: Target,
+) -> list[Float[np.ndarray, " images"]]:
+    """Each image's rise, where their mean is the largest: of all, then of halves."""
+    cuts, numbers = cuts_of(network, examples), itertools.count()
+    groups = cuts.groups(examples)
+    sides = [np.ones(len(groups), bool)]
+    if is_sample(examples, target):
+        sides += [side for both in cuts.sides for side in both]
+    work = len(groups) + 1 + len(sides)
+
+    def kept(find: Callable[[], Array | np.ndarray]) -> np.ndarray:
+        number = next(numbers)
+        found = piece(number, lambda: {"found": find()})["found"]
+        tell(number + 1, work)
+        return found
+
+    # Once for each image, whatever the number of cuts.
+    gradients = [
+        kept(lambda some=some: _gradient_over(network, some, loss, network.params))
+        for some in groups
+    ]
+    start = kept(lambda: loss_at(network, examples, loss, network.params)["loss"])
+    unravel = ravel_pytree(network.params)[1]
+
+    def climb(side: Bool[np.ndarray, " groups"]) -> np.ndarray:
+        some, rises = cuts.half(examples, side), []
+        before = start[cuts.members(side)]
+        slope = np.stack(gradients)[side].sum(axis=0)
+        for step in range(steps):
+            ascent = unravel(jnp.asarray(slope))
+            delta = perturbation(network.params, ascent, radius, adaptive=adaptive)
+            params = _move(network.params, delta, jnp.asarray(1.0))
+            rises.append(loss_at(network, some, loss, params)["loss"] - before)
+            if step < steps - 1:
+                slope = _gradient_over(network, some, loss, params)
+        return max(rises, key=np.mean)
+
+    return [kept(lambda side=side: climb(side)) for side in sides]
 
 
 def rises_at(
@@ -209,7 +237,7 @@ def average_sharpness(
     rises = []
     for m in range(probes):
         rises.append(piece(m, lambda m=m: rise(m))["rise"])
-        tell(m + 1, probes)
+        tell(2 * (m + 1), 2 * probes)
     return estimate_mean(
         np.stack(rises, axis=1),
         groups=np.zeros(len(examples), int),

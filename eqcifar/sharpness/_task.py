@@ -1,7 +1,6 @@
 """What to measure, and what a measure has found."""
 
 import dataclasses
-import itertools
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, Literal
@@ -15,16 +14,17 @@ from jaxtyping import Array, PRNGKeyArray, PyTree
 from eqcifar.errors import UsageError
 from eqcifar.losses import LOSSES, AnyLoss, get_loss
 
-from ._draw import CUTS, estimate_fitted, is_sample, over_halves
+from ._draw import Cuts, cuts_of, estimate_fitted, is_sample
 from ._estimate import Estimate, Target, estimate_mean
 from ._examples import Batch, Examples, stream
-from ._lanczos import DEPTH, Eigen, eigenpairs, values_nearby
+from ._lanczos import Eigen
 from ._landscape import as_direction
+from ._leading import Halves, eigenpairs_of_halves, eigenpairs_of_mean
 from ._memory import check_memory
 from ._network import Network
 from ._operator import Kind, Operator, operator
 from ._output_traces import OutputTraces, Root, UnitLogits, shared_output_traces
-from ._pieces import Rows, page, piece
+from ._pieces import Rows, page, piece, whole
 from ._probe_traces import quadratic_forms
 from ._radius import rises_at
 
@@ -115,10 +115,7 @@ class Task:
 
     def operator(self, kind: Kind, before: int, total: int) -> Operator:
         """The Hessian or GGN, reporting each product out of `total`."""
-        apply = operator(
-            self.network, self.examples, self.loss, kind, memory=self.memory
-        )
-        return apply.counted(before, total)
+        return self._operator(kind, self.examples).counted(before, total)
 
     @property
     def pairs(self) -> int:
@@ -135,22 +132,27 @@ class Task:
         room = int(self.basis // self.network.vector_bytes)
         return min(max(min(most, room), least), self.network.size)
 
-    def steps_to(self, count: int) -> int:
-        """The most steps that `leading` takes from one start."""
-        return self.steps(100, 2 * count + 2)
-
     @property
     def is_sample(self) -> bool:
         """Whether the target is more than the images at hand."""
         return is_sample(self.examples, self.target) and len(self.examples) > 1
 
+    @property
+    def cuts(self) -> Cuts:
+        """The images in groups, of which halves are made."""
+        return cuts_of(self.network, self.examples)
+
     def work(self, count: int) -> int:
         """About how many products `leading` and then `of_draw` take."""
-        return self.steps_to(count) + self.work_of_draw(count)
+        return self.work_to(count) + self.work_of_draw(count)
+
+    def work_to(self, count: int) -> int:
+        """About how many products `leading` takes."""
+        return 12 + 6 * count
 
     def work_of_draw(self, count: int) -> int:
         """How many products the error of the draw of so many eigenpairs takes."""
-        return self.is_sample * 2 * CUTS * DEPTH * count
+        return self.is_sample * count
 
     def leading(
         self,
@@ -161,7 +163,7 @@ class Task:
         total: int | None = None,
     ) -> Eigen:
         """The `count` largest eigenvalues, found once for all who ask by that name."""
-        steps = self.steps_to(count)
+        steps = self.steps(100, 2 * count + 2)
         fewer = "take a smaller --top or " if count > 2 else ""
         check_memory(
             f"{count} eigenvalues",
@@ -170,22 +172,31 @@ class Task:
             f"{fewer}allow more memory",
             of=" of Lanczos vectors",
         )
+        sizes, parts = self.cuts.sizes, [self.examples]
+        if sizes.min() >= self.examples.batch_size / 2:
+            parts = self.cuts.groups(self.examples)
         with page(name):
-            return eigenpairs(
-                self.operator(kind, before, total or before + steps),
+            return eigenpairs_of_mean(
+                [self._operator(kind, part) for part in parts],
+                np.asarray([len(part) / len(self.examples) for part in parts]),
                 count,
                 steps=steps,
-                rtol=1e-3,
+                rtol=self.rtol or 1e-3,
+                # Of a sample, rounding is nothing beside the error of the draw.
+                precise=not self.is_sample,
                 basis_memory=self.basis,
+                work=(before, total or before + self.work_to(count)),
                 key=jax.random.fold_in(self.key, 0),
             )
 
-    def nearby(
-        self, examples: Examples, kind: Kind, vectors: Array, *work: int
-    ) -> tuple[np.ndarray, Array]:
-        """The eigenpairs of other examples' matrix near those of ours."""
-        apply = operator(self.network, examples, self.loss, kind, memory=self.memory)
-        return values_nearby(apply.counted(*work), vectors)
+    def halves(
+        self, kind: Kind, found: Eigen, count: int, before: int, total: int
+    ) -> Halves:
+        """The eigenpairs of halves of the images near those of all."""
+        work, shares = (before, total), self.cuts.shares
+        groups = self.cuts.groups(self.examples)
+        parts = [self._operator(kind, group) for group in groups]
+        return eigenpairs_of_halves(parts, shares, found, count, work=work)
 
     def of_draw(
         self, kind: Kind, name: str, found: Eigen, before: int, total: int
@@ -195,14 +206,12 @@ class Task:
         table, halves = np.zeros((len(self.examples), count)), np.zeros((0, 2, count))
         if self.is_sample:
             table = self._forms(kind, f"{name}-forms", found.vectors)
-            numbers = itertools.count()
 
-            def find(half: Examples) -> np.ndarray:
-                start = before + next(numbers) * DEPTH * count
-                return self.nearby(half, kind, found.vectors, start, total)[0]
+            def find() -> dict[str, np.ndarray]:
+                return {"found": self.halves(kind, found, count, before, total).values}
 
-            with page(name):
-                halves = over_halves(self.examples, find)
+            with page(f"{name}-halves"):
+                halves = whole(find)["found"]
         return [
             dataclasses.replace(
                 self.fitted(value, table[:, k], halves[..., k]),
@@ -226,19 +235,22 @@ class Task:
             return piece(0, lambda: {"rise": find()})["rise"]
 
     def rises_of_halves(
-        self, name: str, vectors: Array, reach: float, before: int, total: int
+        self, name: str, found: Eigen, count: int, reach: float, before: int, total: int
     ) -> np.ndarray:
         """The mean rise of each half of the images along eigenvectors of its own."""
-        numbers = itertools.count()
+        sides = self.cuts.sides
 
-        def find(half: Examples) -> np.ndarray:
-            start = before + next(numbers) * DEPTH * len(vectors)
-            own = self.nearby(half, "hess", vectors, start, total)[1]
-            directions = [as_direction(self.network, vector) for vector in own]
-            return np.asarray(self.rises(name, directions, reach, half).mean())
+        def find() -> dict[str, np.ndarray]:
+            near, rises = self.halves("hess", found, count, before, total), []
+            for at in np.ndindex(*sides.shape[:2]):
+                half = self.cuts.half(self.examples, sides[at])
+                directions = [as_direction(self.network, v) for v in near.vectors(*at)]
+                label = "-".join([name, *map(str, at)])
+                rises.append(self.rises(label, directions, reach, half).mean())
+            return {"found": np.reshape(rises, (-1, 2))}
 
-        with page(name):
-            return over_halves(self.examples, find)
+        with page(f"{name}-halves"):
+            return whole(find)["found"]
 
     def fitted(
         self, value: float, terms: np.ndarray, halves: np.ndarray | None = None
@@ -251,6 +263,9 @@ class Task:
             population=self.examples.population,
             target=self.target,
         )
+
+    def _operator(self, kind: Kind, examples: Examples) -> Operator:
+        return operator(self.network, examples, self.loss, kind, memory=self.memory)
 
     def _forms(self, kind: Kind, name: str, vectors: Array) -> np.ndarray:
         """v'A_i v of each image and vector."""

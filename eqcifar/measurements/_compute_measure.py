@@ -74,7 +74,11 @@ def compute_measure(
         of=" of results",
     )
     rows = {} if rows is None else rows
-    outputs = {MEASURES[each].output for each in check_measures([name, *together])}
+    outputs = {
+        output
+        for each in check_measures([name, *together])
+        if (output := MEASURES[each].output) is not None
+    }
     task = Task(
         network,
         examples,
@@ -86,7 +90,7 @@ def compute_measure(
         memory,
         key,
         MEASURES[name].output,
-        tuple(sorted(outputs - {None})),
+        tuple(sorted(outputs)),
     )
     if start is not None:
         task = dataclasses.replace(task, start=start)

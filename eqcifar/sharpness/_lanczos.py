@@ -1,6 +1,7 @@
 """Eigenvalues and spectral density of an operator by Lanczos."""
 
 import dataclasses
+import itertools
 import math
 import time
 from collections.abc import Callable
@@ -404,7 +405,7 @@ def _refine(
         return b * (vector @ a) / (vector @ b) - a
 
     space, images = near.vectors[:count], near.vectors[:0]
-    for step in range(steps):
+    for step in itertools.count():
         product = piece(step, lambda v=space[step]: {"product": operator(v)})
         images = jnp.concatenate([images, jnp.asarray(product["product"])[None]])
         if step < count - 1:

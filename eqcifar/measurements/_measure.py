@@ -67,7 +67,11 @@ def measure(
         of=" of results",
     )
     rows = {} if rows is None else rows
-    outputs = {MEASURES[each].output for each in check_measures([name, *together])}
+    outputs = {
+        output
+        for each in check_measures([name, *together])
+        if (output := MEASURES[each].output) is not None
+    }
     task = Task(
         network,
         examples,
@@ -79,7 +83,7 @@ def measure(
         memory,
         key,
         MEASURES[name].output,
-        tuple(sorted(outputs - {None})),
+        tuple(sorted(outputs)),
     )
 
     def told(done: int, total: int, pieces: Rows):

@@ -257,11 +257,14 @@ def shared_output_traces(
 
     def collect(root: str, rows: dict[str, np.ndarray], seconds: float) -> OutputTraces:
         n = stops.get(root, len(rows[f"{root}/{scaled[0]}/probe"]))
+        probe, leaf, noise = (
+            {name: rows[f"{root}/{name}/{part}"][:n] for name in scaled}
+            for part in ("probe", "leaf", "noise")
+        )
         return OutputTraces(
-            *(
-                {name: rows[f"{root}/{name}/{part}"][:n] for name in scaled}
-                for part in ("probe", "leaf", "noise")
-            ),
+            probe,
+            leaf,
+            noise,
             exact,
             network.leaves,
             examples.chosen_labels[:n].astype(np.int64),

@@ -155,7 +155,7 @@ def formed(network, image, cotangents):
 )
 @pytest.mark.parametrize(
     "costs",
-    [{}, {"_LARGE": 0, "_TRAFFIC": 0}, {"_TRAFFIC": 10**6, "_ROOM": 0}],
+    [{}, {"_LARGE": 0, "_TRAFFIC": 0}, {"_TRAFFIC": 10**6, "_ROOM": 2**21}],
     ids=["as they are", "example by example", "by pairs"],
 )
 def test_norms_are_those_of_gradients(x64, make, count, costs, monkeypatch):

@@ -206,10 +206,10 @@ def test_norms_of_every_architecture_are_those_of_gradients(x64, build):
     images = jax.random.normal(jax.random.key(1), (2, 3, 32, 32))
     cotangents = jax.random.normal(jax.random.key(2), (2, 1, 3))
     tapped = tappable(network, images)
-    # All weights of layers, and of a ViT two arrays more: those of positions.
+    # All weights of layers are tapped; two arrays of a ViT are none.
     named = zip(network.leaves, jax.tree.leaves(network.params), tapped, strict=True)
     formed_ones = {name for name, leaf, tap in named if leaf.ndim > 1 and not tap}
-    assert formed_ones <= {"position", "token"}, formed_ones
+    assert formed_ones <= {"pos_embed", "cls_token"}, formed_ones
 
     @jax.jit
     def both(image, cotangent):

@@ -132,7 +132,6 @@ def measure(arch: str, size: int, few: int, rounds: int):
     seconds["plain, gradients formed"] *= size / few
     ratios = {name: list(each / seconds["gradient"]) for name, each in seconds.items()}
     what = f"{arch}, {size} images"
-    about = {"norms apart from those of gradients, relatively": f"{apart:.0e}"}
     rows = [spread(what, "gradient, s", list(seconds["gradient"]))]
     for name in programs:
         if name not in ("gradient", "forward and back", "of vectors"):
@@ -142,7 +141,8 @@ def measure(arch: str, size: int, few: int, rounds: int):
             row(what, f"{name}: compile, s", compiling[name]),
             row(what, f"{name}: MB an image", memory[name] / 1e6),
         ]
-    store("sharpness_passes", rows, **about)
+    rows.append(row(what, "norms apart, relatively", apart))
+    store("sharpness_passes", rows)
     middle = {name: float(np.median(each)) for name, each in ratios.items()}
     steps = (
         ("forward and back to the images", "forward and back", ""),
@@ -156,7 +156,6 @@ def measure(arch: str, size: int, few: int, rounds: int):
             row(what, part, middle[name] - middle.get(before, 0.0), n=rounds)
             for part, name, before in steps
         ],
-        **about,
     )
 
 

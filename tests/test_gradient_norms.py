@@ -155,7 +155,7 @@ def formed(network, image, cotangents):
 )
 @pytest.mark.parametrize(
     "costs",
-    [{}, {"_LARGE": 0, "_TRAFFIC": 0}, {"_TRAFFIC": 10**6, "_ROOM": 0}],
+    [{}, {"_LARGE": 0, "_TRAFFIC": 0}, {"_TRAFFIC": 10**6, "_ROOM": 2**21}],
     ids=["as they are", "example by example", "by pairs"],
 )
 def test_norms_are_those_of_gradients(x64, make, count, costs, monkeypatch):
@@ -179,21 +179,21 @@ def test_norms_are_those_of_gradients(x64, make, count, costs, monkeypatch):
 
 
 def _smallest():
-    """Each registered architecture with each kind of its blocks once, and narrow."""
+    """Each registered architecture, narrow, and with two of its blocks or stages."""
     found = {}
     for name, build in models.ARCHITECTURES.items():
         build = build if isinstance(build, partial) else partial(build)
         options = {"width": 1 / 16, **build.keywords}
         if "depths" in options:
-            options["depths"] = (1,) * len(options["depths"])
-        if "channels" in options:
-            options["channels"] = tuple(
-                64 + 32 * i for i in range(len(options["channels"]))
-            )
+            options["depths"] = 1, 1
+        if "depths" in options or "channels" in options:
+            options["channels"] = 64, 96
+        if "hidden" in options:
+            options["hidden"] = (64,)
         if build.func is models.WideResNet:
             options |= {"depth": 10, "widen": 4}
         if build.func is models.ViT:
-            options |= {"depth": 1, "size": 192}
+            options |= {"depth": 1}
         alike = repr((build.func, sorted(options.items())))
         found.setdefault(alike, (name, partial(build.func, 3, **options)))
     return [pytest.param(build, id=name) for name, build in found.values()]
@@ -206,10 +206,10 @@ def test_norms_of_every_architecture_are_those_of_gradients(x64, build):
     images = jax.random.normal(jax.random.key(1), (2, 3, 32, 32))
     cotangents = jax.random.normal(jax.random.key(2), (2, 1, 3))
     tapped = tappable(network, images)
-    # All weights of layers, and of a ViT two arrays more: those of positions.
+    # All weights of layers are tapped; two arrays of a ViT are none.
     named = zip(network.leaves, jax.tree.leaves(network.params), tapped, strict=True)
     formed_ones = {name for name, leaf, tap in named if leaf.ndim > 1 and not tap}
-    assert formed_ones <= {"position", "token"}, formed_ones
+    assert formed_ones <= {"pos_embed", "cls_token"}, formed_ones
 
     @jax.jit
     def both(image, cotangent):

@@ -326,9 +326,13 @@ def _norms_of_several(layer: Any, scaled: tuple[str, ...]) -> Callable[..., Arra
         if _theta_from(patches, outputs, scaled) == "pairs":
             rows, columns = patches.shape
             together = _ROOM // (rows * (rows + 1) // 2 * columns * x.dtype.itemsize)
-        elif weight.size >= _LARGE and jax.default_backend() == "cpu":
-            # What one example takes fits a cache, and what a batch takes does not.
-            together = 1
+        elif jax.default_backend() == "cpu":
+            copies = _by_product(patches, outputs, scaled) and not patches.shifts(
+                outputs
+            )
+            if copies or weight.size >= _LARGE:
+                # What one example takes fits a cache, and what a batch takes does not.
+                together = 1
         if together >= size:
             return every(weight, x, cotangents), True
         one = lambda each: compute(weight, *each)  # noqa: E731
@@ -339,7 +343,7 @@ def _norms_of_several(layer: Any, scaled: tuple[str, ...]) -> Callable[..., Arra
     return several
 
 
-# Weights from which on products are formed example by example.
+# Weights from which on examples are taken one by one.
 _LARGE = 2**15
 # Bytes for the products of pairs of rows.
 _ROOM = 2**25
@@ -358,6 +362,14 @@ def _theta_from(
     return "pairs" if pairs <= count * (rows + _TRAFFIC) else "product"
 
 
+def _by_product(patches: "_Patches", outputs: Array, scaled: tuple[str, ...]) -> bool:
+    """Whether norms come from gradients, and not from products of patches."""
+    count, rows, width = outputs.shape
+    gram = patches.gram_cost + count * rows**2 * width
+    product = count * math.prod(patches.shape) * width
+    return product <= gram or _theta_from(patches, outputs, scaled) == "product"
+
+
 def _weight_norms(
     layer: Any,
     scaled: tuple[str, ...],
@@ -366,12 +378,9 @@ def _weight_norms(
     cotangents: Float[Array, "outputs calls ..."],
 ) -> Float[Array, "outputs scaled"]:
     patches, outputs, weight = _as_product(layer, weight, x, cotangents)
-    theta_from = _theta_from(patches, outputs, scaled)
-    count, rows, width = outputs.shape
-    gram = patches.gram_cost + count * rows**2 * width
     square = jnp.square(weight)
     found = {}
-    if theta_from == "product" or count * math.prod(patches.shape) * width <= gram:
+    if _by_product(patches, outputs, scaled):
         gradient, square_of = patches.product(outputs, square)
         gradient = jnp.square(gradient)
         by_filter = jnp.sum(gradient, (0, 1))
@@ -379,7 +388,7 @@ def _weight_norms(
     else:
         products = jnp.einsum("ts,kso->kto", patches.gram(), outputs)
         by_filter = jnp.sum(outputs * products, 1)
-    if theta_from == "pairs":
+    if _theta_from(patches, outputs, scaled) == "pairs":
         found["theta"] = _by_pairs(patches.matrix(), outputs, square)
     found["plain"] = jnp.sum(by_filter, 1)
     found["filter"] = by_filter @ jnp.mean(square, 0)
@@ -465,12 +474,12 @@ class _Patches:
         self, outputs: Array, square: Array
     ) -> tuple[Float[Array, "part rest outputs width"], Array]:
         """A'B, and the squares of the weight in its shape."""
-        if self._shifts(outputs):
+        if self.shifts(outputs):
             return self._shifted_product(outputs, square)
         product = jnp.einsum("tp,kto->pko", self.matrix(), outputs)
         return product[:, None], square[:, None, None]
 
-    def _shifts(self, outputs: Array) -> bool:
+    def shifts(self, outputs: Array) -> bool:
         """Whether moving outputs along the first axis takes less than more patches."""
         if not self.kernel or self.stride[0] > 1:
             return False

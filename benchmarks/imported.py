@@ -191,7 +191,7 @@ def parity(whose: str, make: Make, code: Any, given: dict[str, str]) -> list[Row
         save_file(net.state_dict(), path)
         found = exchange.open_foreign(path, options, 10)
     model, state = exchange.fill(found)
-    images, labels = draw(8, 0)
+    images, labels = draw(2, 0)
     name = f"{whose} (`{given['arch']}`)"
     rows = [row(f"{name}: tensors", "", len(found.arrays))]
     for in_training in (False, True):

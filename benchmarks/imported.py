@@ -168,8 +168,8 @@ def here(model: Any, state: Any, images: Any, labels: Any, in_training: bool):
         picked = jnp.take_along_axis(jax.nn.log_softmax(logits), labels[:, None], 1)
         return -picked.mean(), logits
 
-    differentiate = eqx.filter_jit(eqx.filter_value_and_grad(loss, has_aux=True))
-    (_, logits), gradient = differentiate(model)
+    # Not compiled as a whole, which takes longer than the few images.
+    (_, logits), gradient = eqx.filter_value_and_grad(loss, has_aux=True)(model)
     names = named_arrays(gradient, state)
     return logits, {k: x for k, x in names.items() if "running" not in k}
 

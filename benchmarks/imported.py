@@ -33,6 +33,7 @@ from eqcifar.runs import named_arrays
 
 from .shared import Row, parser, row, store
 
+IMAGES = 2
 Make = Callable[[Any], torch.nn.Module]
 
 
@@ -191,7 +192,7 @@ def parity(whose: str, make: Make, code: Any, given: dict[str, str]) -> list[Row
         save_file(net.state_dict(), path)
         found = exchange.open_foreign(path, options, 10)
     model, state = exchange.fill(found)
-    images, labels = draw(2, 0)
+    images, labels = draw(IMAGES, 0)
     name = f"{whose} (`{given['arch']}`)"
     rows = [row(f"{name}: tensors", "", len(found.arrays))]
     for in_training in (False, True):
@@ -299,4 +300,6 @@ def main(argv: list[str]):
         if code is None:
             print(f"{whose}: no {where}, left out", file=sys.stderr)
             continue
-        store("imported", parity(f"{whose}, {called}", make, code, given))
+        store(
+            "imported", parity(f"{whose}, {called}", make, code, given), images=IMAGES
+        )

@@ -197,7 +197,9 @@ def parity(whose: str, make: Make, code: Any, given: dict[str, str]) -> list[Row
     rows = [row(f"{name}: tensors", "", len(found.arrays))]
     for in_training in (False, True):
         theirs, gradient = there(net, images, labels, in_training)
-        ours, own = here(model, state, *map(jnp.asarray, (images, labels)), in_training)
+        ours, own = here(
+            model, state, jnp.asarray(images), jnp.asarray(labels), in_training
+        )
         there_too = [gradient[found.match.names[each]] for each in own]
         mode = "training" if in_training else "inference"
         rows += [

@@ -66,9 +66,9 @@ def serving():
 
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
-    server: Hub
+    server: Hub  # pyright: ignore
 
-    def log_message(self, *_):
+    def log_message(self, *_):  # pyright: ignore
         pass
 
     def do_HEAD(self):

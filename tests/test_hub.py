@@ -113,7 +113,7 @@ def test_a_run_is_named_by_the_hub_wherever_one_is(hub, trained):
     again = runs.load_model(trained)
     arrays = [runs.named_arrays(x.model, x.state) for x in (loaded, again)]
     for key, array in arrays[1].items():
-        assert np.array_equal(arrays[0][key], array)
+        assert np.array_equal(np.asarray(arrays[0][key]), np.asarray(array))
     # A commit that is there is not asked for again.
     asked = len(hub.requests)
     storage.locate_run(name)

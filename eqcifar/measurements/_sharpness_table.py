@@ -17,7 +17,6 @@ from ..results import TextTable, to_markdown
 from ..sharpness import Estimate, Measured
 
 Found = Mapping[str, Mapping[str, Measured]]
-_COLUMNS = "measure", "value", "±", "images", "meaning"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,8 +68,8 @@ class SharpnessTable:
             most = max(e.examples for m in measures.values() for e in m.values.values())
             title = f"{self.title} on {most} of {self.sizes[split]} {split} images"
             title += f" of {self.data[0]}" if self.data[0] else ""
-            columns = list(_COLUMNS)
-            columns[1] = "SYNTHETIC" if self.synthetic else "value"
+            value = "SYNTHETIC" if self.synthetic else "value"
+            columns = ["measure", value, "±", "images", "meaning"]
             texts.append(TextTable(f"{title}, {self.loss}", columns, rows, []))
         texts[-1].notes.extend(self._notes())
         return texts

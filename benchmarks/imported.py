@@ -284,6 +284,7 @@ def main(argv: list[str]):
     """Compare all that can be had."""
     options = parser(__doc__)
     options.add_argument("--code", default=".", help="the folder of the clones")
+    options.add_argument("--only", help="whose, with commas; by default all")
     options.add_argument("--weights", help="such as akamaster/resnet20, with --file")
     options.add_argument("--file", help="a state dict of that network")
     options.add_argument("--dataset", default="cifar10")
@@ -297,7 +298,10 @@ def main(argv: list[str]):
         return
     jax.config.update("jax_enable_x64", True)
     torch.set_default_dtype(torch.float64)
+    wanted = args.only.split(",") if args.only else {each[0] for each in NETWORKS}
     for whose, called, where, make, given in NETWORKS:
+        if whose not in wanted:
+            continue
         code = load_code(where, Path(args.code))
         if code is None:
             print(f"{whose}: no {where}, left out", file=sys.stderr)

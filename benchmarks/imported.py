@@ -33,6 +33,7 @@ from eqcifar.runs import named_arrays
 
 from .shared import Row, parser, row, store
 
+IMAGES = 2
 Make = Callable[[Any], torch.nn.Module]
 
 
@@ -168,6 +169,7 @@ def here(model: Any, state: Any, images: Any, labels: Any, in_training: bool):
         picked = jnp.take_along_axis(jax.nn.log_softmax(logits), labels[:, None], 1)
         return -picked.mean(), logits
 
+    # Not compiled as a whole, which takes longer than the few images.
     (_, logits), gradient = eqx.filter_value_and_grad(loss, has_aux=True)(model)
     names = named_arrays(gradient, state)
     return logits, {k: x for k, x in names.items() if "running" not in k}
@@ -190,7 +192,7 @@ def parity(whose: str, make: Make, code: Any, given: dict[str, str]) -> list[Row
         save_file(net.state_dict(), path)
         found = exchange.open_foreign(path, options, 10)
     model, state = exchange.fill(found)
-    images, labels = draw(8, 0)
+    images, labels = draw(IMAGES, 0)
     name = f"{whose} (`{given['arch']}`)"
     rows = [row(f"{name}: tensors", "", len(found.arrays))]
     for in_training in (False, True):
@@ -282,6 +284,7 @@ def main(argv: list[str]):
     """Compare all that can be had."""
     options = parser(__doc__)
     options.add_argument("--code", default=".", help="the folder of the clones")
+    options.add_argument("--only", help="whose, with commas; by default all")
     options.add_argument("--weights", help="such as akamaster/resnet20, with --file")
     options.add_argument("--file", help="a state dict of that network")
     options.add_argument("--dataset", default="cifar10")
@@ -295,9 +298,14 @@ def main(argv: list[str]):
         return
     jax.config.update("jax_enable_x64", True)
     torch.set_default_dtype(torch.float64)
+    wanted = args.only.split(",") if args.only else {each[0] for each in NETWORKS}
     for whose, called, where, make, given in NETWORKS:
+        if whose not in wanted:
+            continue
         code = load_code(where, Path(args.code))
         if code is None:
             print(f"{whose}: no {where}, left out", file=sys.stderr)
             continue
-        store("imported", parity(f"{whose}, {called}", make, code, given))
+        store(
+            "imported", parity(f"{whose}, {called}", make, code, given), images=IMAGES
+        )

@@ -205,7 +205,7 @@ IMPORTED = [
         "Networks of PyTorch here and there",
         "Networks that the code of these repositories makes, after two steps of "
         "training there, imported by `eqcifar import`; the largest difference over "
-        "eight images, as a part of the largest value, in float64.",
+        "some images, as a part of the largest value, in float64.",
         ("imported",),
         across=": last",
     ),

@@ -64,8 +64,8 @@ class ModelConfig(Options):
     init: str = option(
         "he",
         "Initial weights: he, variance 2 / fan-in and 1 / fan-in of the classifier; "
-        "lecun, truncated normal of 1 / fan-in throughout; or those of a run or model "
-        "file, with their running statistics.",
+        "lecun, truncated normal of 1 / fan-in throughout; or those of a run, of a "
+        "model file or of hf://ORG/NAME, with their running statistics.",
         metavar="he|lecun|RUN|FILE",
     )
     whiten: bool = option(

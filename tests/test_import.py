@@ -246,7 +246,9 @@ def test_commands_that_take_runs_name_import(tensors, tmp_path):
         for command in ("eval", "sharpness", "export", "compare"):
             result = run_cli(command, file)
             assert result.exit_code == 1
-            assert f"`eqcifar import {file} --arch NAME`" in words_of(result.stderr)
+            assert f"`eqcifar import {file} --arch NAME`" in " ".join(
+                result.stderr.split()
+            )
             assert "Traceback" not in result.stderr
 
 

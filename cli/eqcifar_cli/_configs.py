@@ -90,7 +90,7 @@ def _read_grid(
 def _located(config: TrainConfig) -> TrainConfig:
     # By the absolute path of a local folder, so that the data is found, and the run is
     # the same, from any working folder.
-    if config.starts_from_file:
+    if config.starts_from_file and not config.init.startswith("hf://"):
         start = os.path.abspath(os.path.expanduser(config.init))
         config = dataclasses.replace(config, init=start)
     if not os.path.isdir(os.path.expanduser(config.dataset)):

@@ -27,9 +27,7 @@ _NORMS = BatchNorm, GroupNorm
 _PIECEWISE_LINEAR = VGG, ResNet, WideResNet, PreActResNet, MLP
 
 
-def folded_weights(
-    model: Any, state: State
-) -> dict[str, Float[np.ndarray, "outputs inputs"]]:
+def folded_weights(model: Any, state: State) -> dict[str, Float[np.ndarray, "_ _"]]:
     r"""The matrix of each convolution and linear layer, by its name.
 
     Kernels are reshaped to a row for each channel. A BatchNorm that follows a layer

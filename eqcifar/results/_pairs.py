@@ -2,9 +2,12 @@
 
 import dataclasses
 import itertools
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
+
+# One number, or one a draw.
+Numbers: TypeAlias = np.ndarray | np.floating
 
 # So many options are taken together, as in the paper.
 _MOST_OPTIONS = 2
@@ -88,7 +91,7 @@ def _numbered(values: list[Any]) -> np.ndarray:
     return np.array([numbers.setdefault(value, len(numbers)) for value in values], int)
 
 
-def kendall(x: np.ndarray, y: np.ndarray, weights: np.ndarray | float) -> np.ndarray:
+def kendall(x: np.ndarray, y: np.ndarray, weights: np.ndarray) -> Numbers:
     """Kendall's tau-b from the signs of pairs, the last axis; nan where all tie."""
     with np.errstate(invalid="ignore", divide="ignore"):
         untied = (weights * np.abs(x)).sum(-1) * (weights * np.abs(y)).sum(-1)
@@ -97,7 +100,7 @@ def kendall(x: np.ndarray, y: np.ndarray, weights: np.ndarray | float) -> np.nda
 
 def granulated(
     pairs: Pairs, concord: np.ndarray, weights: np.ndarray
-) -> dict[str, np.ndarray]:
+) -> dict[str, Numbers]:
     """The mean of Kendall's tau over groups in which one option varies, by option.
 
     psi_i of Jiang et al. (2019), https://arxiv.org/abs/1912.02178, eq. 5; the seed is
@@ -118,7 +121,7 @@ def granulated(
 
 def sign_errors(
     pairs: Pairs, concord: np.ndarray, weights: np.ndarray
-) -> dict[str, np.ndarray]:
+) -> dict[str, Numbers]:
     """How often a measure orders networks wrongly where one option is changed.
 
     Of an environment, a pair of configurations that differ in one option, the error is
@@ -151,7 +154,7 @@ def sign_errors(
     with np.errstate(invalid="ignore"):
         mean = (weight * errors).sum(-1) / total[..., 0]
 
-    def at(level: float) -> np.ndarray:
+    def at(level: float) -> Numbers:
         where = (share < level * total * (1 - 1e-12)).sum(-1, keepdims=True)
         found = np.take_along_axis(sorted_, where, -1)[..., 0]
         return np.where(total[..., 0] > 0, found, np.nan)

@@ -11,6 +11,7 @@ from ..errors import UsageError, unknown
 from ..fields import show_field
 from ._columns import error_of, group_equal, images_of, parse_column
 from ._pairs import (
+    Numbers,
     Pairs,
     conditional_information,
     granulated,
@@ -348,7 +349,7 @@ class Order:
         y = pairs.signs(goal)
         ones = np.ones(pairs.configurations, int)
         whole = self._of(values, y, pairs.weights(ones), ones, accuracy)
-        parts: list[dict[str, np.ndarray]] = []
+        parts: list[dict[str, Numbers]] = []
         at_once = max(_AT_ONCE // max(len(pairs.first), 1), 1)
         for begin in range(0, len(self._counts), at_once):
             counts = self._counts[begin : begin + at_once]
@@ -377,7 +378,7 @@ class Order:
         weights: np.ndarray,
         counts: np.ndarray,
         accuracy: np.ndarray,
-    ) -> dict[str, np.ndarray]:
+    ) -> dict[str, Numbers]:
         pairs, x = self.pairs, self.pairs.signs(values)
         concord = x * y
         by_option = granulated(pairs, concord, weights)
@@ -434,7 +435,7 @@ class Order:
         return found, float(known.mean()) if len(known) else math.nan
 
 
-def _regret(values: np.ndarray, counts: np.ndarray, accuracy: np.ndarray) -> np.ndarray:
+def _regret(values: np.ndarray, counts: np.ndarray, accuracy: np.ndarray) -> Numbers:
     # Of networks that tie, the mean.
     there = (counts > 0) & np.isfinite(accuracy)
     known = np.where(there, accuracy, -np.inf)

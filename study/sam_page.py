@@ -38,7 +38,7 @@ METHODS = {
 _ALT = "Training and test accuracy along training, for SGD, SAM and MixUp"
 _CAPTION = (
     "Lines are means over seeds, n as in the tables, and bands reach from the lowest "
-    "seed to the highest: the accuracy on training images against the labels that "
+    "seed to the highest, where there is more than one: the accuracy on training images against the labels that "
     "training is given, and against the true ones, and on test images."
 )
 _RIGHT_NOTE = (

@@ -16,6 +16,7 @@ from eqcifar.figures import (
     save_figure,
 )
 from eqcifar.results import Summary, WelchTest, summarise, welch
+from eqcifar.sweeps import Grid
 
 from .tables import HERE, PAGES, RESULTS, Row, read_table
 
@@ -37,7 +38,7 @@ METHODS = {
 _ALT = "Training and test accuracy along training, for SGD, SAM and MixUp"
 _CAPTION = (
     "Lines are means over seeds, n as in the tables, and bands reach from the lowest "
-    "seed to the highest: the accuracy on training images against the labels that "
+    "seed to the highest, where there is more than one: the accuracy on training images against the labels that "
     "training is given, and against the true ones, and on test images."
 )
 _RIGHT_NOTE = (
@@ -56,8 +57,7 @@ _LIMITS = (
     "seeds share the images and the wrong labels. The JPEG copy is close to CIFAR-10 "
     "but not its pixels: accuracies do not stand beside published ones. λ_max and "
     f"traces are of the loss of {SAMPLES} training images in inference mode, the same "
-    "for all runs, so that intervals over seeds leave out what other images would "
-    "give: "
+    "for all runs, so that intervals over seeds leave out what other images would give"
 )
 # Folders that hold another's pixels.
 _DATA = {"cifar10-jpeg": "CIFAR-10 (JPEG copy)"}
@@ -124,23 +124,29 @@ def _answer(runs: Sequence[Row], curves: Sequence[Row]) -> str:
     lines = [
         f"- Test accuracy of SAM less that of SGD: {gain('SGD')} at the same epochs, "
         f"{gain('SGD, twice the epochs')} at the same number of gradients.",
-        f"- λ_max of SAM over that of SGD at the same epochs: {times('lmax')}; tr H: "
-        f"{times('tr_hess')}.",
         f"- With {worst:.0%} of the labels wrong, SGD memorises them: it ends with "
         f"{percent(end, 'acc_tr')} of the given labels and "
         f"{percent(end, 'acc_tr_true')} of the true ones, and test accuracy falls from "
         f"{percent(best, 'acc_te')} in epoch {best[0]['epoch']:.0f} to "
         f"{percent(end, 'acc_te')}.",
     ]
+    if column(of("SAM"), "lmax") and column(of("SGD"), "lmax"):
+        lines.insert(
+            1,
+            f"- λ_max of SAM over that of SGD at the same epochs: {times('lmax')}; "
+            f"tr H: {times('tr_hess')}.",
+        )
     return "\n".join(lines)
 
 
 def _method(runs: Sequence[Row], about: Mapping[str, Any]) -> str:
     data = _DATA.get(about["data"], about["data"])
+    planned = len(Grid.read(HERE / "sam.toml").configs())
     where = "; ".join([about["hardware"], *about["versions"]])
     lines = [
-        f"{len(runs)} runs on {data}, whose other options are the defaults of "
-        f"`eqcifar train`. {where}.",
+        f"{len(runs)} of the {planned} runs of `study/sam.toml` on {data}, whose other "
+        f"options are the defaults of `eqcifar train`; the command goes on with the "
+        f"others. {where}.",
         "",
         "```toml",
         (HERE / "sam.toml").read_text().rstrip(),
@@ -161,7 +167,8 @@ def _errors(runs: Sequence[Row]) -> str:
         if rows:
             share = statistics.median(row[f"{name}_se"] / row[name] for row in rows)
             words.append(f"{share:.0%} of {title}")
-    return f"a standard error of {', '.join(words)} (medians)."
+    errors = f": a standard error of {', '.join(words)} (medians)" if words else ""
+    return f"{errors}."
 
 
 def column(rows: Iterable[Row], name: str) -> list[float]:

@@ -77,7 +77,10 @@ def test_means_and_intervals_are_students():
 
 
 def test_differences_and_ratios_are_welchs():
-    gains, ratios = (line for line in PAGE.splitlines() if re.match("- (Test|λ)", line))
+    gains, *ratios = (
+        line for line in PAGE.splitlines() if re.match("- (Test|λ)", line)
+    )
+    assert bool(ratios) == np.isfinite(of(SAM)["lmax"]).any()
     found = [numbers(part) for part in gains.split(":")[1].split(", ")]
     for (effect, *interval), other in zip(found, (SGD, LONG), strict=True):
         test = stats.ttest_ind(
@@ -86,11 +89,16 @@ def test_differences_and_ratios_are_welchs():
         expected = of(SAM)["acc_te"].mean() - of(other)["acc_te"].mean()
         assert effect == pytest.approx(100 * expected, abs=0.051)
         assert interval == pytest.approx(list(test.confidence_interval()), abs=0.051)
-    found = [numbers(part.partition(":")[2]) for part in ratios.split(";")]
-    for (effect, *interval), name in zip(found, ("lmax", "tr_hess"), strict=True):
+    found = [
+        numbers(part.rpartition(":")[2]) for line in ratios for part in line.split(";")
+    ]
+    for (effect, *interval), name in zip(found, ("lmax", "tr_hess"), strict=False):
         a, b = (np.log(of(method)[name]) for method in (SAM, SGD))
         a, b = a[np.isfinite(a)], b[np.isfinite(b)]
         assert effect == pytest.approx(np.exp(a.mean() - b.mean()), abs=0.0051)
+        if min(len(a), len(b)) < 2:
+            assert interval == []
+            continue
         test = stats.ttest_ind(a, b, equal_var=False).confidence_interval()
         assert interval == pytest.approx(list(np.exp(test)), abs=0.0051)
 

@@ -290,15 +290,18 @@ def table(rows: list[Row], section: Section, many: bool) -> list[str]:
 
 def cell(row: Row, many: bool) -> str:
     """A number with its interval or range, and of how many where that differs."""
-    show = percent if row["unit"] in SHARES else plain
+    share = row["unit"] in SHARES
+    show = percent if share else plain
     text = show(row["value"])
     if "low" in row:
-        text += f" ({show(row['low'])} to {show(row['high'])})"
+        between = " to " if row["low"] < 0 else "–"
+        text += f" ({show(row['low'])}{between}{show(row['high'])})"
+    text += " %" if share else ""
     return text + (f", n = {row['n']:,}" if many and "n" in row else "")
 
 
 def percent(value: float) -> str:
-    return f"{100 * value:.1f} %" if value != 1 else "100 %"
+    return f"{100 * value:.1f}" if value != 1 else "100"
 
 
 def plain(value: float) -> str:

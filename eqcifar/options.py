@@ -90,6 +90,9 @@ class Options:
             _require(own or value in choices, name, value, " or ".join(choices))
         each = "each " if isinstance(value, tuple) else ""
         for x in value if isinstance(value, tuple) else (value,):
+            if isinstance(x, str):
+                # It becomes part of tables, figures and names of folders.
+                _require(x.isprintable(), name, value, "printable, on one line")
             if not isinstance(x, int | float):
                 continue
             _require(math.isfinite(x), name, value, "finite")

@@ -6,7 +6,10 @@ same on any number of devices; only the order of summation differs.
 """
 
 import contextlib
+import itertools
 import os
+import threading
+import time
 from collections.abc import Callable
 from functools import cache, cached_property, update_wrapper
 from pathlib import Path
@@ -16,6 +19,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax._src import distributed
 from jax.core import Tracer
 from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
@@ -26,6 +30,7 @@ from .errors import RunError, UsageError
 _Tree = TypeVar("_Tree")
 _Arguments = ParamSpec("_Arguments")
 _Result = TypeVar("_Result")
+_SIGNS, _SILENCE = "eqcifar/signs/", 20.0
 
 
 def initialise(
@@ -63,6 +68,64 @@ def initialise(
             "no cluster found to distribute over: start with srun or mpirun, or name "
             f"the coordinator's address, the number of processes and this one ({error})"
         ) from error
+
+
+def watch_others(lost: Callable[[list[int]], None]) -> None:
+    """Call `lost`, from a thread, when other processes have ended or hang.
+
+    A computation with a process that is no more waits for it, on GPUs for ever. So each
+    process gives a sign of life every second; without one for 20 s it counts as lost.
+
+    **Arguments:**
+
+    - `lost`: takes the numbers of the lost processes; called once.
+    """
+    client = distributed.global_state.client
+    if client is not None:
+        _Watch(client, lost)
+
+
+class _Watch:
+    def __init__(self, client: Any, lost: Callable[[list[int]], None]):
+        self._client, self._lost = client, lost
+        self._last: dict[str, tuple[str, float]] = {}
+        self._heard = time.monotonic()
+        # Two, for what asks process 0 waits where that one hangs.
+        for work in (self._give_signs, self._check):
+            threading.Thread(target=work, daemon=True).start()
+
+    def _give_signs(self):
+        own = f"{_SIGNS}{jax.process_index()}"
+        for number in itertools.count():
+            with contextlib.suppress(jax.errors.JaxRuntimeError):
+                self._client.key_value_set(own, str(number), allow_overwrite=True)
+                signs = self._client.key_value_dir_get(_SIGNS)
+                self._heard = time.monotonic()
+                for name, sign in signs:
+                    if self._last.get(name, ("", 0.0))[0] != sign:
+                        self._last[name] = sign, self._heard
+            time.sleep(1)
+
+    def _check(self):
+        silent: list[int] = []
+        while not silent:
+            time.sleep(1)
+            # Process 0 keeps the signs of all.
+            if time.monotonic() - self._heard > _SILENCE:
+                silent = [0]
+            else:
+                silent = sorted(
+                    int(name.removeprefix(_SIGNS))
+                    for name, (_, heard) in [*self._last.items()]
+                    if self._heard - heard > _SILENCE
+                )
+        self._lost(silent)
+
+
+def is_lost_connection(error: BaseException) -> bool:
+    """Whether a computation failed because another process has ended."""
+    words = "Gloo", "NCCL", "Connection closed by peer", "Connection reset by peer"
+    return jax.process_count() > 1 and any(word in str(error) for word in words)
 
 
 def find_devices() -> list[Any]:
@@ -120,10 +183,10 @@ _CPU_OPTIONS: dict[str, Any] = {
 def compiler_options() -> dict[str, Any]:
     """What XLA is told for the processors at hand, for `jax.jit`.
 
-    On CPUs, convolutions by Eigen in place of YNNPACK, and barriers that last until
-    operations are fused, for which the networks' convolutions and rematerialisation
-    have use: see `eqcifar.models.fast`. Options that this XLA does not have are left
-    out.
+    On CPUs, convolutions by Eigen, as YNNPACK takes longer for the gradients of narrow
+    networks and for evaluation, and barriers that last until operations are fused, for
+    which `models.Conv2d` and rematerialisation have use. Options that this XLA does not
+    have are left out.
 
     **Returns:**
 

@@ -359,3 +359,32 @@ def test_stability_is_followed_step_by_step(tmp_path):
     refused = run_cli(*arguments, "--optimiser", "muon", "--muon-lr", 0.1)
     assert refused.exit_code == 2
     assert "no threshold is known of the optimiser muon" in refused.stderr
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="has no such signals")
+@pytest.mark.parametrize(
+    ("number", "said"),
+    [
+        ("SIGKILL", "the connection to another process is lost"),
+        pytest.param(
+            *("SIGSTOP", "no sign of life from process 1 for 20 s"),
+            marks=pytest.mark.slow,
+        ),
+    ],
+)
+def test_a_lost_process_ends_the_others_with_a_line(tmp_path, number, said):
+    options = "--epochs", 5000, "--eval-every", 5000, "--out", tmp_path
+    main, other = processes = _start_two(options, options)
+    try:
+        assert main.stdout
+        while not main.stdout.readline().startswith("epoch "):
+            assert main.poll() is None
+        other.send_signal(getattr(signal, number))
+        _, errors = main.communicate(timeout=60)
+    finally:
+        for process in processes:
+            process.kill()
+            process.communicate()
+    assert main.returncode == 75, errors
+    assert said in errors
+    assert "Traceback" not in errors

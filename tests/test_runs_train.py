@@ -4,6 +4,7 @@ import math
 import os
 import re
 import resource
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -333,6 +334,22 @@ def test_a_second_process_is_told_of_the_first(tmp_path):
     assert Run(path).status()["state"] == "running"
     with RunLock(Run(path), CONFIG):
         assert Run(path).status()["pid"] == os.getpid()
+
+
+@pytest.mark.parametrize(
+    "remove", [lambda run: (run / ".lock").unlink(), shutil.rmtree]
+)
+def test_what_is_removed_while_training_ends_it(tmp_path, uninterrupted, remove):
+    path = tmp_path / "run"
+
+    def removes(train_state, row):
+        if row["epoch"] == 1:
+            remove(path)
+
+    with pytest.raises(RunError, match="was removed while it was in use"):
+        train(path, on_epoch=removes)
+    run = train(path)
+    assert run.log()[-1]["loss"] == uninterrupted.log()[-1]["loss"]
 
 
 def test_a_full_disk_is_one_line_and_costs_nothing(tmp_path, uninterrupted):

@@ -56,28 +56,17 @@ def train(
 
     The same options mean the same run: a finished one is not computed again.
     """
-    from eqcifar import parallel, runs
-    from eqcifar.errors import UsageError
+    from eqcifar import runs
 
+    from ._hosts import join, together
     from ._jax import keep_compilations
     from ._training import Training
 
     # On all processes: one that fails alone would leave the others waiting.
     tracking = runs.Tracking(options.track, warn=print_warning)
-    by_hand = coordinator, processes, process_id
-    if any(given is not None for given in by_hand):
-        if coordinator is None or processes is None or process_id is None:
-            raise UsageError(
-                "--coordinator, --processes and --process-id go together: give all 3"
-            )
-        if process_id >= processes:
-            raise UsageError(
-                f"--process-id {process_id} of {processes} processes: numbers are "
-                f"from 0 to {processes - 1}"
-            )
-        parallel.initialise(*by_hand)
-    elif distributed:
-        parallel.initialise()
+    if distributed or any(x is not None for x in (coordinator, processes, process_id)):
+        join(coordinator, processes, process_id)
     keep_compilations()
     training = Training(config, options, tracking)
-    training.conclude(training.train(out))
+    with together():
+        training.conclude(training.train(out))

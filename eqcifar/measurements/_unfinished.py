@@ -1,13 +1,12 @@
 import contextlib
 import dataclasses
-import json
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from ..errors import RunError
 from ..sharpness import Estimate, Measured, Rows, load_rows, save_rows
-from ..storage import write_json
+from ..storage import read_json, write_json
 
 _EVERY_SECONDS = 30.0
 
@@ -39,9 +38,9 @@ class Unfinished:
         self.finished = {}
         if self._file.exists():
             try:
-                found = json.loads(self._file.read_text())["finished"]
+                found = read_json(self._file)["finished"]
                 self.finished = {label: _from_dict(m) for label, m in found.items()}
-            except (ValueError, TypeError, KeyError):
+            except (RunError, ValueError, TypeError, KeyError):
                 # It is only a saving of time.
                 warn(f"{self._file} is damaged and not used")
 

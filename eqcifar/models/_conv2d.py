@@ -3,16 +3,16 @@ from functools import partial
 from typing import Literal
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from ._layers import normal
-from .fast import convolve_3x3, materialise
 
 
 class Conv2d(eqx.Module):
-    """A convolution that is quick on CPUs: see `eqcifar.models.fast`.
+    """A convolution that is quick on CPUs.
 
     The same function as `eqx.nn.Conv2d` with the same weights. By default an odd kernel
     keeps the size.
@@ -77,8 +77,8 @@ class Conv2d(eqx.Module):
         """
         del key
         x = x if self.channels_last else jnp.moveaxis(x, 0, -1)
-        y = _convolve(materialise(x), self.weight, self.stride, self.padding)
-        y = materialise(y if self.bias is None else y + self.bias[None, None])
+        y = _convolve(_materialise(x), self.weight, self.stride, self.padding)
+        y = _materialise(y if self.bias is None else y + self.bias[None, None])
         return y if self.channels_last else jnp.moveaxis(y, -1, 0)
 
 
@@ -87,11 +87,22 @@ class Conv2d(eqx.Module):
 conv2d = partial(Conv2d, _channels_last=True)
 
 
+def _materialise(x: Array) -> Array:
+    """Keep XLA on CPUs from computing `x` anew wherever it is used.
+
+    It would fuse normalisation and activation into the transposed copies that a
+    gradient reads, at a stride of whole images. `parallel.compiler_options` keep the
+    barrier until operations are fused.
+    """
+    return lax.optimization_barrier(x) if jax.default_backend() == "cpu" else x
+
+
 def _convolve(
     x: Array, weight: Array, stride: int, padding: int | Literal["SAME"]
 ) -> Array:
-    if weight.shape[-1] == 3 and stride == 1 and padding in (1, "SAME"):
-        return convolve_3x3(x, weight)
+    keeps_size = weight.shape[-1] == 3 and stride == 1 and padding in (1, "SAME")
+    if keeps_size and max(x.shape[:2]) <= 2:
+        return _multiply_patches(x, weight)
     return lax.conv_general_dilated(
         x[None],
         weight,
@@ -99,3 +110,14 @@ def _convolve(
         padding if isinstance(padding, str) else [(padding, padding)] * 2,
         dimension_numbers=("NHWC", "OIHW", "NHWC"),
     )[0]
+
+
+def _multiply_patches(x: Array, weight: Array) -> Array:
+    """Convolve a very small image, for which XLA on CPUs takes 100 times as long."""
+    height, width, _ = x.shape
+    padded = jnp.pad(x, ((1, 1), (1, 1), (0, 0)))
+    patches = [
+        padded[i : i + height, j : j + width] for i in range(3) for j in range(3)
+    ]
+    matrix = weight.transpose(2, 3, 1, 0).reshape(-1, weight.shape[0])
+    return jnp.concatenate(patches, -1) @ matrix

@@ -10,11 +10,8 @@ from jax import lax
 from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn
 from jaxtyping import Array, PyTree
 
-from .fast import convolve_3x3_p
-
-_CONVOLUTIONS = lax.conv_general_dilated_p, convolve_3x3_p
 # The primitives in which a network's forward pass multiplies and adds.
-PRODUCTS = *_CONVOLUTIONS, lax.dot_general_p
+PRODUCTS = lax.conv_general_dilated_p, lax.dot_general_p
 
 
 def count_parameters(model: PyTree) -> int:
@@ -72,11 +69,10 @@ def _count(jaxpr: Jaxpr) -> int:
 
 def _count_equation(equation: JaxprEqn) -> int:
     params = equation.params
-    if equation.primitive in _CONVOLUTIONS:
+    if equation.primitive is lax.conv_general_dilated_p:
         # For each output value, the kernel's size for one output channel.
         kernel = _shape(equation.invars[1])
-        layout = params.get("dimension_numbers")
-        out_channels = kernel[layout.rhs_spec[0] if layout else 0]
+        out_channels = kernel[params["dimension_numbers"].rhs_spec[0]]
         output = math.prod(_shape(equation.outvars[0]))
         return output * math.prod(kernel) // out_channels
     if equation.primitive is lax.dot_general_p:

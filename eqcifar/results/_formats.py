@@ -17,6 +17,8 @@ ASCII = str.maketrans({"±": "+-", "–": "-"})
 
 
 _STATES = *STATES, "missing"
+# What a text begins with that a spreadsheet would compute.
+_FORMULA = tuple("=+-@")
 
 
 _LATEX = str.maketrans(
@@ -200,6 +202,8 @@ def _plain(value: Any) -> Any:
         return ":".join(map(repr, value))
     if isinstance(value, bool):
         return str(value).lower()
+    if isinstance(value, str) and value.startswith(_FORMULA):
+        return f"'{value}"
     return "" if value is None else value
 
 

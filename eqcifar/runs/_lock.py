@@ -38,8 +38,27 @@ class RunLock:
         self._lock = filelock.FileLock(run.path / ".lock")
 
     def __enter__(self) -> "RunLock":
-        on_main(self.run.path, self._open)
+        _on_main(self.run.path, self._open)
         return self
+
+    def write(self, action: Callable[[], object]):
+        """Let the main process write to the run's folder; others fail where it does.
+
+        **Arguments:**
+
+        - `action`: what writes.
+
+        **Raises:**
+
+        What `action` raises, `RunError` in place of an `OSError`, and where somebody
+        has removed the lock or the folder.
+        """
+
+        def write():
+            self._require_lock()
+            action()
+
+        _on_main(self.run.path, write)
 
     def __exit__(self, kind, error, traceback):
         try:
@@ -61,6 +80,7 @@ class RunLock:
         """Say in `status.json` how the run is, and `more`; on the main process."""
         if not is_main_process():
             return
+        self._require_lock()
         if epoch is not None:
             self._status["epoch"] = epoch
         self._status |= {"state": state, "message": message, "updated": _now()}
@@ -111,6 +131,7 @@ class RunLock:
             self._lock.acquire(timeout=0.2, poll_interval=0.02)
         except filelock.Timeout:
             raise UsageError(self._in_use()) from None
+        self._taken = self._file()
         try:
             remove_temporaries(path)
             self._check()
@@ -129,6 +150,20 @@ class RunLock:
             self._lock.release()
             raise
 
+    def _file(self) -> int | None:
+        try:
+            return os.stat(self.run.path / ".lock").st_ino
+        except FileNotFoundError:
+            return None
+
+    def _require_lock(self):
+        if self._file() != self._taken:
+            raise RunError(
+                f"{self.run.path / '.lock'} was removed while it was in use, so that "
+                "another process may write there: nothing is written since then; start "
+                "again when there is none"
+            )
+
     def _in_use(self) -> str:
         try:
             status = self.run.status()
@@ -140,7 +175,7 @@ class RunLock:
         )
 
 
-def on_main(path: Path, action: Callable[[], object]):
+def _on_main(path: Path, action: Callable[[], object]):
     """Let the main process write to a folder; the others fail where it does.
 
     **Raises:**

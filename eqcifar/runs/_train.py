@@ -41,7 +41,7 @@ from ._alike import check_alike, check_shared
 from ._checkpoints import load_checkpoint, load_model, save_checkpoint, save_model
 from ._description import FolderCheck, check_same, describe, load_data, named_config
 from ._environment import differences, environment
-from ._lock import RunLock, on_main
+from ._lock import RunLock
 
 # A share of the time. On a GPU, an epoch can be as short as writing a checkpoint.
 _MOST_TIME_SAVING = 0.05
@@ -319,7 +319,7 @@ def _train(
                 save(train_state)
             lock.report("running", epoch)
 
-        on_main(path, write)
+        lock.write(write)
         if hooks.on_epoch is not None:
             hooks.on_epoch(hooks.given(train_state), row)
 
@@ -336,7 +336,7 @@ def _train(
 
     def compiled(memory):
         everywhere(partial(check_fits, memory))
-        on_main(path, lambda: lock.describe_memory(step_planned_bytes=memory))
+        lock.write(lambda: lock.describe_memory(step_planned_bytes=memory))
         hooks.on_compiled(memory)
 
     def finish(train_state):
@@ -352,10 +352,10 @@ def _train(
             train_state = _resume(last, train_state, what, env, hooks.warn)
         steps = int(train_state.step)
         epoch = steps // per_epoch
-        on_main(path, lambda: prepare(epoch))
+        lock.write(lambda: prepare(epoch))
         everywhere(partial(check_shared, path / "config.json"))
         if keep_every and not steps:
-            on_main(path, lambda: keep(train_state, 0))
+            lock.write(lambda: keep(train_state, 0))
         if hooks.on_start is not None:
             hooks.on_start(run, dataset, hooks.given(train_state))
         try:
@@ -383,15 +383,15 @@ def _train(
                     f"{message}, at which training had diverged, so that it was not "
                     "saved: lower the learning rate"
                 ) from None
-            on_main(path, lambda: save(stopped))
+            lock.write(lambda: save(stopped))
             epoch = int(stopped.step) // per_epoch
-            on_main(path, lambda: lock.report("interrupted", epoch, message))
+            lock.write(lambda: lock.report("interrupted", epoch, message))
             return
         except jax.errors.JaxRuntimeError as error:
             if not is_out_of_memory(error):
                 raise
             raise RunError(_too_large("out of device memory", config)) from error
-        on_main(path, lambda: finish(train_state))
+        lock.write(lambda: finish(train_state))
 
 
 def _too_large(what: str, config: TrainConfig) -> str:

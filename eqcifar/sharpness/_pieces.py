@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from eqcifar.errors import UsageError
-from eqcifar.storage import replacing
+from eqcifar.storage import open_regular, replacing
 
 # Pieces by number, each worth keeping by itself: of a pass over examples the rows of a
 # batch, of Lanczos a step, of a mean a random vector.
@@ -171,7 +171,7 @@ def load_rows(path: str | os.PathLike[str], fingerprint: str) -> Rows:
     rows: Rows = {}
     if not os.path.exists(path):
         return rows
-    with np.load(path, allow_pickle=False) as file:
+    with open_regular(Path(path)) as raw, np.load(raw, allow_pickle=False) as file:
         if str(file["fingerprint"]) != fingerprint:
             raise UsageError(
                 f"{path} holds the partial sums of another measurement: delete it, or "

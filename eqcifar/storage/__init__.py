@@ -1,6 +1,8 @@
 from ._files import (
     cannot_write as cannot_write,
     find_folders as find_folders,
+    open_regular as open_regular,
+    read_json as read_json,
     remove_temporaries as remove_temporaries,
     replacing as replacing,
     write_json as write_json,

@@ -2,6 +2,7 @@ import contextlib
 import errno
 import json
 import os
+import stat
 from collections.abc import Callable, Iterator, Mapping, Set
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -94,6 +95,30 @@ def write_json(path: Path, value: Mapping[str, Any]):
         file.write(json.dumps(value, indent=2).encode() + b"\n")
 
 
+def open_regular(path: Path) -> BinaryIO:
+    """Open a file for reading, of a folder that may be another's.
+
+    **Arguments:**
+
+    - `path`: of the file; a link to one will do.
+
+    **Returns:**
+
+    The file, open for binary reading.
+
+    **Raises:**
+
+    `OSError` as `open` does, and for pipes and devices, which may never end.
+    """
+    # Without waiting for someone who would write into a pipe.
+    flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+    descriptor = os.open(path, flags)
+    if stat.S_ISREG(os.fstat(descriptor).st_mode):
+        return open(descriptor, "rb")
+    os.close(descriptor)
+    raise OSError(errno.EINVAL, "it is no regular file", os.fspath(path))
+
+
 def read_json(path: Path) -> dict[str, Any]:
     """Read a JSON object.
 
@@ -102,7 +127,8 @@ def read_json(path: Path) -> dict[str, Any]:
     `RunError` with the path when it is missing or not a JSON object.
     """
     try:
-        value = json.loads(path.read_bytes())
+        with open_regular(path) as file:
+            value = json.loads(file.read())
     except OSError as error:
         raise RunError(f"cannot read {path}: {error.strerror}") from error
     except (ValueError, RecursionError) as error:

@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 
 from ..errors import RunError
+from ._files import open_regular
 
 # Bytes at the end of a file in which its last line is looked for.
 _TAIL = 4096
@@ -22,7 +23,7 @@ def table_lines(
     `RunError` with the path and the reason when it cannot be read.
     """
     try:
-        with open(path, "rb") as file:
+        with open_regular(path) as file:
             header = file.readline()
             start, end = file.tell(), file.seek(0, os.SEEK_END)
             file.seek(max(start, end - _TAIL) if only_last else start)

@@ -184,15 +184,15 @@ def quantities(
     return rows
 
 
-def products(ours: Remote, peer: Remote, what: str, rounds: int) -> list[Row]:
+def products(
+    ours: Remote, peer: Remote, compiled: bool, what: str, rounds: int
+) -> list[Row]:
     """Products in turns, as multiples of the gradient of the same package."""
+    how = " compiled" if compiled else ""
+    kinds = ("gradient", "hess", "ggn")
     forms = {
-        "eqcifar": (ours, ("gradient", "hess", "ggn")),
-        "curvlinops, compiled": (
-            peer,
-            ("gradient compiled", "hess compiled", "ggn compiled"),
-        ),
-        "curvlinops": (peer, ("gradient", "hess", "ggn")),
+        "eqcifar": (ours, kinds),
+        f"curvlinops{how}": (peer, [kind + how for kind in kinds]),
     }
     seconds: dict[tuple[str, str], list[float]] = {}
     for side, each in forms.values():
@@ -251,7 +251,9 @@ def main(argv: list[str]):
         ours = Remote(f"{__name__}:OurProducts", arch, int(count))
         peer = Remote(here + "Curvlinops", *ours.call("subject"), python=args.torch)
         about = peer.call("versions")
-        rows = products(ours, peer, f"{arch}, {count} images", args.rounds)
+        for compiled in (False, True):
+            what = f"{arch}, {count} images"
+            rows = products(ours, peer, compiled, what, args.rounds)
+            store("sharpness_products", rows, **about)
         for side in (ours, peer):
             side.stop()
-        store("sharpness_products", rows, **about)

@@ -186,15 +186,15 @@ def quantities(
     return rows
 
 
-def products(ours: Remote, peer: Remote, what: str, rounds: int) -> list[Row]:
+def products(
+    ours: Remote, peer: Remote, compiled: bool, what: str, rounds: int
+) -> list[Row]:
     """Products in turns, as multiples of the gradient of the same package."""
+    how = " compiled" if compiled else ""
+    kinds = ("gradient", "hess", "ggn")
     forms = {
-        "eqcifar": (ours, ("gradient", "hess", "ggn")),
-        "curvlinops, compiled": (
-            peer,
-            ("gradient compiled", "hess compiled", "ggn compiled"),
-        ),
-        "curvlinops": (peer, ("gradient", "hess", "ggn")),
+        "eqcifar": (ours, kinds),
+        f"curvlinops{how}": (peer, [kind + how for kind in kinds]),
     }
     seconds: dict[tuple[str, str], list[float]] = {}
     for side, each in forms.values():
@@ -226,10 +226,10 @@ def main(argv: list[str]):
     options.add_argument("--torch", default="", help="a Python with the packages")
     options.add_argument("--data-name", default="CIFAR-10 (JPEG copy)")
     options.add_argument("--images", type=int, default=32)
-    options.add_argument("--goal", type=float, default=0.2, help="standard error")
+    options.add_argument("--goal", type=float, default=0.25, help="standard error")
     options.add_argument("--runs", type=int, default=1)
     options.add_argument("--steps", type=int, default=30)
-    options.add_argument("--products", default="resnet18:64", help="or nothing")
+    options.add_argument("--products", default="resnet18:32", help="or nothing")
     options.add_argument("--rounds", type=int, default=5)
     options.add_argument("--only", default="", help="quantities or products")
     args = options.parse_args(argv)
@@ -253,7 +253,9 @@ def main(argv: list[str]):
         ours = Remote(f"{__name__}:OurProducts", arch, int(count))
         peer = Remote(here + "Curvlinops", *ours.call("subject"), python=args.torch)
         about = peer.call("versions")
-        rows = products(ours, peer, f"{arch}, {count} images", args.rounds)
+        for compiled in (False, True):
+            what = f"{arch}, {count} images"
+            rows = products(ours, peer, compiled, what, args.rounds)
+            store("sharpness_products", rows, **about)
         for side in (ours, peer):
             side.stop()
-        store("sharpness_products", rows, **about)

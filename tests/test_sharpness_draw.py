@@ -52,8 +52,12 @@ def test_cuts_into_halves_are_balanced():
         assert (signs.sum(axis=1) == 0).all()
         assert np.abs(cuts.shares.sum(axis=2) - 1).sum() < 1e-12
     # Batches stay together.
-    group = cut(20, together=4).group.reshape(5, 4)
+    cuts = cut(20, together=4)
+    group = cuts.group.reshape(5, 4)
     assert (group == group[:, :1]).all()
+    examples = data(20, batch_size=4)
+    seen = [b.ids for some in cuts.groups(examples) for b in some.batches()]
+    close(np.sort(np.stack(seen), axis=0), np.arange(20).reshape(5, 4))
 
 
 def leading(matrix, count=2):

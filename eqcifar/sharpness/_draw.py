@@ -25,10 +25,12 @@ class Cuts:
     - `group`: which each image is in; as many groups as there are images, but a power
         of two and `GROUPS` at most.
     - `first`: which groups make the first half of each cut; one cut less than groups.
+    - `together`: so many that follow each other are in one group, as a batch.
     """
 
     group: Int[np.ndarray, " images"]
     first: Bool[np.ndarray, "cuts groups"]
+    together: int = 1
 
     @property
     def sizes(self) -> Int[np.ndarray, " groups"]:
@@ -52,11 +54,13 @@ class Cuts:
 
     def groups(self, examples: Examples) -> list[Examples]:
         """The images of each group, in batches of one size."""
+        every = np.eye(len(self.sizes), dtype=bool)
+        parts = [self.half(examples, one) for one in every]
+        if self.together > 1:
+            return parts
         most, devices = self.sizes.max(), examples.devices
         batch = -(-most // -(-most // examples.batch_size))
         batch = -(-batch // devices) * devices
-        every = np.eye(len(self.sizes), dtype=bool)
-        parts = [self.half(examples, one) for one in every]
         return [part.with_batch_size(int(batch)) for part in parts]
 
     def half(self, examples: Examples, side: Bool[np.ndarray, " groups"]) -> Examples:
@@ -76,7 +80,7 @@ def cut(size: int, *, together: int = 1, seed: int = 0) -> Cuts:
     blocks = int(block[-1]) + 1
     count = min(GROUPS, 1 << (blocks.bit_length() - 1))
     group = np.random.default_rng(seed).permutation(blocks) % count
-    return Cuts(group[block], hadamard(count)[1:] > 0)
+    return Cuts(group[block], hadamard(count)[1:] > 0, together)
 
 
 def cuts_of(network: Network, examples: Examples) -> Cuts:

@@ -29,7 +29,7 @@ def arrays_of(*network: Any) -> dict[str, Any]:
 
 def measure(network, examples, name, loss="ce", **options):
     options = {"probes": 2, **options}
-    return measurements.measure(
+    return measurements.compute_measure(
         network, examples, name, loss, key=jax.random.key(0), **options
     ).values
 

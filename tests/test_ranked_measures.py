@@ -379,10 +379,10 @@ def test_the_worst_rise_of_a_quadratic_is_that_of_its_ball(x64):
     how = {"radius": 1e-6, "m": 6, "ball": "linf"}
     found = sharpness.m_sharpness(network, examples, "mse", **how)
     close(found.value, 1e-6 * np.abs(slope).sum(), 1e-3)
-    # Relative to weights, and to 1 for biases.
+    # Relative to weights, and to 1 for biases; ASAM adds 0.01.
     weights = jax.tree.map(lambda x: jnp.full(x.shape, x.ndim > 1), network.params)
     weights = np.asarray(ravel_pytree(weights)[0])
-    scale = np.where(weights, np.abs(theta), 1)
+    scale = np.where(weights, np.abs(theta) + 0.01, 1)
     found = sharpness.m_sharpness(network, examples, "mse", adaptive=True, **how)
     close(found.value, 1e-6 * (scale * np.abs(slope)).sum(), 1e-3)
     found = sharpness.m_sharpness(
@@ -428,7 +428,8 @@ def test_adaptive_rises_know_of_no_scale_between_layers(x64, resnet):
     found = measure(network, examples, "m_sharpness", "mse")
     same = measure(other, examples, "m_sharpness", "mse")
     for name in ("worst_adaptive", "worst_max_adaptive"):
-        close(same[name].value, found[name].value, 1e-6)
+        # But for the 0.01 that ASAM adds.
+        close(same[name].value, found[name].value, 1e-3)
     assert abs(same["worst_max"].value / found["worst_max"].value - 1) > 0.01
 
 

@@ -321,7 +321,9 @@ def test_the_log_follows_training_and_resuming(start, subject, tmp_path):
     run, path = storage.Run(tmp_path), tmp_path / "sharpness_log.tsv"
     log.on_start(run, dataset, train_state)
     for epoch in (1, 2, 3):
-        log.on_epoch(train_state, {"epoch": epoch})
+        step = jnp.asarray(epoch, jnp.int32)
+        after = dataclasses.replace(train_state, step=step)
+        log.on_epoch(after, {"epoch": epoch})
     assert [row["epoch"] for row in read_wide(path)] == ["2", "3"]
     before = read_wide(path)
 

@@ -220,6 +220,8 @@ def _information(
     # Where both networks have the same values, no order is the first.
     mirrored = (counts + counts[:, ::-1, ::-1]) / 2
     share = np.where(alike[:, None, None], mirrored, counts)
+    if not share.any():
+        return float("nan")
     share = share / share.sum()
     total = share.sum(axis=(1, 2), keepdims=True)
     of_x, of_y = share.sum(axis=2, keepdims=True), share.sum(axis=1, keepdims=True)

@@ -12,10 +12,11 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from eqcifar import data, exchange, models, results, runs, storage
+from eqcifar import data, exchange, measurements, models, results, runs, storage
 from eqcifar.config import ImportOptions
 from eqcifar.errors import UsageError
 from eqcifar.exchange._pytorch_names import names_in
+from eqcifar.sharpness import Estimate, Measured
 
 from .cli_tools import run_cli
 from .helpers import random_network
@@ -130,6 +131,16 @@ def test_import_makes_a_run_that_commands_take(file, tensors, tmp_path):
     again = run_cli("import", file, "--arch", "resnet18", *words_of(out))
     assert again.exit_code == 2
     assert "is there already: remove it" in again.stderr
+
+
+def test_the_weight_decay_of_others_is_not_known(file, tmp_path):
+    run = exchange.import_model(file, RESNET, tmp_path, measure=False)
+    network = measurements.open_network(run.path)
+    options = measurements.SharpnessOptions()
+    assert np.isnan(network.penalty(options))
+    found = {"test": {"any": Measured({"any": Estimate(1.0, examples=2)})}}
+    text = str(measurements.measures_table(network, options, found))
+    assert text.endswith("dropout. Weight decay is left out.")
 
 
 def words_of(out):

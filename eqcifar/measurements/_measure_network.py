@@ -1,3 +1,4 @@
+import math
 import os
 from collections.abc import Iterable, Mapping
 from functools import partial
@@ -106,9 +107,11 @@ def measures_table(
     config, dataset = trained.config, trained.dataset
     name = dataset.name
     mode = "each batch" if options.batch_statistics else "running statistics"
+    penalty = trained.penalty(options)
+    decay = f": it would add lambda P = {penalty:.6g} to tr_hess"
     remarks = [
         f"Normalised by {mode}, without augmentation and dropout. Weight decay is left "
-        f"out: it would add lambda P = {trained.penalty(options):.6g} to tr_hess."
+        f"out{'' if math.isnan(penalty) else decay}."
     ]
     if "train" in found and dataset.train.true_labels is not None:
         remarks.insert(

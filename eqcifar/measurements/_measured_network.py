@@ -1,5 +1,6 @@
 import dataclasses
 import hashlib
+import math
 import os
 from functools import partial
 from pathlib import Path
@@ -29,6 +30,7 @@ class MeasuredNetwork:
     - `digest`: of the network's file.
     - `same_data`: whether the images are those of its training.
     - `own_loss`: the loss of training, where only Python has it.
+    - `imported`: whether others trained it, by a recipe that its file does not tell.
     """
 
     path: Path
@@ -41,6 +43,7 @@ class MeasuredNetwork:
     digest: str
     same_data: bool
     own_loss: AnyLoss | None = None
+    imported: bool = False
 
     def loss_name(self, options: SharpnessOptions) -> str:
         """The name of the loss that is measured."""
@@ -103,7 +106,9 @@ class MeasuredNetwork:
         return initial_network(self.config, self.dataset)
 
     def penalty(self, options: SharpnessOptions) -> float:
-        """The trace that weight decay, as L2, would add to that of the Hessian."""
+        """The trace that weight decay, as L2, would add; nan where it is not known."""
+        if self.imported:
+            return math.nan
         network = self.network(options)
         coefficients = l2_coefficients(network.params, self.config)
         return sharpness.penalty_trace(network, coefficients)
@@ -167,5 +172,6 @@ def open_network(
         step=int(loaded.header.get("step", 0)),
         digest=hashlib.sha256(file.read_bytes()).hexdigest(),
         own_loss=loss,
+        imported="imported" in loaded.header,
         same_data=loaded.header.get("data", {}).get("sha256") == dataset.fingerprint,
     )

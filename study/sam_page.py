@@ -38,8 +38,9 @@ METHODS = {
 _ALT = "Training and test accuracy along training, for SGD, SAM and MixUp"
 _CAPTION = (
     "Lines are means over seeds, n as in the tables, and bands reach from the lowest "
-    "seed to the highest, where there is more than one: the accuracy on training images against the labels that "
-    "training is given, and against the true ones, and on test images."
+    "seed to the highest, where there is more than one: the accuracy on training "
+    "images against the labels that training is given, and against the true ones, and "
+    "on test images."
 )
 _RIGHT_NOTE = (
     "Gradients are in units of those of SGD's epochs: a step of SAM takes two. ± is "

@@ -39,8 +39,8 @@ _ALT = "Training and test accuracy along training, for SGD, SAM and MixUp"
 _CAPTION = (
     "Lines are means over seeds, n as in the tables, and bands reach from the lowest "
     "seed to the highest, where there is more than one: the accuracy on training "
-    "images against the labels that training is given, and against the true ones, "
-    "and on test images."
+    "images against the labels that training is given, and against the true ones, and "
+    "on test images."
 )
 _RIGHT_NOTE = (
     "Gradients are in units of those of SGD's epochs: a step of SAM takes two. ± is "
@@ -223,7 +223,7 @@ def points(found: WelchTest) -> str:
 def ratio(rows: Sequence[Row], others: Sequence[Row], name: str) -> str:
     """The ratio of geometric means, and its interval."""
     logs = [[math.log(x) for x in column(each, name)] for each in (rows, others)]
-    found = welch(logs[0], logs[1])
+    found = welch(*logs)
     effect, low, high = (math.exp(x) for x in (found.effect, found.low, found.high))
     around = "" if math.isnan(low) else f" ({low:.2f} to {high:.2f})"
     return f"{effect:.2f}{around}"
@@ -294,9 +294,7 @@ def draw(curves: Sequence[Row]) -> "Figure":
         for index, method in enumerate(m for m, of in METHODS.items() if of[2] == 1):
             rows = select(curves, method, noise)
             for axes, name in zip(panels, names, strict=True):
-                # Of one pair of axes alone, or the legend would tell each six times.
-                label = method if axes is grid[0, 0] else None
-                _draw_curve(axes, rows, name, index, label)
+                _draw_curve(axes, rows, name, index, method)
         panels[-1].set_xlabel("epoch")
     parts = "training,\ngiven labels", "training,\ntrue labels", "test"
     for axes, part in zip(grid[:, 0], parts, strict=True):
@@ -305,9 +303,7 @@ def draw(curves: Sequence[Row]) -> "Figure":
     return figure
 
 
-def _draw_curve(
-    axes: "Axes", rows: Sequence[Row], name: str, index: int, label: str | None
-):
+def _draw_curve(axes: "Axes", rows: Sequence[Row], name: str, index: int, label: str):
     epochs = sorted({row["epoch"] for row in rows})
     values = [[100 * r[name] for r in rows if r["epoch"] == each] for each in epochs]
     axes.plot(
@@ -318,7 +314,8 @@ def _draw_curve(
         marker=MARKERS[index],
         markersize=4,
         markevery=(index, 3),
-        label=label,
+        # Of one pair of axes alone, or the legend would tell each line six times.
+        label=label if axes.get_subplotspec().num1 == 0 else None,
     )
     low, high = [min(each) for each in values], [max(each) for each in values]
     axes.fill_between(epochs, low, high, color=COLOURS[index], alpha=0.2, linewidth=0)

@@ -156,10 +156,12 @@ def quantities(
         exact = ours.call("measure", "trace", kind, loss, 0)
         (truth, _), *_ = exact
         add(what, "eqcifar, exact", exact, 0.0)
-        probes, error = 2, math.inf
-        while error > goal * truth:
+        probes = 2
+        while True:
             found = ours.call("measure", "trace", kind, loss, probes)
             (value, error), *_ = found
+            if error <= goal * truth:
+                break
             probes *= 2
         add(what, "eqcifar", found, abs(value / truth - 1))
         pilot, spread_of_one = 12, 0.0

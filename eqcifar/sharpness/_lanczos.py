@@ -1,7 +1,6 @@
 """Eigenvalues and spectral density of an operator by Lanczos."""
 
 import dataclasses
-import itertools
 import math
 import time
 from collections.abc import Callable
@@ -405,10 +404,11 @@ def _refine(
         return b * (vector @ a) / (vector @ b) - a
 
     space, images = near.vectors[:count], near.vectors[:0]
-    for step in itertools.count():
-        product = piece(step, lambda v=space[step]: {"product": operator(v)})
+    while True:
+        done = len(images)
+        product = piece(done, lambda v=space[done]: {"product": operator(v)})
         images = jnp.concatenate([images, jnp.asarray(product["product"])[None]])
-        if step < count - 1:
+        if len(images) < count:
             continue
         with jax.default_matmul_precision("highest"):
             form = np.asarray(space @ images.T, dtype=np.float64)
@@ -421,7 +421,7 @@ def _refine(
             residuals = chosen @ images - scaled[:, None] * vectors
             bounds = np.asarray(jnp.linalg.norm(residuals, axis=1))
             late = np.flatnonzero(bounds > rtol * np.abs(every).max())
-            if len(late) == 0 or step == steps - 1:
+            if len(late) == 0 or len(images) == steps:
                 break
             k = late[0]
             next_one = correct(residuals[k], vectors[k], float(values[k]))

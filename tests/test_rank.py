@@ -55,7 +55,7 @@ def test_tau_is_that_of_scipy_also_of_networks_drawn_twice(ties):
     pairs = make_pairs({"lr": [*range(30)]}, [0] * 30)
     counts = rng.multinomial(30, np.full(30, 1 / 30), 5)
     found = kendall(pairs.signs(x), pairs.signs(y), pairs.weights(counts))
-    for drawn, tau in zip(counts, found, strict=True):
+    for drawn, tau in zip(counts, np.asarray(found), strict=True):
         at = np.repeat(np.arange(30), drawn)
         assert tau == pytest.approx(tau_of(x[at], y[at]))
 

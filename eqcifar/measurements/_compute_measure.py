@@ -15,6 +15,7 @@ from ..sharpness import (
     Loss,
     Measured,
     Network,
+    Output,
     Rows,
     Target,
     Task,
@@ -74,7 +75,7 @@ def compute_measure(
         of=" of results",
     )
     rows = {} if rows is None else rows
-    outputs = {
+    outputs: set[Output] = {
         output
         for each in check_measures([name, *together])
         if (output := MEASURES[each].output) is not None

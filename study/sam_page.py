@@ -222,8 +222,10 @@ def points(found: WelchTest) -> str:
 
 def ratio(rows: Sequence[Row], others: Sequence[Row], name: str) -> str:
     """The ratio of geometric means, and its interval."""
-    logs = [[math.log(x) for x in column(each, name)] for each in (rows, others)]
-    found = welch(*logs)
+    ours, theirs = (
+        [math.log(x) for x in column(each, name)] for each in (rows, others)
+    )
+    found = welch(ours, theirs)
     effect, low, high = (math.exp(x) for x in (found.effect, found.low, found.high))
     around = "" if math.isnan(low) else f" ({low:.2f} to {high:.2f})"
     return f"{effect:.2f}{around}"
@@ -294,7 +296,9 @@ def draw(curves: Sequence[Row]) -> "Figure":
         for index, method in enumerate(m for m, of in METHODS.items() if of[2] == 1):
             rows = select(curves, method, noise)
             for axes, name in zip(panels, names, strict=True):
-                _draw_curve(axes, rows, name, index, method)
+                # Or the legend would tell each line once for all axes.
+                label = method if axes is grid[0, 0] else None
+                _draw_curve(axes, rows, name, index, label)
         panels[-1].set_xlabel("epoch")
     parts = "training,\ngiven labels", "training,\ntrue labels", "test"
     for axes, part in zip(grid[:, 0], parts, strict=True):
@@ -303,7 +307,9 @@ def draw(curves: Sequence[Row]) -> "Figure":
     return figure
 
 
-def _draw_curve(axes: "Axes", rows: Sequence[Row], name: str, index: int, label: str):
+def _draw_curve(
+    axes: "Axes", rows: Sequence[Row], name: str, index: int, label: str | None
+):
     epochs = sorted({row["epoch"] for row in rows})
     values = [[100 * r[name] for r in rows if r["epoch"] == each] for each in epochs]
     axes.plot(
@@ -314,8 +320,7 @@ def _draw_curve(axes: "Axes", rows: Sequence[Row], name: str, index: int, label:
         marker=MARKERS[index],
         markersize=4,
         markevery=(index, 3),
-        # Of one pair of axes alone, or the legend would tell each line six times.
-        label=label if axes.get_subplotspec().num1 == 0 else None,
+        label=label,
     )
     low, high = [min(each) for each in values], [max(each) for each in values]
     axes.fill_between(epochs, low, high, color=COLOURS[index], alpha=0.2, linewidth=0)

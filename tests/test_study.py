@@ -134,8 +134,10 @@ def test_the_picture_has_the_curves_and_their_ranges():
             rows = of(method, noise, CURVES)
             epochs = np.unique(rows["epoch"])
             means = [rows["acc_te"][rows["epoch"] == e].mean() for e in epochs]
-            np.testing.assert_allclose(line.get_xdata(), epochs)
-            np.testing.assert_allclose(line.get_ydata(), 100 * np.array(means))
+            np.testing.assert_allclose(np.asarray(line.get_xdata()), epochs)
+            np.testing.assert_allclose(
+                np.asarray(line.get_ydata()), 100 * np.array(means)
+            )
 
 
 def test_what_is_collected_is_read_again(tmp_path, monkeypatch):

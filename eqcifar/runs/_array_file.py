@@ -130,7 +130,7 @@ def read_arrays(path: Path) -> ArrayFile:
 def _explain(path: Path, error: Exception) -> str:
     with path.open("rb") as file:
         start = file.read(4)
-    # An archive of `torch.save`, or the pickle of PyTorch before 1.6.
+    # An archive of `torch.save`, or what it wrote before PyTorch 1.6.
     if start == b"PK\x03\x04" or start[:1] == b"\x80":
         return (
             f"{path} is a file of PyTorch: `eqcifar import {path} --arch NAME` makes a "

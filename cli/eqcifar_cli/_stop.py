@@ -53,6 +53,7 @@ class StopRequest:
         """
         self._live = live
         self._listening, self._since = False, 0.0
+        self._said = threading.Event()
 
     def __enter__(self) -> "StopRequest":
         self._restore: list[Any] = []
@@ -83,7 +84,11 @@ class StopRequest:
 
     def __call__(self) -> bool:
         """Whether to stop."""
-        return self.number is not None
+        if self.number is None:
+            return False
+        # What is said and the end of what is shown would mix.
+        self._said.wait(_PATIENCE)
+        return True
 
     def listen(self):
         """Stop no more at once: what is begun can be saved from here on."""
@@ -115,6 +120,7 @@ class StopRequest:
         if self.number is None:
             self.number, self._since = number, time.monotonic()
             self._say(_STOPPING)
+            self._said.set()
             return
         again = time.monotonic() - self._since >= _ONE_SIGTERM
         if number == signal.SIGINT or (

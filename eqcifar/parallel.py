@@ -30,7 +30,7 @@ from .errors import RunError, UsageError
 _Tree = TypeVar("_Tree")
 _Arguments = ParamSpec("_Arguments")
 _Result = TypeVar("_Result")
-_SIGNS, _SILENCE = "eqcifar/signs/", 20.0
+_SIGNS, _LEFT, _SILENCE = "eqcifar/signs/", "left", 20.0
 
 
 def initialise(
@@ -70,7 +70,7 @@ def initialise(
         ) from error
 
 
-def watch_others(lost: Callable[[list[int]], None]) -> None:
+def watch_others(lost: Callable[[list[int]], None]) -> Callable[[], None]:
     """Call `lost`, from a thread, when other processes have ended or hang.
 
     A computation with a process that is no more waits for it, on GPUs for ever. So each
@@ -79,10 +79,14 @@ def watch_others(lost: Callable[[list[int]], None]) -> None:
     **Arguments:**
 
     - `lost`: takes the numbers of the lost processes; called once.
+
+    **Returns:**
+
+    What ends the watch, and tells the others that this process is not lost when it is
+    silent from then on.
     """
     client = distributed.global_state.client
-    if client is not None:
-        _Watch(client, lost)
+    return (lambda: None) if client is None else _Watch(client, lost).leave
 
 
 class _Watch:
@@ -90,34 +94,48 @@ class _Watch:
         self._client, self._lost = client, lost
         self._last: dict[str, tuple[str, float]] = {}
         self._heard = time.monotonic()
+        self._left = threading.Event()
         # Two, for what asks process 0 waits where that one hangs.
-        for work in (self._give_signs, self._check):
-            threading.Thread(target=work, daemon=True).start()
+        self._giver, checker = (
+            threading.Thread(target=work, daemon=True)
+            for work in (self._give_signs, self._check)
+        )
+        self._giver.start()
+        checker.start()
+
+    def leave(self):
+        self._left.set()
+        self._giver.join(_SILENCE)
 
     def _give_signs(self):
         own = f"{_SIGNS}{jax.process_index()}"
         for number in itertools.count():
+            leaving = self._left.is_set()
+            sign = _LEFT if leaving else str(number)
             with contextlib.suppress(jax.errors.JaxRuntimeError):
-                self._client.key_value_set(own, str(number), allow_overwrite=True)
+                self._client.key_value_set(own, sign, allow_overwrite=True)
                 signs = self._client.key_value_dir_get(_SIGNS)
                 self._heard = time.monotonic()
                 for name, sign in signs:
                     if self._last.get(name, ("", 0.0))[0] != sign:
                         self._last[name] = sign, self._heard
-            time.sleep(1)
+            if leaving:
+                return
+            self._left.wait(1)
 
     def _check(self):
         silent: list[int] = []
         while not silent:
-            time.sleep(1)
+            if self._left.wait(1):
+                return
             # Process 0 keeps the signs of all.
             if time.monotonic() - self._heard > _SILENCE:
                 silent = [0]
             else:
                 silent = sorted(
                     int(name.removeprefix(_SIGNS))
-                    for name, (_, heard) in [*self._last.items()]
-                    if self._heard - heard > _SILENCE
+                    for name, (sign, heard) in [*self._last.items()]
+                    if sign != _LEFT and self._heard - heard > _SILENCE
                 )
         self._lost(silent)
 

@@ -5,6 +5,7 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
+from queue import Queue
 
 import equinox as eqx
 import jax
@@ -168,3 +169,32 @@ def test_options_that_xla_lacks_are_left_out(monkeypatch):
         refused = jax.jit(jnp.sin, compiler_options={name: value})
         with pytest.raises(jax.errors.JaxRuntimeError, match=name):
             refused(jnp.ones(2))
+
+
+class Signs:
+    """What keeps the signs of processes, as the client of JAX has it."""
+
+    def __init__(self, **signs):
+        self.signs = {f"eqcifar/signs/{k[1:]}": sign for k, sign in signs.items()}
+
+    def key_value_set(self, name, sign, *, allow_overwrite):
+        assert allow_overwrite
+        self.signs[name] = sign
+
+    def key_value_dir_get(self, folder):
+        return [*self.signs.items()]
+
+
+def test_a_silent_process_is_lost_and_one_that_has_left_is_not(monkeypatch):
+    monkeypatch.setattr(parallel, "_SILENCE", 0.5)
+    client, lost = Signs(_1="7", _2="left"), Queue()
+    monkeypatch.setattr(parallel.distributed.global_state, "client", client)
+    leave = parallel.watch_others(lost.put)
+    assert lost.get(timeout=20) == [1]
+    client.signs["eqcifar/signs/1"] = "left"
+    leave()
+    assert client.signs["eqcifar/signs/0"] == "left"
+    # Nothing is told after.
+    leave = parallel.watch_others(lost.put)
+    leave()
+    assert lost.empty()

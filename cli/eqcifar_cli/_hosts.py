@@ -2,6 +2,8 @@ import contextlib
 import os
 from collections.abc import Iterator
 
+import typer
+
 from eqcifar import parallel
 from eqcifar.errors import UsageError
 from eqcifar.sweeps import START_AGAIN
@@ -26,17 +28,21 @@ def join(coordinator: str | None, processes: int | None, process_id: int | None)
 @contextlib.contextmanager
 def together() -> Iterator[None]:
     """End this process with a line when another has ended, or hangs."""
-    parallel.watch_others(
+    leave = parallel.watch_others(
         lambda lost: _end(
             f"no sign of life from process {', '.join(map(str, lost))} for 20 s"
         )
     )
     try:
         yield
+    except typer.Exit:
+        leave()
+        raise
     except Exception as error:
         if not parallel.is_lost_connection(error):
             raise
         _end("the connection to another process is lost")
+    leave()
 
 
 def _end(what: str):

@@ -10,17 +10,11 @@ if TYPE_CHECKING:
 
 def _compute(task: "Task") -> "Measured":
     """Liang et al. (2019), https://arxiv.org/abs/1711.01530, definition 2."""
-    from ..sharpness import Measured, estimate_mean, page, radial_slopes
+    from ..sharpness import Measured, page, radial_slopes
 
     with page("fisher_rao"):
         slopes = radial_slopes(task.network, task.examples, task.loss)
-    found = estimate_mean(
-        slopes[:, None] ** 2,
-        exact=True,
-        population=task.examples.population,
-        target=task.target,
-    )
-    return Measured({"fisher_rao": found})
+    return Measured({"fisher_rao": task.mean_of(slopes**2)})
 
 
 FISHER_RAO = Measure(

@@ -10,17 +10,11 @@ if TYPE_CHECKING:
 
 def _compute(task: "Task") -> "Measured":
     """Petzka et al. (2021), https://arxiv.org/abs/2001.00939, definition 3."""
-    from ..sharpness import Measured, estimate_mean, page, relative_flatness
+    from ..sharpness import Measured, page, relative_flatness
 
     with page("flatness"):
         terms = relative_flatness(task.network, task.examples, task.loss)
-    found = estimate_mean(
-        terms[:, None],
-        exact=True,
-        population=task.examples.population,
-        target=task.target,
-    )
-    return Measured({"relative_flatness": found})
+    return Measured({"relative_flatness": task.mean_of(terms)})
 
 
 FLATNESS = Measure(

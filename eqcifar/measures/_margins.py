@@ -17,14 +17,12 @@ def _compute(task: "Task") -> "Measured":
 
     import numpy as np
 
-    from ..sharpness import Estimate, Measured, estimate_mean, margins, page
+    from ..sharpness import Estimate, Measured, margins, page
 
     with page("margins"):
         found = np.sort(margins(task.network, task.examples))
     count, population = len(found), task.examples.population
-    mean = estimate_mean(
-        found[:, None], exact=True, population=population, target=task.target
-    )
+    mean = task.mean_of(found)
     # The quantile's error is that of the share below it, over the density there: from
     # the order statistics one such error to each side.
     left = 1.0 - count / population if task.target == "split" else 1.0

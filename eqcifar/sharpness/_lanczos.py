@@ -80,7 +80,7 @@ def _orthogonalise(basis: Array, vector: Array) -> Array:
         return vector - basis.T @ (basis @ vector)
 
 
-def _run(
+def lanczos(
     operator: Operator,
     start: Array,
     steps: int,
@@ -332,7 +332,7 @@ def _search(
         seed = jax.random.fold_in(key, searches) if searches else key
         draw = jax.random.normal(seed, (operator.size,), operator.dtype)
         scale = size(np.zeros(1))
-        values, bounds, pairs, basis = _run(
+        values, bounds, pairs, basis = lanczos(
             operator, draw, room - len(basis), memory, enough, basis, so.products, scale
         )
         searches += 1
@@ -468,7 +468,7 @@ def spectral_density(
     def rule(m: int) -> dict[str, np.ndarray]:
         seed = jax.random.fold_in(key, m)
         draw = jax.random.rademacher(seed, (operator.size,), operator.dtype)
-        values, _, pairs, _ = _run(operator, draw, steps, basis_memory)
+        values, _, pairs, _ = lanczos(operator, draw, steps, basis_memory)
         seen = shares(known, draw)
         return {"values": values, "weights": pairs[0] ** 2, "shares": seen}
 

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from ._lanczos import Eigen, _run, eigenpairs
+from ._lanczos import Eigen, eigenpairs, lanczos
 from ._memory import BASIS_MEMORY
 from ._operator import Operator, mean_of
 from ._pieces import page, piece, tell
@@ -49,7 +49,7 @@ def leading_eigenpair(
     def enough(values, bounds):
         return bounds[-1] <= rtol * abs(values[-1])
 
-    values, bounds, pairs, basis = _run(operator, start, steps, basis_memory, enough)
+    values, bounds, pairs, basis = lanczos(operator, start, steps, basis_memory, enough)
     with jax.default_matmul_precision("highest"):
         vector = jnp.asarray(pairs[:, -1], basis.dtype) @ basis[: len(values)]
     return float(values[-1]), float(bounds[-1]), vector / jnp.linalg.norm(vector)

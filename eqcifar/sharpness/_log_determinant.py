@@ -11,7 +11,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from eqcifar.errors import UsageError
 
 from ._estimate import Estimate, estimate_mean
-from ._lanczos import BASIS_MEMORY, _run
+from ._lanczos import BASIS_MEMORY, lanczos
 from ._operator import Operator
 from ._pieces import page, whole
 
@@ -68,7 +68,7 @@ def _rule(
     operator: Operator, start: Array, steps: int, memory: float
 ) -> dict[str, np.ndarray]:
     """The Gauss quadrature of the spectral measure that a vector sees."""
-    values, _, pairs, _ = _run(operator, start, steps, memory)
+    values, _, pairs, _ = lanczos(operator, start, steps, memory)
     return {"values": values, "weights": pairs[0] ** 2}
 
 

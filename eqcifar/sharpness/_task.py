@@ -88,6 +88,13 @@ class Task:
         size = self.examples.population
         return estimate_mean(table, exact=exact, population=size)
 
+    def mean_of(self, values: np.ndarray) -> Estimate:
+        """The mean of a number an image, known without random vectors."""
+        size, target = self.examples.population, self.target
+        return estimate_mean(
+            values[:, None], exact=True, population=size, target=target
+        )
+
     def outputs(self) -> OutputTraces:
         """Traces by vector-Jacobian products, from one pass for all of `together`."""
         roots: dict[str, Root] = {}

@@ -30,6 +30,7 @@ from .errors import RunError, UsageError
 _Tree = TypeVar("_Tree")
 _Arguments = ParamSpec("_Arguments")
 _Result = TypeVar("_Result")
+_MOST_MAPS = 0.5
 _SIGNS, _LEFT, _SILENCE = "eqcifar/signs/", "left", 20.0
 
 
@@ -251,6 +252,20 @@ class jit(Generic[_Arguments, _Result]):
     def lower(self, *args: _Arguments.args, **kwargs: _Arguments.kwargs) -> Any:
         """As that of `eqx.filter_jit`."""
         return self.compiled.lower(*args, **kwargs)
+
+
+def bound_programs() -> None:
+    """Forget all compiled programs when they use half of the process's memory maps.
+
+    Each program for CPUs takes some maps, of which Linux by default allows 65,530; XLA
+    ends in a segmentation fault at the next one. For what compiles for hours, between
+    its pieces.
+    """
+    with contextlib.suppress(OSError):
+        most = int(Path("/proc/sys/vm/max_map_count").read_text())
+        used = Path("/proc/self/maps").read_bytes().count(b"\n")
+        if used > most * _MOST_MAPS:
+            jax.clear_caches()
 
 
 def replicate(tree: _Tree, mesh: Mesh) -> _Tree:

@@ -42,6 +42,15 @@ def _keep_compiling_once():
     jax.config.update("jax_enable_compilation_cache", True)
 
 
+@pytest.fixture(autouse=True, scope="module")
+def _bound_programs():
+    """All tests of a process together compile more than Linux lets it keep."""
+    from eqcifar import parallel  # not before pytest's hook that checks its types
+
+    yield
+    parallel.bound_programs()
+
+
 @pytest.fixture
 def x64():
     """Compute in float64 within one test."""

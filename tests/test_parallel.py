@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 from queue import Queue
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -198,3 +199,14 @@ def test_a_silent_process_is_lost_and_one_that_has_left_is_not(monkeypatch):
     leave = parallel.watch_others(lost.put)
     leave()
     assert lost.empty()
+
+
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="of Linux")
+def test_programs_are_forgotten_before_the_system_refuses_more(monkeypatch):
+    twice: Any = jax.jit(lambda x: x * 2)
+    twice(jnp.ones(3))
+    parallel.bound_programs()
+    assert twice._cache_size() == 1
+    monkeypatch.setattr(parallel, "_MOST_MAPS", 0)
+    parallel.bound_programs()
+    assert twice._cache_size() == 0

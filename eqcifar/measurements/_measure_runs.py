@@ -11,6 +11,7 @@ from ..config import DataConfig, SharpnessOptions, TrainConfig
 from ..data import Dataset
 from ..errors import EqcifarError, RunError, is_out_of_memory
 from ..measures import check_measures
+from ..parallel import bound_programs
 from ..results import unmeasured
 from ..runs import data_of
 from ..sharpness import Measured
@@ -124,6 +125,7 @@ def measure_runs(
 
     for run in runs:
         begin = time.monotonic()
+        bound_programs()
         try:
             found = measure(run)
         except (EqcifarError, OSError, RuntimeError, MemoryError) as error:

@@ -45,6 +45,7 @@ def _bytes(folder):
     return sum(path.stat().st_size for path in (folder / "jax").glob("*-cache"))
 
 
+@pytest.mark.slow
 def test_processes_that_start_together_share_what_they_compile(tmp_path):
     for process in [_start(tmp_path), _start(tmp_path)]:
         assert _run(process)[0] == 2 * 2**30

@@ -278,6 +278,7 @@ _unfinished.Unfinished._save = save_and_die
 """
 
 
+@pytest.mark.slow
 def test_a_killed_command_goes_on_with_the_same_bits(trained, tmp_path):
     # A batch of the pass that the two share is done, of three.
     run, pieces = tmp_path / "run", ".sharpness.tsv-*outputs-loss-ntk*.npz"

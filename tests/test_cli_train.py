@@ -321,6 +321,7 @@ def test_processes_that_share_no_folder_end_in_a_line(tmp_path, monkeypatch):
     check_shared(tmp_path / "config.json")
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="has no such signals")
 def test_a_signal_to_one_process_stops_all_alike(tmp_path):
     options = "--epochs", 5000, "--eval-every", 5000, "--out", tmp_path

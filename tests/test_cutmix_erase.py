@@ -141,6 +141,7 @@ def test_bad_values_are_refused_by_name(values, message):
         TrainConfig.from_dict(values)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("x64")
 def test_each_has_draws_of_its_own():
     # The others see the same crops, squares and weights with it as without.

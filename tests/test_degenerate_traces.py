@@ -214,6 +214,7 @@ def test_axes_of_networks_are_written_out():
     assert found.method == "exact"
 
 
+@pytest.mark.slow
 def test_keys_are_used_once_and_axes_written_out():
     with jax.debug_key_reuse(True), jax.numpy_rank_promotion("raise"):
         net, examples = make(lambda a, x: a["two"] @ (a["one"] @ x), TWO), data(6)

@@ -96,6 +96,7 @@ def trained(tmp_path_factory):
     return storage.latest_run(out).path
 
 
+@pytest.mark.slow
 def test_it_is_the_table_of_the_command(trained):
     from eqcifar import measurements
 

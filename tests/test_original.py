@@ -99,6 +99,7 @@ def in_order(model):
     return jax.tree.leaves(eqx.filter(model, eqx.is_inexact_array))
 
 
+@pytest.mark.slow
 def test_two_steps_are_those_of_the_original(x64, monkeypatch):
     """The first has a learning rate of 0, and moves velocity and statistics."""
     monkeypatch.setattr(parallel, "_CPU_OPTIONS", QUICKLY_COMPILED)

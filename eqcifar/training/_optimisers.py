@@ -126,7 +126,8 @@ def keep_gradient_norm() -> optax.GradientTransformation:
     """Change nothing, and keep the norm, for `gradient_norm`."""
 
     def init(params):
-        return GradientNorm(jnp.zeros_like(optax.tree.norm(params)))
+        norm = jax.eval_shape(optax.tree.norm, params)
+        return GradientNorm(jnp.zeros(norm.shape, norm.dtype))
 
     def update(updates, state, params=None):
         return updates, GradientNorm(optax.tree.norm(updates))

@@ -21,6 +21,10 @@ FIELDS = tuple(DEFAULTS)
 NOTHING = "–"
 
 
+# Of one span, such as 0-3.
+_MOST_VALUES = 100_000
+
+
 _KINDS = {field.name: field.type for field in dataclasses.fields(TrainConfig)}
 
 
@@ -116,11 +120,13 @@ def parse_values(name: str, text: str, kind: Any = None) -> list[Any]:
     """
     values = []
     for part in map(str.strip, text.split(",")):
-        span = re.fullmatch(r"(\d+)-(\d+)", part)
+        span = re.fullmatch(r"(\d{1,18})-(\d{1,18})", part)
         if span and (kind or _KINDS.get(name)) is int:
             first, last = map(int, span.groups())
             if first > last:
                 raise UsageError(f"{name} = {part}: must rise")
+            if last - first >= _MOST_VALUES:
+                raise UsageError(f"{name} = {part}: at most {_MOST_VALUES:,} values")
             values += range(first, last + 1)
         else:
             values.append(parse_field(name, part, kind))

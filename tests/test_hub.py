@@ -60,7 +60,7 @@ def test_there_and_back(hub, trained):
     assert pulled.exit_code == 0, pulled.stderr
     run = storage.Run(storage.find_runs("mine")[0].path)
     assert run.path.name == commit[:12]
-    assert json.loads((run.path / "hub.json").read_text()) == {
+    assert storage.read_json(run.path / "hub.json") == {
         "repo": "us/net",
         "revision": commit,
     }

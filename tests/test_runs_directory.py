@@ -1,6 +1,7 @@
 import dataclasses
 import json
 import math
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -13,14 +14,19 @@ from eqcifar.errors import RunError, UsageError
 from eqcifar.storage import (
     COLUMNS,
     Run,
+    append_row,
     config_hash,
     config_name,
+    cut_log,
     find_runs,
+    last_values,
     latest_run,
+    read_json,
+    read_log,
     run_path,
+    total_seconds,
+    write_json,
 )
-from eqcifar.storage._files import write_json
-from eqcifar.storage._log import append_row, cut_log
 
 ROW = {column: 1 / (i + 3) for i, column in enumerate(COLUMNS)}
 
@@ -210,6 +216,61 @@ def test_a_log_that_is_no_log_is_named(tmp_path):
     (tmp_path / "log.tsv").write_text("epoch\tloss\n1\t0.5\nx\ty\n")
     with pytest.raises(RunError, match=r"log\.tsv: line 3"):
         Run(tmp_path).log()
+
+
+def test_a_row_that_was_changed_is_named_until_its_check_is_taken_away(tmp_path):
+    path = tmp_path / "log.tsv"
+    whole = write_log(path, 3)
+    last = str(rows(3)[-1]["acc_va"]).encode()
+    rounded = whole.replace(last, last[:6])
+    assert rounded != whole
+    path.write_bytes(rounded)
+    line = (
+        "line 2 was changed since it was written, .* empty its cell in the column check"
+    )
+    for read in (read_log, total_seconds):
+        with pytest.raises(RunError, match=line):
+            read(path)
+    for column in (None, "acc_va"):
+        with pytest.raises(RunError, match="its last line was changed"):
+            last_values(path, column)
+    path.write_bytes(re.sub(b"crc.*", b"", rounded))
+    assert last_values(path)[0]["acc_va"] == float(last[:6])
+    # A log without the column is as good, and gets it when its run goes on.
+    path.write_bytes(re.sub(b"\t(check|crc.*)\n", b"\n", whole))
+    assert read_log(path) == rows(3)
+    assert cut_log(path, 3) == 3
+    assert path.read_bytes() == whole
+    path.write_bytes(rounded)
+    assert cut_log(path, 3) == 0
+
+
+def test_epochs_that_do_not_rise_are_named(tmp_path):
+    path = tmp_path / "log.tsv"
+    path.write_text("epoch\tloss\n1\t0.5\n2\t0.4\n2\t0.3\n")
+    with pytest.raises(RunError, match="line 4 .* epoch 2 is not after the one before"):
+        read_log(path)
+    path.write_text("epoch\tloss\tloss\n1\t0.5\t0.6\n")
+    for read in (read_log, last_values):
+        with pytest.raises(RunError, match="two columns 'loss'"):
+            read(path)
+
+
+def test_a_json_file_that_was_changed_is_named(tmp_path):
+    path = tmp_path / "a.json"
+    value = {"seed": 3, "é": [1.5, None, {}]}
+    for each in ({}, value):
+        write_json(path, each)
+        assert read_json(path) == each
+    path.write_text(path.read_text().replace("3", "4", 1))
+    with pytest.raises(
+        RunError, match=r"a\.json: it was changed .* its key check to take"
+    ):
+        read_json(path)
+    found = json.loads(path.read_text())
+    del found["check"]
+    path.write_text(json.dumps(found))
+    assert read_json(path) == {**value, "seed": 4}
 
 
 def test_a_folder_of_images_gives_its_last_name(tmp_path):

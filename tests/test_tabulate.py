@@ -26,7 +26,7 @@ from eqcifar.results import (
     welch,
 )
 from eqcifar.results._pivot import TextTable
-from eqcifar.storage import COLUMNS, find_runs
+from eqcifar.storage import COLUMNS, find_runs, write_json
 from eqcifar.storage._growing_table import append_wide
 
 from .results_tools import write_grid, write_run
@@ -131,9 +131,9 @@ def test_synthetic_and_real_never_share_a_row(tmp_path):
 def test_images_that_changed_are_told_apart(tmp_path):
     for seed in range(4):
         run = write_run(tmp_path, TrainConfig(epochs=1, seed=seed))
-        text = (run.path / "config.json").read_text()
-        changed = text.replace("digest of", "changed!" if seed == 3 else "original")
-        (run.path / "config.json").write_text(changed)
+        digest = "changed!" if seed == 3 else "original"
+        changed = {**run.description(), "data": {"sha256": digest}}
+        write_json(run.path / "config.json", changed)
     groups = table_of(tmp_path).groups
     assert {g.fields["data"]: g.seeds("done") for g in groups} == {
         "changed!": [3],

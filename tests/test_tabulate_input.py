@@ -1,4 +1,3 @@
-import json
 import math
 import os
 import socket
@@ -11,7 +10,7 @@ from eqcifar.config import TrainConfig
 from eqcifar.errors import RunError, UsageError
 from eqcifar.recipes import recipe_options
 from eqcifar.results import read_original, read_records, tabulate
-from eqcifar.storage import _tsv, current_state
+from eqcifar.storage import _tsv, current_state, read_json, write_json
 
 from .cli_tools import run_cli
 from .results_tools import write_run, write_tsv
@@ -32,8 +31,7 @@ def test_one_clear_line_for_each_bad_run_and_the_rest_tabulated(tmp_path):
         write_run(tmp_path, TrainConfig(arch="vgg", epochs=2), 0.9, path=path)
 
     def change_config(path, **changes):
-        fields = json.loads((path / "config.json").read_text()) | changes
-        (path / "config.json").write_text(json.dumps(fields))
+        write_json(path / "config.json", read_json(path / "config.json") | changes)
 
     (bad[0] / "config.json").write_bytes(b'{"config": \x00')
     change_config(bad[1], format=2)

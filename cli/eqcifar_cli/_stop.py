@@ -131,7 +131,7 @@ class StopRequest:
 
     def _hide_keys(self):
         # "^C" at the end of a full line begins another, which nothing would remove.
-        if termios is None or not os.isatty(0) or os.tcgetpgrp(0) != os.getpgrp():
+        if termios is None or not os.isatty(0) or not _is_in_front():
             return
         modes = termios.tcgetattr(0)
         self._restore.append((_set_modes, modes[:]))
@@ -167,6 +167,14 @@ class StopRequest:
     def _shown(self) -> bool:
         console = self._live.console
         return console.is_interactive and not console.quiet
+
+
+def _is_in_front() -> bool:
+    try:
+        return os.tcgetpgrp(0) == os.getpgrp()
+    except OSError:
+        # A terminal that is another session's, as after `setsid`.
+        return False
 
 
 def _set_modes(modes: list[Any]):

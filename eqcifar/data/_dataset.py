@@ -122,6 +122,12 @@ def check(dataset: Dataset, *, size: int | None = None) -> Dataset:
         raise UsageError(
             f"{dataset.name!r} has more than one class {min(doubled)!r}: rename one"
         )
+    for name in dataset.classes:
+        if any("\ud800" <= character <= "\udfff" for character in name):
+            raise UsageError(
+                f"the class {ascii(name)} of {dataset.name!r} is no text in UTF-8: "
+                "rename it"
+            )
     expected = dataset.train.images.shape[1:3] if size is None else (size, size)
     for name, split in dataset.splits.items():
         images, labels = split.images, split.labels

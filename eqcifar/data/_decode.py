@@ -142,6 +142,9 @@ def _open(path: str, problem: str) -> str | io.BytesIO:
 
     if "://" not in path:
         return path
+    # What a table of images names is not fetched: who wrote it may be anybody.
+    if "://" in path.split("::")[-1]:
+        raise UsageError(f"{problem}: it is at {path}: fetch such images first")
     try:
         with xopen(path, "rb") as file:  # In an archive, for instance.
             return io.BytesIO(file.read())

@@ -1,6 +1,7 @@
 import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from pathlib import Path
 
 # By relative path, which tells split and class, the file that is read.
 Files = dict[str, str]
@@ -22,11 +23,20 @@ def _below(
             name = os.path.join(relative, entry.name)
             if entry.name.startswith("."):
                 continue
-            if entry.is_dir():
-                yield from _below(entry.path, name, (*above, real))
-            elif entry.is_file():
-                link = entry.is_symlink()
-                yield name, os.path.realpath(entry.path) if link else entry.path
+            path = os.path.realpath(entry.path) if entry.is_symlink() else entry.path
+            if os.path.isdir(path):
+                yield from _below(path, name, (*above, real))
+            elif os.path.isfile(path):
+                yield name, path
+
+
+def outside(folder: str | os.PathLike[str], paths: Iterable[str]) -> list[str]:
+    """Say how many files lie elsewhere, behind links or named by rows of a table."""
+    real = Path(folder).resolve()
+    there = sorted(path for path in paths if real not in Path(path).resolve().parents)
+    if not there:
+        return []
+    return [f"{len(there)} of its files lie outside of the folder, such as {there[0]}"]
 
 
 def stamp(files: Files) -> str:

@@ -9,6 +9,7 @@ from typing import Any
 
 from ..errors import RunError, UsageError
 from ._cache import cache_folder
+from ._card import check_card
 from ._files import Files
 
 # `datasets` takes two seconds to import and is needed only to fill the cache: the
@@ -63,6 +64,7 @@ def open_folder(name: str, files: Files) -> Iterator[Any]:
     import datasets
     from datasets.exceptions import DatasetGenerationError
 
+    check_card(name, files)
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch, "folder")
         folder.mkdir()

@@ -12,7 +12,7 @@ from ..errors import UsageError
 from ._cache import cached
 from ._dataset import Dataset, Split, check, limit, with_validation
 from ._decode import Decoded, decode
-from ._files import list_files, stamp
+from ._files import list_files, outside, stamp
 from ._hub import fetch, metadata_hint, open_folder, unlisted
 from ._label_noise import with_label_noise
 from ._synthetic import SHAPES, TEXTURED, synthetic
@@ -27,7 +27,7 @@ DATASETS: dict[str, str | Callable[[], Dataset]] = {
 _SIZE = 32
 
 # To be raised when the same files are read as other images, labels or notes.
-_READER = 2
+_READER = 3
 
 _log = logging.getLogger("eqcifar")
 
@@ -164,7 +164,8 @@ def _from_folder(folder: Path, name: str) -> Dataset:
             # After "::" comes the archive that a file is in.
             paths = {os.path.realpath(path.split("::")[-1]) for path in decoded.paths}
             elsewhere.extend(paths - {*files.values()})
-            return decoded._replace(notes=unlisted(found, files) + decoded.notes)
+            notes = unlisted(found, files) + outside(folder, {*files.values(), *paths})
+            return decoded._replace(notes=notes + decoded.notes)
 
     def keep() -> bool:
         # The key knows neither files elsewhere nor what has changed meanwhile.

@@ -28,7 +28,7 @@ def read_image(
 
     **Arguments:**
 
-    - `path`: in any format that Pillow reads.
+    - `path`: in any format that Pillow reads, but PostScript, which is a program.
     - `size`: height and width of the result.
     - `assumed`: counts what the file left open, such as "opaque alpha dropped".
 
@@ -78,6 +78,9 @@ def upright_rgb(
             # A large photograph is none of the bombs that it warns of.
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             with Image.open(file) as image:
+                if image.format == "EPS":
+                    # Pillow would start Ghostscript.
+                    raise ValueError("PostScript is a program: save it as PNG first")
                 if size is not None and image.size != (size, size):
                     raise ValueError(
                         f"it is {image.height}x{image.width} pixels, not "

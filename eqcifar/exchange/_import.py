@@ -322,7 +322,7 @@ def _read(path: Path) -> dict[str, dict[str, np.ndarray]]:
 def _read_safetensors(path: Path) -> dict[str, np.ndarray]:
     try:
         with safetensors.safe_open(path, framework="numpy") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, it has no iterator
     except (safetensors.SafetensorError, TypeError, AttributeError) as error:
         raise UsageError(
             f"{path} is damaged, or is no file of safetensors: {error}"

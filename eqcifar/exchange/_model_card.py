@@ -24,7 +24,7 @@ _CARD = """\
 ---
 {metadata}---
 
-# {arch} on {data}
+# {arch} on {title}
 
 - **Network:** `{arch}`, {numbers:,} numbers in {tensors} tensors, running statistics of
   BatchNorm included.
@@ -141,27 +141,44 @@ def model_card(
     metadata = _metadata(config, data, title or config.arch, accuracies, numbers)
     if licence:
         metadata["license"] = licence
-    return _CARD.format(
+    card = _CARD.format(
         metadata=yaml.safe_dump(metadata, sort_keys=False, allow_unicode=True),
         sharpness=_show(numbers),
         arch=config.arch,
         use=_use(loaded, names),
-        data=_shown(data["name"]),
+        title=_text(_shown(data["name"])),
+        data=_code(_shown(data["name"])),
         numbers=sum(array.size for array in arrays.values()),
         tensors=len(arrays),
         synthetic=" (**procedural images, no photographs**)"
         if data["synthetic"]
         else "",
-        sha256=data["sha256"],
+        sha256=_code(data["sha256"]),
         training=_training(header, config.seed),
         results="".join(f"- **Results** {x}.\n" for x in _results(run, accuracies)),
         mean=", ".join(map(str, config.mean)),
         std=", ".join(map(str, config.std)),
         probabilities=LOSSES.get(config.loss, LOSSES["ce"]).probabilities_are,
-        classes=", ".join(loaded.classes),
+        classes=", ".join(map(_text, loaded.classes)),
         options="\n".join(_options(config, header.get("about", {}))),
         environment="\n".join(_environment(header.get("environment", {}))),
     )
+    # What JSON can hold, and UTF-8 cannot.
+    return card.encode("utf-8", "replace").decode()
+
+
+def _text(value: Any) -> str:
+    """Somebody's name of something, on one line and without markup."""
+    return re.sub(r"[`<|]|(?<=\])\(", r"\\\g<0>", _line(value))
+
+
+def _code(value: Any) -> str:
+    """The same, to stand between backticks."""
+    return _line(value).replace("`", "'").replace("|", "\\|")
+
+
+def _line(value: Any) -> str:
+    return "".join(c if c.isprintable() else " " for c in str(value))
 
 
 def _use(loaded: LoadedModel, names: Mapping[str, str] | None) -> str:
@@ -182,9 +199,9 @@ def _training(header: Mapping[str, Any], seed: int) -> str:
         return f"- **Training:** {header['step']} steps with eqcifar, seed {seed}."
     origin = header["imported"]
     return (
-        f"- **Origin:** {header['about']['origin']}: `{origin['file']}`, SHA-256 "
-        f"`{origin['sha256']}`, trained in PyTorch and imported by the names of "
-        f"{origin['naming']}."
+        f"- **Origin:** {_text(header['about']['origin'])}: `{_code(origin['file'])}`, "
+        f"SHA-256 `{_code(origin['sha256'])}`, trained in PyTorch and imported by the "
+        f"names of {_text(origin['naming'])}."
     )
 
 
@@ -340,13 +357,14 @@ def _options(config: TrainConfig, about: Mapping[str, Any]) -> Iterator[str]:
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
         if value != field.default:
-            yield f"| `{field.name}` | `{value}` | `{field.default}` |"
+            yield f"| `{field.name}` | `{_code(value)}` | `{field.default}` |"
     for name, value in about.items():
-        yield f"| `{name}`, in Python | `{value}` | |"
+        yield f"| `{_code(name)}`, in Python | `{_code(value)}` | |"
 
 
 def _environment(environment: dict[str, Any]) -> Iterator[str]:
     for section in ("versions", "devices"):
         parts = environment.get(section, {}).items()
         if parts:
-            yield f"- {section}: {', '.join(f'{name} {what}' for name, what in parts)}"
+            listed = ", ".join(_text(f"{name} {what}") for name, what in parts)
+            yield f"- {section}: {listed}"

@@ -95,7 +95,7 @@ def _shortcut(axes: _Axes, name: str, shortcut: Any, before: Wire) -> Wire:
         _norm(axes, f"{name}.norm", shortcut.norm, wire)
         return wire
     # Channels of zeros keep their places among the others, and are free themselves.
-    assert before is not None
+    assert before is not None  # noqa: S101, for the type checker
     zeros = [("before", shortcut.zeros_before), ("after", shortcut.zeros_after)]
     first, last = (((f"{name}.{side}", size),) if size else () for side, size in zeros)
     return *first, *before, *last

@@ -42,12 +42,12 @@ class Column:
 
 
 def parse_column(column: str) -> Column:
-    """Take the name of a column apart."""
+    """Take the name of a column apart; one that is not made of parts is its own."""
     match = _COLUMN.fullmatch(column)
-    assert match is not None
-    parts = _NAME.fullmatch(match["name"])
-    assert parts is not None
-    return Column(match["name"], match["end"] or "", parts["base"], parts["loss"] or "")
+    name, end = (match["name"], match["end"] or "") if match else (column, "")
+    parts = _NAME.fullmatch(name)
+    base, loss = (parts["base"], parts["loss"] or "") if parts else (name, "")
+    return Column(name, end, base, loss)
 
 
 def error_of(values: Mapping[str, int | float], column: str) -> float:

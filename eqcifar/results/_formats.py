@@ -143,18 +143,27 @@ def to_markdown(grid: TextTable) -> str:
     """
 
     def line(cells):
-        return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+        return "| " + " | ".join(map(_markdown, cells)) + " |"
 
     return "\n".join(
         [
-            f"**{grid.title}**",
+            f"**{_markdown(grid.title)}**",
             "",
             line(grid.columns),
             line(["---"] * len(grid.columns)),
             *map(line, grid.rows),
-            *(["", *(f"- {note}" for note in grid.notes)] if grid.notes else []),
+            *(
+                ["", *(f"- {_markdown(note)}" for note in grid.notes)]
+                if grid.notes
+                else []
+            ),
         ]
     )
+
+
+def _markdown(text: str) -> str:
+    # What ends a cell, begins a tag and makes a link; all else is names as they are.
+    return re.sub(r"\||<|(?<=\])\(", r"\\\g<0>", text)
 
 
 def to_latex(grid: TextTable) -> str:

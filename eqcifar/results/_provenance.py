@@ -53,7 +53,7 @@ def _device(env: dict[str, Any]) -> str:
     devices = env.get("devices")
     if not isinstance(devices, dict):
         return ""
-    kind = devices.get("kind", "unknown device")
+    kind = str(devices.get("kind", "unknown device"))
     if devices.get("platform") == "cpu":
         kind = f"CPU with {devices.get('cpus', '?')} cores"
     count = devices.get("count", 1)

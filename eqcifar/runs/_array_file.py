@@ -32,6 +32,10 @@ _STORED = {
 }
 
 
+# In bytes, of what is parsed before anything is verified; ours have some thousands.
+_LONGEST_HEADER = 2**24
+
+
 Table = list[list[Any]]
 
 
@@ -117,11 +121,16 @@ def read_arrays(path: Path) -> ArrayFile:
     if not path.is_file():
         raise UsageError(f"no file {path}")
     with reporting(path):
+        with path.open("rb") as file:
+            header = int.from_bytes(file.read(8), "little")
+        if header > _LONGEST_HEADER:
+            error = ValueError(f"its header would have {header:,} bytes")
+            raise CheckpointError(_explain(path, error))
         try:
             with safetensors.safe_open(path, framework="numpy") as file:
                 metadata = (file.metadata() or {}).get(_KEY)
                 # One at a time, so that no more than one is in memory twice.
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, it has no iterator
         except safetensors.SafetensorError as error:
             raise CheckpointError(_explain(path, error)) from error
         return ArrayFile(path, tensors, _header(path, metadata, tensors))

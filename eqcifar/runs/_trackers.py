@@ -94,7 +94,7 @@ class Tracking:
         """
         if not self._open:
             return
-        assert self._run is not None
+        assert self._run is not None  # noqa: S101, for the type checker
         measures: Row = {}
         try:
             path = self._run.path / "sharpness_log.tsv"
@@ -111,7 +111,7 @@ class Tracking:
         """Finish what was started; at the end of the `with` block."""
         for name, tracker in list(self._open.items()):
             with self._giving_up(name):
-                assert self._run is not None
+                assert self._run is not None  # noqa: S101, for the type checker
                 tracker.close(self._run.status()["state"] == "done")
         self._open.clear()
 

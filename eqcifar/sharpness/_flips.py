@@ -94,7 +94,10 @@ class _Moved(eqx.Module):
 
 def _product(x: Array, along: Any, outputs: Array, inputs: Array) -> Array:
     last = getattr(along, "channels_last", False)
-    spread = lambda signs: signs if last else jnp.expand_dims(signs, range(1, x.ndim))  # noqa: E731
+
+    def spread(signs: Array) -> Array:
+        return signs if last else jnp.expand_dims(signs, range(1, x.ndim))
+
     return spread(outputs) * along(spread(inputs) * x)
 
 

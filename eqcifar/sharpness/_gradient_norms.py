@@ -335,7 +335,10 @@ def _norms_of_several(layer: Any, scaled: tuple[str, ...]) -> Callable[..., Arra
                 together = 1
         if together >= size:
             return every(weight, x, cotangents), True
-        one = lambda each: compute(weight, *each)  # noqa: E731
+
+        def one(each):
+            return compute(weight, *each)
+
         together = math.ceil(size / math.ceil(size / max(together, 1)))
         batch = together if together > 1 else None
         return lax.map(one, (x, cotangents), batch_size=batch), True

@@ -8,8 +8,13 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from ..errors import RunError, UsageError
+from ._check import CHECK, LOOKS_LIKE_CHECK, changed, check_of
 
 _TEMPORARY = ".tmp-"
+
+
+# What follows the check, which is the last value of a JSON file.
+_END = b'"\n}\n'
 
 
 @contextlib.contextmanager
@@ -80,7 +85,7 @@ def remove_temporaries(folder: Path):
 
 
 def write_json(path: Path, value: Mapping[str, Any]):
-    """Replace a JSON file, in one step.
+    """Replace a JSON file, in one step; its key `check` is a CRC-32 of the others.
 
     **Arguments:**
 
@@ -91,8 +96,9 @@ def write_json(path: Path, value: Mapping[str, Any]):
 
     `RunError` with the path and the reason, such as a full disk.
     """
+    content = json.dumps({**value, CHECK: ""}, indent=2).encode()
     with replacing(path) as file:
-        file.write(json.dumps(value, indent=2).encode() + b"\n")
+        file.write(_with_check(content.removesuffix(_END.rstrip())))
 
 
 def open_regular(path: Path) -> BinaryIO:
@@ -120,22 +126,33 @@ def open_regular(path: Path) -> BinaryIO:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """Read a JSON object.
+    """Read a JSON object, without the key `check` if it has one.
 
     **Raises:**
 
-    `RunError` with the path when it is missing or not a JSON object.
+    `RunError` with the path when it is missing or not a JSON object, and when it is not
+    as `write_json` left it.
     """
     try:
         with open_regular(path) as file:
-            value = json.loads(file.read())
+            text = file.read()
+        value = json.loads(text)
     except OSError as error:
         raise RunError(f"cannot read {path}: {error.strerror}") from error
     except (ValueError, RecursionError) as error:
         raise RunError(f"cannot read {path}: it is not JSON ({error})") from error
     if not isinstance(value, dict):
         raise RunError(f"cannot read {path}: it is not a JSON object")
+    # Where its name was changed too, it is still seen.
+    if CHECK in value or LOOKS_LIKE_CHECK.search(text):
+        if text != _with_check(text[: len(text) - len(_with_check(b""))]):
+            raise changed(f"cannot read {path}: it", f"remove its key {CHECK}")
+        del value[CHECK]
     return value
+
+
+def _with_check(content: bytes) -> bytes:
+    return content + check_of(content).encode() + _END
 
 
 def find_folders(

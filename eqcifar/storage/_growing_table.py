@@ -5,8 +5,9 @@ from pathlib import Path
 import filelock
 
 from ..errors import RunError
+from ._check import CHECK, LOOKS_LIKE_CHECK, changed, check_of
 from ._files import replacing
-from ._tsv import table_lines
+from ._tsv import TAKE_AS_IT_IS, table_lines
 
 Cell = str | int | float
 
@@ -15,7 +16,8 @@ def append_wide(path: Path, row: Mapping[str, Cell]):
     """Add a row to a TSV file, whole or not at all; new columns go to the right.
 
     Numbers keep full precision. A cell is empty where a row lacks a column, and where
-    a number is not finite. A last line that a kill left torn is dropped.
+    a number is not finite. A last line that a kill left torn is dropped. The column
+    `check`, always the last, has a CRC-32 of each row, which reading compares.
 
     **Arguments:**
 
@@ -97,19 +99,36 @@ def _read(
     if not any(columns):
         return [], []
     rows = []
-    for number, line in enumerate(lines, 2):
+    for number, line in enumerate(lines[-1:] if only_last else lines, 2):
+        where = "its last line" if only_last else f"line {number}"
         cells = line.decode(errors="replace").split("\t")
-        if len(cells) > len(columns):
+        # A row with a check was written whole.
+        if len(cells) > len(columns) or (
+            CHECK in columns and len(cells) < len(columns)
+        ):
             raise RunError(
-                f"cannot read {path}: line {number} has {len(cells)} cells for "
+                f"cannot read {path}: {where} has {len(cells)} cells for "
                 f"{len(columns)} columns; mend or remove the file"
             )
-        rows.append(dict(zip(columns, cells, strict=False)))
-    return columns, rows
+        row = dict(zip(columns, cells, strict=False))
+        check = row.pop(CHECK, "")
+        # Where the column's name was changed too, it is still seen.
+        if check != _check(row) if check else LOOKS_LIKE_CHECK.search(line):
+            raise changed(f"cannot read {path}: {where}", TAKE_AS_IT_IS)
+        rows.append(row)
+    return [name for name in columns if name != CHECK], rows
+
+
+def _check(row: Mapping[str, str]) -> str:
+    # Of cells that are not empty, so that later columns change nothing.
+    filled = [(name, cell) for name, cell in row.items() if cell]
+    names, cells = zip(*filled, strict=True) if filled else ((), ())
+    return check_of("\t".join(cells).encode(), "\t".join(names).encode())
 
 
 def _write(path: Path, columns: list[str], rows: list[dict[str, str]]):
-    table = [columns, *([row.get(name, "") for name in columns] for row in rows)]
+    table = [[*columns, CHECK]]
+    table += ([*(row.get(x, "") for x in columns), _check(row)] for row in rows)
     with replacing(path) as file:
         file.writelines("\t".join(cells).encode() + b"\n" for cells in table)
 

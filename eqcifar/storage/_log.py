@@ -5,8 +5,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from ..errors import RunError
+from ._check import CHECK, changed, check_of
 from ._files import cannot_write, replacing
-from ._tsv import number, table_lines
+from ._tsv import TAKE_AS_IT_IS, number, table_lines
 
 COLUMNS = (
     "epoch",
@@ -27,13 +28,17 @@ COLUMNS = (
 )
 
 
-_HEADER = "\t".join(COLUMNS) + "\n"
+_NAMES = "\t".join(COLUMNS).encode()
+
+
+_HEADER = _NAMES + f"\t{CHECK}\n".encode()
 
 
 def append_row(path: Path, row: Mapping[str, int | float]):
     """Add an epoch to a log, in full precision, and see it onto the disk.
 
-    A column that the row lacks is nan.
+    A column that the row lacks is nan. The column `check` has a CRC-32 of the others,
+    which reading compares.
 
     **Arguments:**
 
@@ -45,11 +50,10 @@ def append_row(path: Path, row: Mapping[str, int | float]):
     `RunError` with the path and the reason, such as a full disk.
     """
     cells = [repr(row.get(column, math.nan)) for column in COLUMNS]
-    text = "\t".join(cells) + "\n"
+    line = _with_check("\t".join(cells).encode())
     try:
         with open(path, "ab") as file:
-            text = text if file.tell() else _HEADER + text
-            file.write(text.encode())
+            file.write(line if file.tell() else _HEADER + line)
             file.flush()
             os.fsync(file.fileno())
     except OSError as error:
@@ -59,8 +63,9 @@ def append_row(path: Path, row: Mapping[str, int | float]):
 def cut_log(path: Path, epochs: int) -> int:
     """Drop what a checkpoint after `epochs` epochs does not know of.
 
-    That is the rows of later epochs, and a row that a kill left half-written. The rows
-    that stay are kept to the byte.
+    That is the rows of later epochs, a row that a kill left half-written, and one that
+    was changed since. The rows that stay are kept to the byte; they get their `check`
+    where they have none.
 
     **Arguments:**
 
@@ -71,17 +76,21 @@ def cut_log(path: Path, epochs: int) -> int:
 
     How many rows are left; fewer than `epochs` when some were lost.
     """
+    columns, lines = table_lines(path)
+    of_ours = _without_check(columns) == [*COLUMNS]
 
     def is_kept(line: bytes) -> bool:
         with contextlib.suppress(ValueError):
-            return _row(COLUMNS, line)["epoch"] <= epochs
+            return of_ours and _row(columns, line)["epoch"] <= epochs
         return False
 
-    kept = list(filter(is_kept, table_lines(path)[1]))
+    kept = list(filter(is_kept, lines))
     if not kept:
         path.unlink(missing_ok=True)
         return 0
-    content = b"".join([_HEADER.encode(), *(line + b"\n" for line in kept)])
+    if CHECK in columns:
+        kept = [line.rpartition(b"\t")[0] for line in kept]
+    content = b"".join([_HEADER, *map(_with_check, kept)])
     if content != path.read_bytes():
         with replacing(path) as file:
             file.write(content)
@@ -103,15 +112,19 @@ def read_log(path: Path) -> list[dict[str, int | float]]:
 
     **Raises:**
 
-    `RunError` with the path and the line that is not a row of numbers, or has an
-    accuracy that is not between 0 and 1.
+    `RunError` with the path and the line that is not a row of numbers, has an accuracy
+    that is not between 0 and 1 or an epoch that is not after the one before, or was
+    changed since it was written.
     """
     columns, lines = table_lines(path)
-    rows = []
+    rows: list[dict[str, int | float]] = []
     with _naming(path, lambda: f"line {len(rows) + 2}"):
         for line in lines:
             row = _row(columns, line)
-            rows.append({**row, "epoch": int(row["epoch"])})
+            epoch = int(row["epoch"])
+            if rows and epoch <= rows[-1]["epoch"]:
+                raise _Implausible(f": epoch {epoch} is not after the one before")
+            rows.append({**row, "epoch": epoch})
     return rows
 
 
@@ -169,7 +182,27 @@ def total_seconds(path: Path) -> float:
     return seconds if "seconds" in columns else math.nan
 
 
+def _with_check(line: bytes) -> bytes:
+    return line + f"\t{check_of(line, _NAMES)}\n".encode()
+
+
+def _without_check(columns: Sequence[str]) -> list[str]:
+    return [name for name in columns if name != CHECK]
+
+
+def _whole(columns: Sequence[str], line: bytes) -> tuple[Sequence[str], bytes]:
+    """The columns and cells that are numbers, where the row is as it was written."""
+    if columns[-1] != CHECK:
+        return columns, line
+    names = columns[:-1]
+    cells, _, check = line.rpartition(b"\t")
+    if check and check != check_of(cells, "\t".join(names).encode()).encode():
+        raise _Changed
+    return names, cells
+
+
 def _row(columns: Sequence[str], line: bytes) -> dict[str, float]:
+    columns, line = _whole(columns, line)
     row = dict(zip(columns, map(number, line.split(b"\t")), strict=True))
     for name, value in row.items():
         _check(name, value)
@@ -182,11 +215,11 @@ def _cells(
     if column not in columns:
         return []
     # Cut from the right only as far as necessary: times stand near the end.
-    after = len(columns) - columns.index(column)
+    after = len(_without_check(columns)) - columns.index(column)
     values = []
     with _naming(path, lambda: f"line {len(values) + 2}"):
         for line in lines:
-            value = number(line.rsplit(b"\t", after)[-after])
+            value = number(_whole(columns, line)[1].rsplit(b"\t", after)[-after])
             _check(column, value)
             values.append(value)
     return values
@@ -195,10 +228,14 @@ def _cells(
 def _check(name: str, value: float):
     # Percent, or the loss in another's place, would go into a mean unseen.
     if name.partition("_")[0] == "acc" and not (0 <= value <= 1 or math.isnan(value)):
-        raise _NoShare(f": {name} = {value:g} must be between 0 and 1")
+        raise _Implausible(f": {name} = {value:g} must be between 0 and 1")
 
 
-class _NoShare(ValueError):
+class _Implausible(ValueError):
+    pass
+
+
+class _Changed(ValueError):
     pass
 
 
@@ -206,8 +243,10 @@ class _NoShare(ValueError):
 def _naming(path: Path, where: Callable[[], str]) -> Iterator[None]:
     try:
         yield
+    except _Changed as error:
+        raise changed(f"cannot read {path}: {where()}", TAKE_AS_IT_IS) from error
     except (KeyError, IndexError, ValueError, OverflowError) as error:
-        reason = error if isinstance(error, _NoShare) else ""
+        reason = error if isinstance(error, _Implausible) else ""
         raise RunError(
             f"cannot read {path}: {where()} is not a row of the log{reason}"
         ) from error

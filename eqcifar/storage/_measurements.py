@@ -123,7 +123,7 @@ def _measures(row: Mapping[str, str]) -> list[str]:
 
 
 def _is_about(name: str, row: Mapping[str, str]) -> bool:
-    if name in ABOUT or name.partition("_")[0] == _IMAGES:
+    if not name or name in ABOUT or name.partition("_")[0] == _IMAGES:
         return True
     ends = *_ERRORS, f"_{_IMAGES}"
     return any(name.endswith(end) and name.removesuffix(end) in row for end in ends)

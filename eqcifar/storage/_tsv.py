@@ -4,7 +4,12 @@ import os
 from pathlib import Path
 
 from ..errors import RunError
+from ._check import CHECK
 from ._files import open_regular
+
+# What to do with a row that was changed on purpose.
+TAKE_AS_IT_IS = f"empty its cell in the column {CHECK}"
+
 
 # Bytes at the end of a file in which its last line is looked for.
 _TAIL = 4096
@@ -20,7 +25,8 @@ def table_lines(
 
     **Raises:**
 
-    `RunError` with the path and the reason when it cannot be read.
+    `RunError` with the path and the reason when it cannot be read, or two columns have
+    one name.
     """
     try:
         with open_regular(path) as file:
@@ -37,7 +43,13 @@ def table_lines(
     lines = lines[1:-1] if cut else lines[:-1]
     if cut and not lines:
         return table_lines(path)
-    return header.rstrip(b"\r\n").decode(errors="replace").split("\t"), lines
+    columns = header.rstrip(b"\r\n").decode(errors="replace").split("\t")
+    twice = [name for name in set(columns) if columns.count(name) > 1]
+    if lines and twice:
+        raise RunError(
+            f"cannot read {path}: it has two columns {min(twice)!r}; mend or remove it"
+        )
+    return columns, lines
 
 
 def number(cell: bytes | str) -> float:

@@ -1,5 +1,6 @@
 import dataclasses
 import itertools
+import math
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -8,6 +9,9 @@ from typing import Any
 from ..config import TrainConfig, read_values
 from ..errors import UsageError
 from ..fields import parse_values
+
+# Lists multiply, and a file is soon written whose runs no memory holds.
+_MOST_RUNS = 100_000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,8 +99,14 @@ class Grid:
 
         **Raises:**
 
-        `UsageError` for an unknown field or a value that it cannot have.
+        `UsageError` for an unknown field or a value that it cannot have, and for more
+        runs than anyone trains.
         """
+        count = math.prod(map(len, self.axes.values())) * len(self.entries)
+        if count > _MOST_RUNS:
+            raise UsageError(
+                f"this is a sweep of {count:,} runs: at most {_MOST_RUNS:,} are one"
+            )
         names = sorted(self.axes, key=lambda name: name != "seed")
         configs = (
             TrainConfig.from_dict({**dict(zip(names, values, strict=True)), **entry})

@@ -168,7 +168,7 @@ def _make_recipe(
         chain = _own_optimiser(optimiser, schedule)
         remedy = "lower the learning rate of your optimiser, or clip its gradients"
     else:
-        assert schedule is not None
+        assert schedule is not None  # noqa: S101, for the type checker
         chain, remedy = make_optimiser(config, schedule), _remedy(config)
         l2 = partial(l2_coefficients, config=config)
     return Recipe(
@@ -210,7 +210,7 @@ def _own_optimiser(
     optimiser: AnyOptimiser, schedule: Schedule | None
 ) -> optax.GradientTransformation:
     if not isinstance(optimiser, optax.GradientTransformation):
-        assert schedule is not None
+        assert schedule is not None  # noqa: S101, for the type checker
         return optax.chain(keep_gradient_norm(), promoting(optimiser(schedule)))
     chain = [keep_gradient_norm(), promoting(optimiser)]
     return optax.chain(

@@ -64,7 +64,7 @@ def make_steps(
         )
         network = moving = eqx.apply_updates(model, updates), outcome.state
         if train_state.raw is not None:
-            assert recipe.average is not None
+            assert recipe.average is not None  # noqa: S101, for the type checker
             average = train_state.model, train_state.state
             network = move_average(average, moving, recipe.average, train_state.step)
         correct = jnp.argmax(outcome.logits, axis=1) == jnp.argmax(targets, axis=1)

@@ -474,12 +474,17 @@ def test_a_finished_run_needs_no_data(tmp_path, monkeypatch):
 
 @pytest.mark.slow
 def test_killed_at_random_moments_is_the_same():
-    options = ["--only", "run", "--kills", "4", "--epochs", "40", "--unkept"]
+    options = ["--only", "SIGKILL, plain", "--tries", "3", "--unkept"]
     command = [sys.executable, "-m", "benchmarks", "faults", *options]
     root = Path(__file__).parents[1]
     done = subprocess.run(command, cwd=root, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert "'value': 4, 'unit': 'kills'" in done.stdout
+    assert "'value': 3, 'unit': 'tries'" in done.stdout
+    # The same has to be noticed of a writer that is not atomic.
+    options = ["--only", "control", "--tries", "12", "--unkept"]
+    command = [sys.executable, "-m", "benchmarks", "faults", *options]
+    done = subprocess.run(command, cwd=root, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
 
 
 def test_a_finished_run_is_not_taken_for_another(tmp_path):

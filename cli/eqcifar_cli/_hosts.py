@@ -1,7 +1,10 @@
 import contextlib
+import ctypes
 import os
+import signal
 from collections.abc import Iterator
 
+import jax
 import typer
 
 from eqcifar import parallel
@@ -28,6 +31,8 @@ def join(coordinator: str | None, processes: int | None, process_id: int | None)
 @contextlib.contextmanager
 def together() -> Iterator[None]:
     """End this process with a line when another has ended, or hangs."""
+    if jax.process_count() > 1:
+        _catch_aborts()
     leave = parallel.watch_others(
         lambda lost: _end(
             f"no sign of life from process {', '.join(map(str, lost))} for 20 s"
@@ -41,8 +46,26 @@ def together() -> Iterator[None]:
     except Exception as error:
         if not parallel.is_lost_connection(error):
             raise
-        _end("the connection to another process is lost")
+        _end(_LOST)
     leave()
+
+
+_LOST = "the connection to another process is lost"
+_Handler = ctypes.CFUNCTYPE(None, ctypes.c_int)
+
+
+@_Handler
+def _on_abort(number: int):
+    _end(f"JAX aborted, as it does when {_LOST}")
+
+
+def _catch_aborts():
+    # JAX's client aborts, from a thread of C++, as soon as process 0 is gone. Python's
+    # own handlers would run only after that, and never.
+    if os.name == "posix":
+        handle = ctypes.CDLL(None).signal
+        handle.argtypes, handle.restype = [ctypes.c_int, _Handler], ctypes.c_void_p
+        handle(signal.SIGABRT, _on_abort)
 
 
 def _end(what: str):

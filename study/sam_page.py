@@ -18,7 +18,7 @@ from eqcifar.figures import (
 from eqcifar.results import Summary, WelchTest, summarise, welch
 from eqcifar.sweeps import Grid
 
-from .tables import HERE, PAGES, RESULTS, Row, read_table
+from .tables import HERE, PAGES, RESULTS, Row, markdown, read_table
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -97,10 +97,10 @@ def page(runs: Sequence[Row], curves: Sequence[Row], about: Mapping[str, Any]) -
         f"![{_ALT}](sam.svg)",
         _CAPTION,
         "## Right labels",
-        _table(_right(runs)),
+        markdown(_right(runs)),
         _RIGHT_NOTE,
         "## Wrong labels",
-        _table(_wrong(runs, curves)),
+        markdown(_wrong(runs, curves)),
         _WRONG_NOTE,
         "## Method",
         _method(runs, about),
@@ -281,11 +281,6 @@ def _wrong(runs: Sequence[Row], curves: Sequence[Row]) -> Iterable[Sequence[str]
                 f"{with_interval(best, 'acc_te', 100)} (epoch {best[0]['epoch']:.0f})",
                 with_interval(rows, "acc_te", 100),
             )
-
-
-def _table(rows: Iterable[Sequence[str]]) -> str:
-    head, *body = ("| " + " | ".join(row) + " |" for row in rows)
-    return "\n".join([head, "|---" * (head.count("|") - 1) + "|", *body])
 
 
 def draw(curves: Sequence[Row]) -> "Figure":

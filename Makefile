@@ -6,13 +6,16 @@ BIN := .venv/bin
 INSTALLED := .venv/installed
 DEMO := results/demo
 
-.PHONY: help install format check test test-slow docs docs-serve demo study clean
+.PHONY: help install format check test test-slow docs docs-serve demo study study-quick \
+	faults clean
 
 help:
 	@echo "make test       install into .venv, check style and types, build the manual, run the tests"
 	@echo "make test-slow  run the proofs that take long, with all of the compiler's optimisation"
 	@echo "make demo       install into .venv, train, evaluate and measure a small network on the CPU"
 	@echo "make study      train and measure what study/ is about, for hours; goes on where it stopped"
+	@echo "make study-quick  the same on four tiny networks and procedural images, in minutes"
+	@echo "make faults     kill, stop, starve and deceive runs for hours; Linux, as root"
 	@echo "make docs       build the manual into site/; docs-serve shows it while you write"
 	@echo "make format     format and fix what can be fixed"
 	@echo "make clean      remove .venv and the demo's results"
@@ -65,11 +68,40 @@ demo: $(INSTALLED)
 
 # Runs that are done are not trained or measured again.
 study: DATA ?= cifar10
+study: DATA100 ?= cifar100
 study: $(INSTALLED)
 	$(BIN)/eqcifar sweep --file study/sam.toml --dataset $(DATA) --out results/study
 	$(BIN)/python -m study.sam measure results/study
 	$(BIN)/python -m study.sam collect results/study
 	$(BIN)/python -m study.sam page
+	$(BIN)/eqcifar sweep --file study/minima.toml --dataset $(DATA) --out results/minima
+	$(BIN)/eqcifar sweep --file study/minima_steps.toml --dataset $(DATA) --out results/minima
+	$(BIN)/eqcifar sweep --file study/minima.toml --dataset $(DATA100) --out results/minima
+	$(BIN)/python -m study.minima measure results/minima
+	$(BIN)/python -m study.minima halves results/minima
+	$(BIN)/python -m study.samples results/minima
+	$(BIN)/python -m study.minima collect results/minima
+	$(BIN)/python -m study.minima page
+
+# The same way on four tiny networks and procedural images, and no page of the manual.
+QUICK := results/study-quick
+study-quick: export HF_HUB_OFFLINE = 1
+study-quick: export JAX_PLATFORMS = cpu
+study-quick: $(INSTALLED)
+	mkdir -p $(QUICK)/tables
+	$(BIN)/eqcifar sweep --file study/minima.toml --dataset synthetic --out $(QUICK) \
+		--arch mlp --width 0.1 --subset 0.02 --epochs 4 --batch-size 50 --seed 0
+	$(BIN)/python -m study.minima measure $(QUICK) --samples 40
+	$(BIN)/python -m study.minima halves $(QUICK) --samples 40
+	$(BIN)/python -m study.samples $(QUICK) --to $(QUICK)/tables
+	$(BIN)/python -m study.minima collect $(QUICK) --samples 40 --to $(QUICK)/tables
+	$(BIN)/python -m study.minima page --to $(QUICK)/tables
+
+# As root, for small disks are mounted. ONLY="SIGKILL, SAM" takes some rows, and all that
+# were tried before stay.
+faults: $(INSTALLED)
+	$(BIN)/python -m benchmarks faults $(if $(ONLY),--only "$(ONLY)")
+	$(BIN)/python -m benchmarks tables
 
 clean:
 	rm -rf .venv site $(DEMO)

@@ -14,10 +14,13 @@ from pathlib import Path
 def commands() -> dict[str, str]:
     """What each benchmark measures, in its own first line."""
     found = {}
-    for path in sorted(Path(__file__).parent.glob("[!_]*.py")):
+    here = Path(__file__).parent
+    files = {path.stem: path for path in here.glob("[!_]*.py")}
+    files |= {path.parent.name: path for path in here.glob("*/__init__.py")}
+    for name, path in sorted(files.items()):
         tree = ast.parse(path.read_text())
         if any(getattr(node, "name", "") == "main" for node in tree.body):
-            found[path.stem] = (ast.get_docstring(tree) or "").partition("\n")[0]
+            found[name] = (ast.get_docstring(tree) or "").partition("\n")[0]
     return found
 
 

@@ -154,7 +154,8 @@ def store(name: str, rows: Sequence[Row], **about: Any):
     path.write_text(_text(kept))
     for r in rows:
         between = f"  [{r['low']:.4g}, {r['high']:.4g}]" if "low" in r else ""
-        print(f"{r['what']}: {r['value']:.4g}{between} {r['unit']}", flush=True)
+        value = r["value"] if isinstance(r["value"], str) else f"{r['value']:.4g}"
+        print(f"{r['what']}: {value}{between} {r['unit']}", flush=True)
 
 
 def _text(kept: list[dict[str, Any]]) -> str:

@@ -480,11 +480,6 @@ def test_killed_at_random_moments_is_the_same():
     done = subprocess.run(command, cwd=root, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "'value': 3, 'unit': 'tries'" in done.stdout
-    # The same has to be noticed of a writer that is not atomic.
-    options = ["--only", "control", "--tries", "12", "--unkept"]
-    command = [sys.executable, "-m", "benchmarks", "faults", *options]
-    done = subprocess.run(command, cwd=root, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
 
 
 def test_a_finished_run_is_not_taken_for_another(tmp_path):

@@ -223,11 +223,11 @@ IMPORTED = [
 RELIABILITY = [
     Section(
         "Faults",
-        "What the suite tried. `Lost` counts what was saved and is gone, `silently "
-        "wrong` what differs from an undisturbed run: to the bit, and to rounding "
-        "where several processes share it. The control is a writer that is not "
-        "atomic, which the suite has to notice. Where there is one try, the row shows "
-        "that it works, not that it always does.",
+        "`Lost` counts what was saved and is gone, `silently wrong` what differs from "
+        "an undisturbed run: to the bit, and to rounding where several processes share "
+        "it. The control is a writer that is not atomic, which the suite has to "
+        "notice. Where there is one try, the row shows that it works, not that it "
+        "always does.",
         ("faults",),
         merged=True,
     ),

@@ -1,6 +1,5 @@
 """The page on choosing a model by its sharpness, and its picture, from their tables."""
 
-import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -10,15 +9,13 @@ from eqcifar.figures import (
     INK,
     MARKERS,
     add_legend,
-    figure_style,
     new_figure,
-    save_figure,
 )
 from eqcifar.sweeps import Grid
 
 from . import tables
-from .minima_rows import BASELINES, DATA, TITLES, configurations
-from .tables import HERE, Row, markdown, read_table
+from .minima_rows import BASELINES, TITLES, configurations
+from .tables import DATA, HERE, Row, how_made, markdown, read_about, read_table
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -56,15 +53,14 @@ _CRITIQUES = (
 
 def write_page():
     """Write the page and its picture."""
-    (tables.PAGES / "choosing.md").write_text(made_page())
-    with figure_style():
-        save_figure(draw(read_table("minima_ranking")), tables.PAGES / "choosing.svg")
-    print(f"wrote choosing.md and choosing.svg to {tables.PAGES}")
+    tables.write_page(
+        "choosing", made_page(), lambda: draw(read_table("minima_ranking"))
+    )
 
 
 def made_page() -> str:
     """The page that the tables make."""
-    about = json.loads((tables.RESULTS / "minima.json").read_text())
+    about = read_about("minima")
     return page(read_table("minima"), read_table("minima_ranking"), about)
 
 
@@ -183,22 +179,16 @@ def method(networks: Sequence[Row], about: Sequence[Mapping[str, Any]]) -> str:
     machines = "; ".join(
         "; ".join([machine["hardware"], *machine["versions"]]) for machine in about
     )
-    files = []
-    for name in _files()[:2]:
-        files += ["", "```toml", (HERE / f"{name}.toml").read_text().rstrip(), "```"]
-    return "\n".join(
-        [
-            f"{len(networks)} of the {planned} runs of `study/minima.toml` on both "
-            "data sets and `study/minima_steps.toml` on CIFAR-10, whose other options "
-            "are the defaults of `eqcifar train`; the command goes on with the others. "
-            f"{networks[0]['samples']:.0f} images of each split are measured, the same "
-            f"for all networks of a subset. {machines}.",
-            *files,
-            "",
-            "```sh",
-            "make study DATA=FOLDER DATA100=FOLDER    # of the images, or hub names",
-            "```",
-        ]
+    made = how_made(
+        _files()[:2],
+        "make study DATA=FOLDER DATA100=FOLDER    # of the images, or hub names",
+    )
+    return (
+        f"{len(networks)} of the {planned} runs of `study/minima.toml` on both data "
+        "sets and `study/minima_steps.toml` on CIFAR-10, whose other options are the "
+        "defaults of `eqcifar train`; the command goes on with the others. "
+        f"{networks[0]['samples']:.0f} images of each split are measured, the same for "
+        f"all networks of a subset. {machines}.\n\n{made}"
     )
 
 

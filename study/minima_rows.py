@@ -44,11 +44,6 @@ TITLES = {
     "loss_tr": "training loss",
     "ended": "epochs trained",
 }
-DATA = {
-    "cifar10-jpeg": "CIFAR-10 (JPEG copy)",
-    "cifar100": "CIFAR-100",
-    "synthetic": "SYNTHETIC images",
-}
 _WHOLE = "batch_size", "epochs", "seed"
 
 

@@ -1,6 +1,5 @@
 """The page on SAM, MixUp and wrong labels, and its picture, from their tables."""
 
-import json
 import math
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
@@ -11,14 +10,13 @@ from eqcifar.figures import (
     DASHES,
     MARKERS,
     add_legend,
-    figure_style,
     new_figure,
-    save_figure,
 )
 from eqcifar.results import Summary, WelchTest, summarise, welch
 from eqcifar.sweeps import Grid
 
-from .tables import HERE, PAGES, RESULTS, Row, markdown, read_table
+from . import tables
+from .tables import DATA, HERE, Row, how_made, markdown, read_about, read_table
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -60,8 +58,6 @@ _LIMITS = (
     f"traces are of the loss of {SAMPLES} training images in inference mode, the same "
     "for all runs, so that intervals over seeds leave out what other images would give"
 )
-# Folders that hold another's pixels.
-_DATA = {"cifar10-jpeg": "CIFAR-10 (JPEG copy)"}
 
 
 def select(rows: Iterable[Row], method: str, noise: float) -> list[Row]:
@@ -76,15 +72,12 @@ def select(rows: Iterable[Row], method: str, noise: float) -> list[Row]:
 
 def write_page():
     """Write the page and its picture."""
-    (PAGES / "sam.md").write_text(made_page())
-    with figure_style():
-        save_figure(draw(read_table("sam_curves")), PAGES / "sam.svg")
-    print("wrote docs/measurements/sam.md and sam.svg")
+    tables.write_page("sam", made_page(), lambda: draw(read_table("sam_curves")))
 
 
 def made_page() -> str:
     """The page that the tables in `study/results` make."""
-    about = json.loads((RESULTS / "sam.json").read_text())
+    about = read_about("sam")
     return page(read_table("sam_runs"), read_table("sam_curves"), about)
 
 
@@ -143,23 +136,15 @@ def _answer(runs: Sequence[Row], curves: Sequence[Row]) -> str:
 
 
 def _method(runs: Sequence[Row], about: Mapping[str, Any]) -> str:
-    data = _DATA.get(about["data"], about["data"])
+    data = DATA.get(about["data"], about["data"])
     planned = len(Grid.read(HERE / "sam.toml").configs())
     where = "; ".join([about["hardware"], *about["versions"]])
-    lines = [
+    command = "make study DATA=FOLDER    # of the images, or a name on the hub"
+    return (
         f"{len(runs)} of the {planned} runs of `study/sam.toml` on {data}, whose other "
         f"options are the defaults of `eqcifar train`; the command goes on with the "
-        f"others. {where}.",
-        "",
-        "```toml",
-        (HERE / "sam.toml").read_text().rstrip(),
-        "```",
-        "",
-        "```sh",
-        "make study DATA=FOLDER    # of the images, or a name on the hub",
-        "```",
-    ]
-    return "\n".join(lines)
+        f"others. {where}.\n\n{how_made(['sam'], command)}"
+    )
 
 
 def _errors(runs: Sequence[Row]) -> str:

@@ -1,6 +1,5 @@
 """The page on how many images and probes a number takes, and its picture."""
 
-import json
 import math
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
@@ -11,16 +10,14 @@ from eqcifar.figures import (
     DASHES,
     MARKERS,
     add_legend,
-    figure_style,
     new_figure,
-    save_figure,
     set_log,
 )
 
 from . import tables
 from .choosing_page import datasets, method
-from .minima_rows import DATA, TITLES
-from .tables import Row, markdown, read_table
+from .minima_rows import TITLES
+from .tables import DATA, Row, markdown, read_about, read_table
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -50,16 +47,16 @@ _RULE = (
 
 def write_page():
     """Write the page and its picture."""
-    (tables.PAGES / "samples.md").write_text(made_page())
-    with figure_style():
-        drawn = draw(read_table("samples_networks"), read_table("samples_means"))
-        save_figure(drawn, tables.PAGES / "samples.svg")
-    print(f"wrote samples.md and samples.svg to {tables.PAGES}")
+    tables.write_page(
+        "samples",
+        made_page(),
+        lambda: draw(read_table("samples_networks"), read_table("samples_means")),
+    )
 
 
 def made_page() -> str:
     """The page that the tables make."""
-    about = json.loads((tables.RESULTS / "minima.json").read_text())
+    about = read_about("minima")
     networks, means, plans, fitted = (
         read_table(f"samples_{name}")
         for name in ("networks", "means", "plans", "fitted")

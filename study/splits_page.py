@@ -1,6 +1,5 @@
 """The page on curvature of the training and of the test loss, and its picture."""
 
-import json
 import math
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
@@ -11,18 +10,16 @@ from eqcifar.figures import (
     INK,
     MARKERS,
     add_legend,
-    figure_style,
     new_figure,
-    save_figure,
     set_log,
 )
 from eqcifar.results import summarise
 
 from . import tables
 from .choosing_page import datasets, method
-from .minima_rows import DATA, FIELDS, TITLES, configurations
+from .minima_rows import FIELDS, TITLES, configurations
 from .sam_page import half_interval
-from .tables import Row, markdown, read_table
+from .tables import DATA, Row, markdown, read_about, read_table
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -71,15 +68,12 @@ class Paired(NamedTuple):
 
 def write_page():
     """Write the page and its picture."""
-    (tables.PAGES / "splits.md").write_text(made_page())
-    with figure_style():
-        save_figure(draw(read_table("minima")), tables.PAGES / "splits.svg")
-    print(f"wrote splits.md and splits.svg to {tables.PAGES}")
+    tables.write_page("splits", made_page(), lambda: draw(read_table("minima")))
 
 
 def made_page() -> str:
     """The page that the tables make."""
-    about = json.loads((tables.RESULTS / "minima.json").read_text())
+    about = read_about("minima")
     return page(read_table("minima"), read_table("minima_halves"), about)
 
 

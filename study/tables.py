@@ -2,14 +2,27 @@
 
 import contextlib
 import csv
+import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+from eqcifar.figures import figure_style, save_figure
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results"
 PAGES = HERE.parent / "docs" / "measurements"
+
+# What pages call the data in a folder, which may have another's pixels.
+DATA = {
+    "cifar10-jpeg": "CIFAR-10 (JPEG copy)",
+    "cifar100": "CIFAR-100",
+    "synthetic": "SYNTHETIC images",
+}
 
 Row = dict[str, Any]
 
@@ -42,6 +55,26 @@ def renew_table(name: str, rows: Sequence[Mapping[str, Any]], key: Sequence[str]
     there = {_key(row, key): row for row in read_table(name)}
     there |= {_key(row, key): row for row in rows}
     write_table(name, [there[at] for at in sorted(there, key=_order)])
+
+
+def read_about(name: str) -> Any:
+    """Where and with what the numbers of tables were made."""
+    return json.loads((RESULTS / f"{name}.json").read_text())
+
+
+def write_page(name: str, text: str, draw: Callable[[], "Figure"]):
+    """Write a page of the manual and its picture."""
+    (PAGES / f"{name}.md").write_text(text)
+    with figure_style():
+        save_figure(draw(), PAGES / f"{name}.svg")
+    print(f"wrote {name}.md and {name}.svg to {PAGES}")
+
+
+def how_made(sweeps: Iterable[str], command: str) -> str:
+    """Sweep files, and the command that trains and measures what they ask for."""
+    files = ((HERE / f"{name}.toml").read_text().rstrip() for name in sweeps)
+    blocks = [*(f"```toml\n{text}\n```" for text in files), f"```sh\n{command}\n```"]
+    return "\n\n".join(blocks)
 
 
 def markdown(rows: Iterable[Sequence[str]]) -> str:

@@ -1,8 +1,9 @@
 import contextlib
+import math
 import os
 import re
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -80,6 +81,44 @@ def add_legend(figure: "Figure"):
 
 def _labels(axes: "Axes") -> list[Any]:
     return axes.get_legend_handles_labels()[1]
+
+
+def draw_intervals(
+    axes: "Axes",
+    intervals: Iterable[tuple[float, float, float, float]],
+    index: int,
+    label: str | None = None,
+):
+    """Draw points with horizontal bars in the colour and marker of an index.
+
+    **Arguments:**
+
+    - `intervals`: of each point its value, the ends of its interval, and its height. A
+        value that is nan is left out; where an end is, there is no bar. An interval may
+        begin beyond its value.
+    - `label`: for the legend.
+    """
+    known = [each for each in intervals if not math.isnan(each[0])]
+    if not known:
+        return
+    values, lows, highs, heights = zip(*known, strict=True)
+
+    def bars(ends: Iterable[float], sign: int) -> list[float]:
+        lengths = (sign * (end - x) for end, x in zip(ends, values, strict=True))
+        return [0.0 if math.isnan(length) else max(length, 0.0) for length in lengths]
+
+    axes.errorbar(
+        values,
+        heights,
+        xerr=[bars(lows, -1), bars(highs, 1)],
+        color=COLOURS[index],
+        marker=MARKERS[index],
+        markersize=4,
+        linestyle="none",
+        elinewidth=1,
+        capsize=2,
+        label=label,
+    )
 
 
 def set_log(axes: "Axes", *names: str):

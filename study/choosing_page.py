@@ -5,10 +5,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from eqcifar.figures import (
-    COLOURS,
     INK,
-    MARKERS,
     add_legend,
+    draw_intervals,
     new_figure,
 )
 from eqcifar.sweeps import Grid
@@ -18,7 +17,6 @@ from .minima_rows import BASELINES, TITLES, configurations
 from .tables import DATA, HERE, Row, how_made, markdown, read_about, read_table
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 SPLITS = "train", "test"
@@ -229,7 +227,20 @@ def draw(ranking: Sequence[Row]) -> "Figure":
                 rows = [r for r in select(ranking, dataset) if r["split"] == split]
                 first = axes is grid[0, 0]
                 label = f"measured on {split} images" if first else None
-                _draw_points(axes, rows, kind, shown[dataset], index, label)
+                ends = f"{kind}_low", f"{kind}_high"
+                draw_intervals(
+                    axes,
+                    (
+                        (
+                            *(row[name] for name in (kind, *ends)),
+                            shown[dataset].index(row["measure"]) + 0.32 * (0.5 - index),
+                        )
+                        for row in rows
+                        if row["measure"] in shown[dataset]
+                    ),
+                    index,
+                    label,
+                )
             axes.axvline(0, color=INK, linewidth=0.8, linestyle=":")
             axes.set(xlim=(-1.05, 1.05), ylim=(-0.7, len(shown[dataset]) - 0.3))
         titles = [TITLES[name] for name in shown[dataset]]
@@ -247,32 +258,3 @@ def _measures(ranking: Sequence[Row], dataset: str) -> list[str]:
         row["measure"]: row["tau"] for row in rows[::-1] if row["split"] == SPLITS[0]
     }
     return sorted(best, key=best.__getitem__)
-
-
-def _draw_points(
-    axes: "Axes",
-    rows: Iterable[Row],
-    kind: str,
-    names: Sequence[str],
-    index: int,
-    label: str | None,
-):
-    rows = [row for row in rows if row["measure"] in names and row[kind] == row[kind]]
-    if not rows:
-        return
-    ends = [
-        [max(sign * (row[f"{kind}{end}"] - row[kind]), 0.0) for row in rows]
-        for sign, end in ((-1, "_low"), (1, "_high"))
-    ]
-    axes.errorbar(
-        [row[kind] for row in rows],
-        [names.index(row["measure"]) + 0.32 * (0.5 - index) for row in rows],
-        xerr=[[0.0 if math.isnan(x) else x for x in side] for side in ends],
-        color=COLOURS[index],
-        marker=MARKERS[index],
-        markersize=4,
-        linestyle="none",
-        elinewidth=1,
-        capsize=2,
-        label=label,
-    )

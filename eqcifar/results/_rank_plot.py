@@ -8,6 +8,7 @@ from ..figures import (
     MARKERS,
     add_legend,
     add_title,
+    draw_intervals,
     figure_style,
     new_figure,
     set_log,
@@ -15,7 +16,6 @@ from ..figures import (
 from ._rank import TARGETS, Ranged, Ranked, Ranking
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 _SPLITS = "train", "test", "val"
@@ -63,10 +63,14 @@ def _draw_taus(rows: Sequence[Ranked], ranking: Ranking, title: str) -> "Figure"
         for index, split in enumerate(_SPLITS):
             part = [row for row in rows if row.split == split]
             shift = 0.16 * (0.5 - index)
-            _points(
+            found = [getattr(row, kind) for row in part]
+            heights = [names.index(row.measure) + shift for row in part]
+            draw_intervals(
                 axes,
-                [getattr(row, kind) for row in part],
-                [names.index(row.measure) + shift for row in part],
+                (
+                    (each.value, each.low, each.high, height)
+                    for each, height in zip(found, heights, strict=True)
+                ),
                 index,
                 f"measured on {split} images" if axes is left else "",
             )
@@ -88,34 +92,6 @@ def _draw_taus(rows: Sequence[Ranked], ranking: Ranking, title: str) -> "Figure"
 
 def _size(ranged: Ranged) -> float:
     return -1.0 if math.isnan(ranged.value) else ranged.value
-
-
-def _points(
-    axes: "Axes",
-    values: Sequence[Ranged],
-    heights: Sequence[float],
-    index: int,
-    label: str,
-):
-    known = [(r, y) for r, y in zip(values, heights, strict=True) if r.value == r.value]
-    if not known:
-        return
-    x = [r.value for r, _ in known]
-    ends = [(0.0 if r.low != r.low else r.value - r.low) for r, _ in known]
-    tops = [(0.0 if r.high != r.high else r.high - r.value) for r, _ in known]
-    axes.errorbar(
-        x,
-        [y for _, y in known],
-        # An interval is about the spread of draws, and may begin beyond the value.
-        xerr=[[max(e, 0.0) for e in ends], [max(e, 0.0) for e in tops]],
-        color=COLOURS[index],
-        marker=MARKERS[index],
-        markersize=4,
-        linestyle="none",
-        elinewidth=1,
-        capsize=2,
-        label=label,
-    )
 
 
 def _draw_regrets(ranking: Ranking, title: str) -> "Figure":

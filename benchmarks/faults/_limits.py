@@ -26,8 +26,7 @@ def full_disk(place: Path, tries: int, rng: Random) -> Iterator[list[Outcome]]:
             worker = subject.start(place / f"w{k}", out)
             code = worker.wait()
             found = Outcome(line=worker.line)
-            lines = [line for line in worker.errors.splitlines() if line.strip()]
-            if code != 1 or len(lines) != 1:
+            if code != 1 or len(worker.lines) != 1:
                 found.lost = f"{size} KB: exit code {code}: {worker.errors[-200:]}"
             mount(out, "remount,size=10m")
             again = subject.start(place / f"w{k}", out)
@@ -51,8 +50,8 @@ def little_memory(*options: object) -> Attempt:
             worker = Worker(place / f"w{k}", *command, prepare=prepare)
             code = worker.wait()
             found = Outcome(seconds=worker.age, line=worker.line)
-            lines = [line for line in worker.errors.splitlines() if line.strip()]
-            if code not in (1, 2) or len(lines) != 1 or "lower" not in found.line:
+            told = len(worker.lines) == 1 and "lower" in found.line
+            if code not in (1, 2) or not told:
                 found.lost = f"{room:.2f} GB: exit code {code}: {worker.errors[-300:]}"
             yield [found]
 

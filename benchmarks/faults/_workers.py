@@ -96,8 +96,12 @@ class Worker:
     @property
     def line(self) -> str:
         """The last line that tells why it ended."""
-        told = [line for line in self.errors.splitlines() if line.strip()]
-        return told[-1] if told else ""
+        return self.lines[-1] if self.lines else ""
+
+    @property
+    def lines(self) -> list[str]:
+        """The lines that it has told on stderr, but empty ones."""
+        return [line for line in self.errors.splitlines() if line.strip()]
 
     @property
     def age(self) -> float:

@@ -72,6 +72,12 @@ def _store(basis: Array, at: Array, vector: Array) -> Array:
     return basis.at[at].set(vector)
 
 
+def _with_room(basis: Array, used: int, most: int) -> Array:
+    """The same with zero rows at the end, if all are used and it may have more."""
+    more = min(_BLOCK, most - used) if used == len(basis) else 0
+    return jnp.pad(basis, ((0, more), (0, 0))) if more else basis
+
+
 @jax.jit
 def _orthogonalise(basis: Array, vector: Array) -> Array:
     # Twice is enough (Kahan and Parlett): unused rows are zero.
@@ -124,9 +130,7 @@ def lanczos(
     alphas, betas = [], []
     values, bounds, pairs = np.zeros(0), np.zeros(0), np.zeros((0, 0))
     for step in range(steps):
-        if fixed + step == len(basis):
-            more = min(_BLOCK, steps - step)
-            basis = jnp.pad(basis, ((0, more), (0, 0)))
+        basis = _with_room(basis, fixed + step, fixed + steps)
         basis = _store(basis, jnp.asarray(fixed + step), vector)
         found = piece(before + step, advance)
         alphas.append(float(found["alpha"]))
@@ -369,6 +373,40 @@ def _search(
     return dataclasses.replace(so, complete=len(basis) == operator.size)
 
 
+@jax.jit
+def _form(space: Array, images: Array) -> Array:
+    with jax.default_matmul_precision("highest"):
+        return space @ images.T
+
+
+@jax.jit
+def _ritz(
+    space: Array, images: Array, chosen: Array, values: Array
+) -> tuple[Array, Array, Array]:
+    """Ritz vectors, their residuals, and the residuals' lengths."""
+    with jax.default_matmul_precision("highest"):
+        vectors = chosen @ space
+        residuals = chosen @ images - values[:, None] * vectors
+    return vectors, residuals, jnp.linalg.norm(residuals, axis=1)
+
+
+@jax.jit
+def _correction(axes: Array, gaps: Array, residual: Array, vector: Array) -> Array:
+    """Solve M t = -residual for t orthogonal to the vector (Jacobi), at unit length.
+
+    M has the `gaps` along the orthonormal `axes`, and the last of them elsewhere.
+    """
+
+    def solve(x: Array) -> Array:
+        along = axes @ x
+        return axes.T @ (along / gaps[:-1]) + (x - axes.T @ along) / gaps[-1]
+
+    with jax.default_matmul_precision("highest"):
+        a, b = solve(residual), solve(vector)
+        step = b * (vector @ a) / (vector @ b) - a
+        return step / jnp.linalg.norm(step)
+
+
 def _refine(
     operator: Operator,
     near: Eigen,
@@ -384,50 +422,43 @@ def _refine(
     steps = min(steps, max(int(memory / each - len(near.others)) // 2, 2 * count))
     theta = np.concatenate([near.values, near.others])
     axes = jnp.concatenate([near.vectors, near.directions])
-
-    def correct(residual: Array, vector: Array, value: float) -> Array:
-        """Solve (M - value) t = -residual for t orthogonal to the vector (Jacobi).
-
-        M is the matrix nearby as far as it is known, and 0 elsewhere.
-        """
-        floor = 1e-3 * max(float(np.abs(theta).max()), abs(value))
-        gaps = np.append(theta, 0.0) - value
-        gaps = np.where(np.abs(gaps) < floor, -floor, gaps)
-
-        def solve(x: Array) -> Array:
-            along = axes @ x
-            return axes.T @ (along / jnp.asarray(gaps[:-1], x.dtype)) + (
-                x - axes.T @ along
-            ) / float(gaps[-1])
-
-        a, b = solve(residual), solve(vector)
-        return b * (vector @ a) / (vector @ b) - a
-
-    space, images = near.vectors[:count], near.vectors[:0]
+    vectors = near.vectors[:count]
+    space = _with_room(vectors, count, steps)
+    images, done = jnp.zeros_like(space), 0
     while True:
-        done = len(images)
         product = piece(done, lambda v=space[done]: {"product": operator(v)})
-        images = jnp.concatenate([images, jnp.asarray(product["product"])[None]])
-        if len(images) < count:
+        images = _store(images, jnp.asarray(done), jnp.asarray(product["product"]))
+        done += 1
+        if done < count:
             continue
-        with jax.default_matmul_precision("highest"):
-            form = np.asarray(space @ images.T, dtype=np.float64)
-            if not np.isfinite(form).all():
-                raise RunError("the operator returned a value that is not finite")
-            every, pairs = np.linalg.eigh((form + form.T) / 2)
-            at = np.argsort(-rank(every), kind="stable")[:count]
-            values, chosen = every[at], jnp.asarray(pairs[:, at].T, operator.dtype)
-            vectors, scaled = chosen @ space, jnp.asarray(values, operator.dtype)
-            residuals = chosen @ images - scaled[:, None] * vectors
-            bounds = np.asarray(jnp.linalg.norm(residuals, axis=1))
-            late = np.flatnonzero(bounds > rtol * np.abs(every).max())
-            if len(late) == 0 or len(images) == steps:
-                break
-            k = late[0]
-            next_one = correct(residuals[k], vectors[k], float(values[k]))
-        next_one = _orthogonalise(space, next_one / jnp.linalg.norm(next_one))
-        next_one = next_one / jnp.linalg.norm(next_one)
-        space = jnp.concatenate([space, _orthogonalise(space, next_one)[None]])
+        form = np.asarray(_form(space, images), dtype=np.float64)[:done, :done]
+        if not np.isfinite(form).all():
+            raise RunError("the operator returned a value that is not finite")
+        every, pairs = np.linalg.eigh((form + form.T) / 2)
+        at = np.argsort(-rank(every), kind="stable")[:count]
+        values, chosen = every[at], np.zeros((count, len(space)))
+        chosen[:, :done] = pairs[:, at].T
+        vectors, residuals, lengths = _ritz(
+            space,
+            images,
+            jnp.asarray(chosen, operator.dtype),
+            jnp.asarray(values, operator.dtype),
+        )
+        bounds = np.asarray(lengths)
+        late = np.flatnonzero(bounds > rtol * np.abs(every).max())
+        if len(late) == 0 or done == steps:
+            break
+        k = late[0]
+        # The matrix nearby as far as it is known, and 0 elsewhere, less the value.
+        floor = 1e-3 * max(float(np.abs(theta).max()), abs(values[k]))
+        gaps = np.append(theta, 0.0) - values[k]
+        gaps = np.where(np.abs(gaps) < floor, -floor, gaps)
+        space, images = (_with_room(x, done, steps) for x in (space, images))
+        step = _correction(
+            axes, jnp.asarray(gaps, operator.dtype), residuals[k], vectors[k]
+        )
+        step = _orthogonalise(space, _orthogonalise(space, step))
+        space = _store(space, jnp.asarray(done), step / jnp.linalg.norm(step))
     rows = jnp.concatenate([vectors, near.directions])
     directions = jnp.linalg.qr(rows.T)[0].T[count:]
     # Those of few images are too large.
@@ -435,7 +466,7 @@ def _refine(
     complete = near.complete and len(late) == 0
     others = near.others / excess
     bounds = bounds + 10 * float(jnp.finfo(operator.dtype).eps) * np.abs(values)
-    return _Found(values, bounds, vectors, others, directions, complete, len(images))
+    return _Found(values, bounds, vectors, others, directions, complete, done)
 
 
 def spectral_density(

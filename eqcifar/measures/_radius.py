@@ -8,7 +8,8 @@ if TYPE_CHECKING:
     from ..sharpness import Measured, Task
 
 _RADIUS, _ADAPTIVE = 0.05, 0.5
-_CLIMBS = 24  # About the passes of `sam_sharpness`, of which a direction takes two.
+# Passes of `slope_of` and of `sam_sharpness`; a direction takes two.
+_SLOPE, _CLIMB = 4, 8
 
 
 def _compute(task: "Task") -> "Measured":
@@ -19,15 +20,19 @@ def _compute(task: "Task") -> "Measured":
         average_sharpness,
         page,
         sam_sharpness,
+        slope_of,
     )
 
     values: dict[str, Estimate] = {}
     probes = max(task.probes, 5)
-    each = _CLIMBS + 2 * probes
+    each = _CLIMB + 2 * probes
+    total = _SLOPE + 2 * each
+    with page("slope", total=total):
+        slope = slope_of(task.network, task.examples, task.loss)
     for step, adaptive in enumerate((False, True)):
         distance = _ADAPTIVE if adaptive else _RADIUS
-        end, before = "_adaptive" if adaptive else "", step * each
-        with page(f"sam{end}", before=before, total=2 * each):
+        end, before = "_adaptive" if adaptive else "", _SLOPE + step * each
+        with page(f"sam{end}", before=before, total=total):
             values[f"sam{end}"] = sam_sharpness(
                 task.network,
                 task.examples,
@@ -35,9 +40,10 @@ def _compute(task: "Task") -> "Measured":
                 radius=distance,
                 adaptive=adaptive,
                 target=task.target,
+                slope=slope,
             )
-        before += _CLIMBS
-        with page(f"average{end}", before=before, total=2 * each):
+        before += _CLIMB
+        with page(f"average{end}", before=before, total=total):
             values[f"average{end}"] = average_sharpness(
                 task.network,
                 task.examples,
@@ -46,6 +52,7 @@ def _compute(task: "Task") -> "Measured":
                 adaptive=adaptive,
                 probes=probes,
                 target=task.target,
+                losses=slope.losses,
                 key=task.key,
             )
     return Measured(values)

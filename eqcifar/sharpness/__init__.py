@@ -91,9 +91,11 @@ from ._probe_traces import (
     quadratic_forms as quadratic_forms,
 )
 from ._radius import (
+    Slope as Slope,
     average_sharpness as average_sharpness,
     loss_at as loss_at,
     sam_sharpness as sam_sharpness,
+    slope_of as slope_of,
 )
 from ._stochastic_trace import (
     frobenius as frobenius,

@@ -4,7 +4,8 @@ import dataclasses
 import itertools
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -21,7 +22,7 @@ from ._draw import cuts_of, estimate_fitted, is_sample
 from ._estimate import Estimate, Target, estimate_mean
 from ._examples import Batch, Examples, stream
 from ._network import Network, scaling
-from ._pieces import piece, tell, whole
+from ._pieces import page, piece, tell, whole
 from ._probe_traces import random_direction
 
 
@@ -75,6 +76,31 @@ def _norm(tree: PyTree) -> float:
     return math.sqrt(sum(float(jnp.vdot(x, x)) for x in jax.tree.leaves(tree)))
 
 
+@dataclasses.dataclass(frozen=True)
+class Slope:
+    """Where the loss starts to rise from, and whither; of `slope_of`.
+
+    - `losses`: each image's.
+    - `gradients`: of the sum over each group of `cuts_of` the images, flat.
+    """
+
+    losses: Float[np.ndarray, " examples"]
+    gradients: list[Float[np.ndarray, " size"]]
+
+
+def slope_of(network: Network, examples: Examples, loss: AnyLoss) -> Slope:
+    """Pass over all images once for what `sam_sharpness` and others begin with."""
+    loss = get_loss(loss)
+    groups = cuts_of(network, examples).groups(examples)
+    gradients = []
+    for number, some in enumerate(groups):
+        one = partial(_gradient_over, network, some, loss, network.params)
+        gradients.append(piece(number, lambda one=one: {"gradient": one()})["gradient"])
+        tell(number + 1, len(groups) + 1)
+    begin = partial(loss_at, network, examples, loss, network.params)
+    return Slope(piece(len(groups), begin)["loss"], gradients)
+
+
 def sam_sharpness(
     network: Network,
     examples: Examples,
@@ -84,6 +110,7 @@ def sam_sharpness(
     adaptive: bool = False,
     steps: int = 1,
     target: Target = "split",
+    slope: Slope | None = None,
 ) -> Estimate:
     """Estimate L(theta + delta) - L(theta) for a worst-case delta of norm `radius`.
 
@@ -98,7 +125,8 @@ def sam_sharpness(
     see `estimate_fitted`, whose halves have directions of their own. Where the gradient
     is small beside its spread over images, as after training, they show the bias in
     part alone: 95 % intervals hold the value over all images in 85 to 100 % of draws
-    (`benchmarks/coverage_fitted.py`).
+    (`benchmarks/coverage_fitted.py`). `slope` is `slope_of` these very images, if it is
+    known.
     """
     loss = get_loss(loss)
     if not radius > 0:
@@ -107,10 +135,13 @@ def sam_sharpness(
         raise UsageError("the worst direction takes at least one step")
     begin = time.perf_counter()
 
+    if slope is None:
+        with page("slope"):
+            slope = slope_of(network, examples, loss)
+    climbs = partial(_climbs, network, examples, loss, slope, radius, adaptive, steps)
+
     def climb() -> dict[str, np.ndarray]:
-        rises, *halves = _climbs(
-            network, examples, loss, radius, adaptive, steps, target
-        )
+        rises, *halves = climbs(is_sample(examples, target))
         return {"rises": rises, "halves": np.asarray([half.mean() for half in halves])}
 
     climbed = whole(climb)
@@ -131,47 +162,39 @@ def _climbs(
     network: Network,
     examples: Examples,
     loss: Loss,
+    slope: Slope,
     radius: float,
     adaptive: bool,
     steps: int,
-    target: Target,
+    of_halves: bool,
 ) -> list[Float[np.ndarray, " images"]]:
     """Each image's rise, where their mean is the largest: of all, then of halves."""
-    cuts, numbers = cuts_of(network, examples), itertools.count()
-    groups = cuts.groups(examples)
-    sides = [np.ones(len(groups), bool)]
-    if is_sample(examples, target):
+    cuts = cuts_of(network, examples)
+    sides = [np.ones(len(slope.gradients), bool)]
+    if of_halves:
         sides += [side for both in cuts.sides for side in both]
-    work = len(groups) + 1 + len(sides)
-
-    def kept(find: Callable[[], Array | np.ndarray]) -> np.ndarray:
-        number = next(numbers)
-        found = piece(number, lambda: {"found": find()})["found"]
-        tell(number + 1, work)
-        return found
-
-    # Once for each image, whatever the number of cuts.
-    gradients = [
-        kept(lambda some=some: _gradient_over(network, some, loss, network.params))
-        for some in groups
-    ]
-    start = kept(lambda: loss_at(network, examples, loss, network.params)["loss"])
     unravel = ravel_pytree(network.params)[1]
 
     def climb(side: Bool[np.ndarray, " groups"]) -> np.ndarray:
         some, rises = cuts.half(examples, side), []
-        before = start[cuts.members(side)]
-        slope = np.stack(gradients)[side].sum(axis=0)
+        before = slope.losses[cuts.members(side)]
+        chosen = itertools.compress(slope.gradients, side)
+        gradient = np.add.reduce(list(chosen))
         for step in range(steps):
-            ascent = unravel(jnp.asarray(slope))
+            ascent = unravel(jnp.asarray(gradient))
             delta = perturbation(network.params, ascent, radius, adaptive=adaptive)
             params = _move(network.params, delta, jnp.asarray(1.0))
             rises.append(loss_at(network, some, loss, params)["loss"] - before)
             if step < steps - 1:
-                slope = _gradient_over(network, some, loss, params)
+                gradient = _gradient_over(network, some, loss, params)
         return max(rises, key=np.mean)
 
-    return [kept(lambda side=side: climb(side)) for side in sides]
+    found = []
+    for number, side in enumerate(sides):
+        one = piece(number, lambda side=side: {"found": climb(side)})
+        found.append(one["found"])
+        tell(number + 1, len(sides))
+    return found
 
 
 def rises_at(
@@ -202,6 +225,7 @@ def average_sharpness(
     adaptive: bool = False,
     probes: int,
     target: Target = "split",
+    losses: Float[np.ndarray, " examples"] | None = None,
     key: PRNGKeyArray,
 ) -> Estimate:
     """Estimate E[L(theta + D u) - L(theta)] for u uniform on the sphere of `radius`.
@@ -209,7 +233,8 @@ def average_sharpness(
     Each direction is used with both signs, which removes the odd orders. As the radius
     goes to 0 this is radius^2 tr(D H D) / (2 P) plus what kinks add. D as in
     `sam_sharpness`. The examples share their directions: from 5 of them, 95 % intervals
-    hold the value in 68 to 96 % of draws (`benchmarks/coverage_fitted.py`).
+    hold the value in 68 to 96 % of draws (`benchmarks/coverage_fitted.py`). `losses`
+    are the images', if they are known.
     """
     loss = get_loss(loss)
     if probes < 2:
@@ -222,7 +247,8 @@ def average_sharpness(
     def at(params: PyTree) -> np.ndarray:
         return loss_at(network, examples, loss, params)["loss"]
 
-    start = piece(-1, lambda: {"loss": at(network.params)})["loss"]
+    if losses is None:
+        losses = piece(-1, lambda: {"loss": at(network.params)})["loss"]
 
     def rise(m: int) -> dict[str, np.ndarray]:
         draw = random_direction(jax.random.fold_in(key, m), network.params, "normal")
@@ -232,7 +258,7 @@ def average_sharpness(
             at(_move(network.params, direction, jnp.asarray(sign * amount)))
             for sign in (1.0, -1.0)
         ]
-        return {"rise": np.mean(ends, axis=0) - start}
+        return {"rise": np.mean(ends, axis=0) - losses}
 
     rises = []
     for m in range(probes):

@@ -188,8 +188,9 @@ class Task:
                 np.asarray([len(part) / len(self.examples) for part in parts]),
                 count,
                 steps=steps,
-                rtol=self.rtol or 1e-3,
-                # Of a sample, rounding is nothing beside the error of the draw.
+                # Of a sample, these are nothing beside the error of the draw: a value's
+                # own error goes with the square of the residual.
+                rtol=self.rtol or (1e-2 if self.is_sample else 1e-3),
                 precise=not self.is_sample,
                 basis_memory=self.basis,
                 work=(before, total or before + self.work_to(count)),

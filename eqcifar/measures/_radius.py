@@ -8,8 +8,8 @@ if TYPE_CHECKING:
     from ..sharpness import Measured, Task
 
 _RADIUS, _ADAPTIVE = 0.05, 0.5
-# Passes of `slope_of` and of `sam_sharpness`; a direction takes two.
-_SLOPE, _CLIMB = 4, 8
+# About the half passes that `slope_of` and `sam_sharpness` take and tell of.
+_SLOPE, _CLIMB = 9, 15
 
 
 def _compute(task: "Task") -> "Measured":
@@ -25,7 +25,7 @@ def _compute(task: "Task") -> "Measured":
 
     values: dict[str, Estimate] = {}
     probes = max(task.probes, 5)
-    each = _CLIMB + 2 * probes
+    each = _CLIMB + 4 * probes
     total = _SLOPE + 2 * each
     with page("slope", total=total):
         slope = slope_of(task.network, task.examples, task.loss)

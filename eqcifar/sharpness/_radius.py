@@ -263,7 +263,7 @@ def average_sharpness(
     rises = []
     for m in range(probes):
         rises.append(piece(m, lambda m=m: rise(m))["rise"])
-        tell(2 * (m + 1), 2 * probes)
+        tell(4 * (m + 1), 4 * probes)
     return estimate_mean(
         np.stack(rises, axis=1),
         groups=np.zeros(len(examples), int),

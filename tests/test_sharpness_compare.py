@@ -1,5 +1,7 @@
 """Comparisons, finite radii, landscapes and the original's columns."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -125,6 +127,22 @@ def test_sam_moves_to_the_worst_point_on_the_sphere(x64, pair):
     close(sharpness.sam_sharpness(net, first, "ce", radius=0.1).value, rise)
     more = sharpness.sam_sharpness(net, first, "ce", radius=0.1, steps=3)
     assert more.value >= rise
+
+
+def test_what_rises_begin_with_can_be_shared(x64, pair):
+    net, first, *_ = pair
+    slope = sharpness.slope_of(net, first, "ce")
+    for adaptive in (False, True):
+        find = partial(sharpness.sam_sharpness, net, first, "ce", adaptive=adaptive)
+        assert find(slope=slope).value == find().value
+        find = partial(
+            sharpness.average_sharpness,
+            *(net, first, "ce"),
+            adaptive=adaptive,
+            probes=2,
+            key=KEY,
+        )
+        assert find(losses=slope.losses).value == find().value
 
 
 def test_landscapes_are_the_loss_on_a_grid(x64, pair):

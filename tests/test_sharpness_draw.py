@@ -82,7 +82,8 @@ def test_eigenvalues_of_a_sample(x64, relu, kind):
         terms = np.einsum("p,ipq,q->i", *(vectors[:, k], each, vectors[:, k]))
         value, error = expected(values[k], terms[sample.order], halves[..., k])
         estimate = got[f"{name}_{k + 1}"]
-        close(estimate.value + estimate.bias, values[k], 1e-5)
+        # Where Lanczos stops is nothing beside the error of the draw.
+        assert abs(estimate.value + estimate.bias - values[k]) < 0.01 * error
         # Halves' eigenvalues are found near those of all, by one product.
         assert abs(estimate.value - value) < 0.3 * error
         close(estimate.standard_error, error, 0.2)

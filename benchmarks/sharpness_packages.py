@@ -227,7 +227,7 @@ def main(argv: list[str]):
     options.add_argument("--data-name", default="CIFAR-10 (JPEG copy)")
     options.add_argument("--images", type=int, default=32)
     options.add_argument("--goal", type=float, default=0.25, help="standard error")
-    options.add_argument("--runs", type=int, default=1)
+    options.add_argument("--runs", type=int, default=2)
     options.add_argument("--steps", type=int, default=30)
     options.add_argument("--products", default="resnet18:32", help="or nothing")
     options.add_argument("--rounds", type=int, default=5)

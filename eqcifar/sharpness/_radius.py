@@ -5,7 +5,7 @@ import itertools
 import math
 import time
 from collections.abc import Sequence
-from functools import partial
+from functools import partial, reduce
 
 import jax
 import jax.numpy as jnp
@@ -134,14 +134,15 @@ def sam_sharpness(
     if steps < 1:
         raise UsageError("the worst direction takes at least one step")
     begin = time.perf_counter()
-
     if slope is None:
         with page("slope"):
             slope = slope_of(network, examples, loss)
-    climbs = partial(_climbs, network, examples, loss, slope, radius, adaptive, steps)
+    of_halves = is_sample(examples, target)
 
     def climb() -> dict[str, np.ndarray]:
-        rises, *halves = climbs(is_sample(examples, target))
+        rises, *halves = _climbs(
+            network, examples, loss, slope, radius, adaptive, steps, of_halves
+        )
         return {"rises": rises, "halves": np.asarray([half.mean() for half in halves])}
 
     climbed = whole(climb)
@@ -178,8 +179,7 @@ def _climbs(
     def climb(side: Bool[np.ndarray, " groups"]) -> np.ndarray:
         some, rises = cuts.half(examples, side), []
         before = slope.losses[cuts.members(side)]
-        chosen = itertools.compress(slope.gradients, side)
-        gradient = np.add.reduce(list(chosen))
+        gradient = reduce(np.add, itertools.compress(slope.gradients, side))
         for step in range(steps):
             ascent = unravel(jnp.asarray(gradient))
             delta = perturbation(network.params, ascent, radius, adaptive=adaptive)

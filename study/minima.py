@@ -9,6 +9,7 @@ Images of each split: --samples N. Tables and pages elsewhere: --to FOLDER.
 """
 
 import argparse
+import itertools
 import json
 import sys
 from collections.abc import Sequence
@@ -37,10 +38,11 @@ from .minima_rows import ENDS, FIELDS, ranked
 
 SAMPLES = 500
 MEASURES = (
-    *("trace", "ntk", "unit", "lmax", "radius", "m_sharpness"),
-    *("margins", "fisher_rao", "flatness", "pac_bayes"),
+    *("trace", "ntk", "unit", "lmax", "radius", "margins", "fisher_rao", "flatness"),
     *("norms", "path", "distance"),
 )
+# As dear as all others together, and only what training images tell of them is ranked.
+DEAR = "m_sharpness", "pac_bayes"
 # Cheap ones, which halves of the images tell apart from the error of their draw.
 HALVED = "trace", "ntk", "unit", "lmax", "margins", "fisher_rao"
 SPLITS = {"train": "", "test": "_te"}
@@ -83,10 +85,13 @@ def chosen_runs(root: str, part: str) -> list[Run]:
 
 
 def measure(root: str, part: str, samples: int):
-    """Measure each run on train and test as `eqcifar sharpness` does."""
+    """Measure each run as `eqcifar sharpness` does, the dear measures last."""
     failed, runs = False, chosen_runs(root, part)
     options = SharpnessOptions(samples=samples)
-    for outcome in measure_runs(runs, MEASURES, SPLITS, options):
+    for outcome in itertools.chain(
+        measure_runs(runs, MEASURES, SPLITS, options),
+        measure_runs(runs, DEAR, ["train"], options),
+    ):
         print(outcome.state, outcome.path.parent.name, outcome.path.name, end=" ")
         print(outcome.message or f"{outcome.seconds:.0f} s", flush=True)
         failed |= outcome.state == "failed"

@@ -4,6 +4,7 @@ import ast
 import dataclasses
 import json
 import os
+import re
 import tomllib
 from collections.abc import Iterable
 from pathlib import Path
@@ -518,6 +519,30 @@ class SharpnessOptions(MeasurementOptions):
     batch_statistics: bool = option(
         False, "Normalise by the batch, as in training; not for ntk, unit, gram."
     )
+    only: str = option(
+        "",
+        "Of these parameters alone, the others held fixed: a pattern of their names, "
+        "such as 'blocks.3.*'; several with commas.",
+        metavar="NAMES",
+    )
+
+    @property
+    def patterns(self) -> tuple[str, ...]:
+        """Those of the names of parameters; none for all."""
+        return tuple(name.strip() for name in self.only.split(",") if name.strip())
+
+    @property
+    def of_what(self) -> str:
+        """What tables and pictures add to the name of a network."""
+        return f", only {', '.join(self.patterns)}" if self.patterns else ""
+
+    def __post_init__(self):
+        super().__post_init__()
+        if not re.fullmatch(r"[\w.*?\[\]!, -]*", self.only):
+            raise UsageError(
+                f"only = {self.only!r}: must be names of parameters, with * for any "
+                "letters"
+            )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from eqcifar import data, measurements, models, runs, sharpness, storage
+from eqcifar import data, measurements, models, results, runs, sharpness, storage
 from eqcifar.fields import format_estimate
 from eqcifar.storage._growing_table import read_wide
 from eqcifar.training import TrainState
@@ -76,6 +76,26 @@ def test_a_table_a_row_and_the_same_numbers_as_json(trained):
     assert math.fsum(row["value"] for row in layers) == pytest.approx(trace["value"])
 
 
+def test_some_parameters_alone_have_columns_of_their_own(trained):
+    command = "sharpness", trained, "--measures", "trace", *QUICK
+    whole = json.loads(run_cli(*command, "--json").stdout)
+    layers = whole["splits"]["train"]["tables"]["layers"]
+    names = "classifier.weight", "stem.weight"
+    result = run_cli(*command, "--only", " , ".join(names), "--json")
+    assert result.exit_code == 0, result.stderr
+    part = json.loads(result.stdout)["splits"]["train"]["values"]
+    shares = [row["value"] for row in layers if row["name"] in names]
+    assert part["tr_ggn"]["value"] == pytest.approx(sum(shares))
+    row = read_wide(trained / "sharpness.tsv")[-1]
+    assert float(row[f"tr_ggn@{','.join(names)}"]) == part["tr_ggn"]["value"]
+    assert "tr_ggn" not in row or not row["tr_ggn"]
+    assert "only stem.weight" in run_cli(*command, "--only", "stem.weight").stdout
+    (record,) = results.read_records(trained)
+    total = whole["splits"]["train"]["values"]["tr_ggn"]["value"]
+    assert record.values["tr_ggn"] == total
+    assert 0 < record.values["tr_ggn@stem.weight"] < total
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -112,6 +132,13 @@ def test_a_table_a_row_and_the_same_numbers_as_json(trained):
             "couple the examples, so ntk cannot",
         ),
         (("--convention", "original", "--samples", 8), "measures whole splits"),
+        (("--convention", "original", "--only", "stem.*"), "leave out --only"),
+        (("--only", "stam.weight"), "did you mean 'stem.weight'?"),
+        (("--only", "stem;x"), "must be names of parameters, with * for any letters"),
+        (
+            ("--only", "stem.*", "--measures", "path,trace"),
+            "path cannot be measured of some parameters",
+        ),
         (("--devices", 99), "99 devices asked for"),
     ],
 )

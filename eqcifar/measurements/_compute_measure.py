@@ -128,7 +128,7 @@ def measure_examples(
 
 
 def check_mode(measures: Iterable[str], options: SharpnessOptions):
-    """Refuse measures of single images where a batch couples them.
+    """Refuse measures that make no sense with the options.
 
     **Raises:**
 
@@ -139,4 +139,10 @@ def check_mode(measures: Iterable[str], options: SharpnessOptions):
         raise UsageError(
             f"batch statistics couple the examples, so {', '.join(refused)} cannot be "
             "measured with them: leave out --batch-statistics or these measures"
+        )
+    refused = [name for name in measures if MEASURES[name].whole]
+    if options.patterns and refused:
+        raise UsageError(
+            f"{', '.join(refused)} cannot be measured of some parameters: leave out "
+            "--only or these measures"
         )

@@ -77,11 +77,10 @@ def measure(
     check_mode(chosen, wanted)
     mesh = make_mesh(devices)
     is_module = state is None or isinstance(state, eqx.nn.State)
-    by_batch = wanted.batch_statistics
     if is_module:
-        network = _module(model, state, by_batch)
+        network = _module(model, state, wanted)
     else:
-        network = _function(model, state, filters, by_batch)
+        network = _function(model, state, filters, wanted)
     examples = choose_examples(images, labels, prepare, wanted, mesh, split)
     _check(network, examples)
     rows: MutableMapping[str, Rows] = {}
@@ -98,8 +97,8 @@ def measure(
             report=partial(report, each),
         )
     name = name or getattr(model, "__name__", type(model).__name__)
-    mode = "each batch" if by_batch else "running statistics"
-    size = f"{network.size:,} parameters"
+    mode = "each batch" if wanted.batch_statistics else "running statistics"
+    size = f"{network.size:,} parameters{wanted.of_what}"
     return SharpnessTable(
         {split: found},
         wanted,
@@ -115,15 +114,20 @@ def _call_module(module: Any, x: Array, state: Any) -> Array:
     return module(x)
 
 
-def _module(model: Any, state: eqx.nn.State | None, by_batch: bool) -> Network:
+def _module(
+    model: Any, state: eqx.nn.State | None, wanted: SharpnessOptions
+) -> Network:
+    how = {"batch_statistics": wanted.batch_statistics, "only": wanted.patterns}
     if state is None:
-        empty = eqx.nn.State(model)
-        return Network(model, empty, call=_call_module, batch_statistics=by_batch)
-    return Network(model, state, batch_statistics=by_batch)
+        return Network(model, eqx.nn.State(model), call=_call_module, **how)
+    return Network(model, state, **how)
 
 
 def _function(
-    function: Callable[..., Array], params: PyTree, filters: int, by_batch: bool
+    function: Callable[..., Array],
+    params: PyTree,
+    filters: int,
+    wanted: SharpnessOptions,
 ) -> Network:
     """A function of parameters, whose filters the network has on the first axis."""
 
@@ -135,7 +139,13 @@ def _function(
 
     params = jax.tree.map(lambda w: moved(jnp.asarray(w), filters, 0), params)
     empty = eqx.nn.State(params)
-    return Network(params, empty, call=call, batch_statistics=by_batch)
+    return Network(
+        params,
+        empty,
+        call=call,
+        batch_statistics=wanted.batch_statistics,
+        only=wanted.patterns,
+    )
 
 
 def _check(network: Network, examples: Examples):
@@ -152,8 +162,9 @@ def _check(network: Network, examples: Examples):
             f"labels are {labels.dtype} {list(labels.shape)}: give a whole number for "
             "each image"
         )
-    model = eqx.combine(network.params, network.static)
-    apply = jax.vmap(lambda x: network.call(model, x, network.state), axis_name="batch")
+    apply = jax.vmap(
+        lambda x: network.call(network.model, x, network.state), axis_name="batch"
+    )
     try:
         logits = eqx.filter_eval_shape(apply, images)
     except (TypeError, ValueError, AttributeError) as error:

@@ -124,8 +124,9 @@ def measures_table(
         options,
         trained.loss(options),
         sizes={split: len(each) for split, each in dataset.splits.items()},
-        title=f"{trained.path}: {config.arch}",
-        network=f"{config.arch}, width {config.width:g}, seed {config.seed}",
+        title=f"{trained.path}: {config.arch}{options.of_what}",
+        network=f"{config.arch}, width {config.width:g}, seed {config.seed}"
+        f"{options.of_what}",
         data=(dataset.title, os.path.basename(name) if os.path.isabs(name) else name),
         mode=mode,
         remarks=remarks,

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import equinox as eqx
+import jax
 from jax.sharding import Mesh
 
 from .. import data, sharpness
@@ -82,7 +83,10 @@ class MeasuredNetwork:
                 "network in inference mode"
             )
         return Network(
-            self.model, self.state, batch_statistics=options.batch_statistics
+            self.model,
+            self.state,
+            batch_statistics=options.batch_statistics,
+            only=options.patterns,
         )
 
     def start(self) -> tuple[Any, Any]:
@@ -110,7 +114,13 @@ class MeasuredNetwork:
         if self.imported:
             return math.nan
         network = self.network(options)
-        coefficients = l2_coefficients(network.params, self.config)
+        whole = eqx.filter(self.model, eqx.is_inexact_array)
+        coefficients = jax.tree.map(
+            lambda array, decay: None if array is None else decay,
+            network.params,
+            l2_coefficients(whole, self.config),
+            is_leaf=lambda array: array is None,
+        )
         return sharpness.penalty_trace(network, coefficients)
 
     def examples(self, split: str, options: SharpnessOptions, mesh: Mesh) -> Examples:

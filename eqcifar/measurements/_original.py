@@ -67,6 +67,8 @@ def measure_original(
         raise UsageError("the original measures whole splits: leave out --samples")
     if options.loss == "ce" or options.batch_statistics:
         raise UsageError("the original measures mse with running statistics")
+    if options.patterns:
+        raise UsageError("the original measures all parameters: leave out --only")
     options = dataclasses.replace(options, loss="mse", one_hot=True)
     what = f"original {original_devices}"
     work = Work(trained, options, what, devices=devices, warn=warn)

@@ -10,7 +10,9 @@ SUFFIXES = {"train": "", "test": "_te", "val": "_va"}
 def column_name(
     name: str, split: str, config: TrainConfig, options: SharpnessOptions
 ) -> str:
-    """The column of a number: what is not the run's own loss or mode is named.
+    """The column of a number: a loss or mode not the run's own is named.
+
+    So are the parameters, where others are held fixed.
 
     **Arguments:**
 
@@ -26,4 +28,6 @@ def column_name(
             name = f"{name}_onehot"
     if options.batch_statistics:
         name = f"{name}_trainmode"
+    if options.patterns:
+        name = f"{name}@{','.join(options.patterns)}"
     return name + SUFFIXES[split]

@@ -10,13 +10,12 @@ if TYPE_CHECKING:
 
 def _compute(task: "Task") -> "Measured":
     """Of folded layers; Nagarajan and Kolter (2019), https://arxiv.org/abs/1901.01672."""
-    import equinox as eqx
     import numpy as np
 
     from ..models import folded_weights
     from ..sharpness import Estimate, Measured
 
-    model = eqx.combine(task.network.params, task.network.static)
+    model = task.network.model
     before = folded_weights(*task.start())
     after = folded_weights(model, task.network.state)
     moves = [matrix - before[name] for name, matrix in after.items()]
@@ -35,5 +34,6 @@ DISTANCE = Measure(
         "spectral_distance": Column(f"sum of squared spectral norms of the move {_OF}"),
     },
     _compute,
+    whole=True,
     most_images=0,
 )

@@ -26,5 +26,6 @@ FISHER_RAO = Measure(
         )
     },
     _compute,
+    whole=True,
     per_image=True,
 )

@@ -26,5 +26,6 @@ FLATNESS = Measure(
         )
     },
     _compute,
+    whole=True,
     per_image=True,
 )

@@ -61,5 +61,6 @@ MARGINS = Measure(
         ),
     },
     _compute,
+    whole=True,
     per_image=True,
 )

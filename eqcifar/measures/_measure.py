@@ -52,6 +52,7 @@ class Measure:
         one share a pass over the images.
     - `per_image`: takes images one by one, which batch statistics couple.
     - `usual`: measured unless others are asked for.
+    - `whole`: of all parameters together, and not of some of them.
     - `most_images`: takes no more images than that, or as many as it is given.
     """
 
@@ -62,6 +63,7 @@ class Measure:
     output: "Output | None" = None
     per_image: bool = False
     usual: bool = False
+    whole: bool = False
     most_images: int | None = None
 
     def first_column(self, top: int) -> str:

@@ -10,13 +10,12 @@ if TYPE_CHECKING:
 
 def _compute(task: "Task") -> "Measured":
     """Of folded layers; Jiang et al. (2019), https://arxiv.org/abs/1912.02178, C.3."""
-    import equinox as eqx
     import numpy as np
 
     from ..models import folded_weights
     from ..sharpness import Estimate, Measured
 
-    model = eqx.combine(task.network.params, task.network.static)
+    model = task.network.model
     weights = folded_weights(model, task.network.state).values()
     frobenius = np.array([(matrix**2).sum() for matrix in weights])
     spectral = np.array([np.linalg.norm(matrix, 2) ** 2 for matrix in weights])
@@ -39,5 +38,6 @@ NORMS = Measure(
         "stable_rank": Column(f"sum over layers of ||W||_F² / ||W||_2² {_OF}"),
     },
     _compute,
+    whole=True,
     most_images=0,
 )

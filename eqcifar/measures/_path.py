@@ -10,12 +10,10 @@ if TYPE_CHECKING:
 
 def _compute(task: "Task") -> "Measured":
     """`eqcifar.models.log_path_norm`."""
-    import equinox as eqx
-
     from ..models import log_path_norm
     from ..sharpness import Estimate, Measured
 
-    model = eqx.combine(task.network.params, task.network.static)
+    model = task.network.model
     shape = task.examples.batch(0).images.shape[1:]
     value = log_path_norm(model, task.network.state, shape)
     return Measured({"log_path": Estimate(value)})
@@ -30,5 +28,6 @@ PATH = Measure(
         )
     },
     _compute,
+    whole=True,
     most_images=0,
 )

@@ -11,7 +11,7 @@ from ._records import Record
 SPLITS = {"": "train", "_te": "test", "_va": "val"}
 
 
-_HOW = rf"(_(?P<loss>{'|'.join(PARTS['loss'])}))?(_onehot)?(_trainmode)?"
+_HOW = rf"(_(?P<loss>{'|'.join(PARTS['loss'])}))?(_onehot)?(_trainmode)?(@\S+?)?"
 
 
 _COLUMN = re.compile(rf"(?P<name>.+?{_HOW})(?P<end>_te|_va)?")
@@ -26,7 +26,8 @@ class Column:
 
     - `name`: the column's, without the split.
     - `end`: that of the split, a key of `SPLITS`.
-    - `base`: the measure, without a loss, labels or mode that are not the run's own.
+    - `base`: the measure, without a loss, labels, mode or parameters that are not
+        the run's own.
     - `loss`: that loss, or empty.
     """
 

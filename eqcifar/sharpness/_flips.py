@@ -57,7 +57,7 @@ def flipped_directional(
 
 def sign_count(network: Network) -> int:
     """How many signs an example takes."""
-    return sum(_sizes(eqx.combine(network.params, network.static)))
+    return sum(_sizes(network.model))
 
 
 def can_flip(network: Network, images: Float[Array, "batch ..."]) -> bool:
@@ -143,8 +143,7 @@ def _sizes(model: Any) -> list[int]:
 
 def _moved(network: Network, vector: PyTree, t: Array, row: Array) -> Any:
     """The model at theta + t v_i."""
-    model = eqx.combine(network.params, network.static)
-    along = eqx.combine(vector, network.static)
+    model, along = network.model, network.along(vector)
     rows = jnp.split(row, np.cumsum(_sizes(model))[:-1])
 
     def move(node: Any, direction: Any, signs: Array) -> Any:

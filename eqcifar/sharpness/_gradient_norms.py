@@ -70,7 +70,7 @@ def gradient_norms(
     def logits_at(taken: list[Array]) -> Array:
         own = [x if tap else y for x, y, tap in zip(leaves, taken, tapped, strict=True)]
         model = eqx.combine(jax.tree.unflatten(treedef, own), network.static)
-        model = _tap(model, taken, tapped, scaled)
+        model = _tap(network, model, taken, tapped, scaled)
         return network.run(lambda: model, image[None])[0]
 
     logits, pull = jax.vjp(logits_at, taken)
@@ -112,12 +112,12 @@ def tappable(network: Network, images: Float[Array, "batch ..."]) -> Tapped:
     """
     leaves, treedef = jax.tree.flatten(network.params)
     slots = [jnp.zeros(1, x.dtype) for x in leaves]
-    model = eqx.combine(network.params, network.static)
-    weights = _weights(model)
+    weights = _weights(network)
 
     def logits(leaves: list[Array], slots: list[Array]) -> Array:
         model = eqx.combine(jax.tree.unflatten(treedef, leaves), network.static)
-        return network.run(lambda: _tap(model, slots, weights, ("plain",)), images[:1])
+        tapped = _tap(network, model, slots, weights, ("plain",))
+        return network.run(lambda: tapped, images[:1])
 
     jaxpr = jax.make_jaxpr(logits)(leaves, slots).jaxpr
     each = zip(
@@ -194,7 +194,7 @@ def _is_layer(node: Any) -> bool:
     return node.weight.ndim == 2 + spatial
 
 
-def _weights(model: PyTree) -> Tapped:
+def _weights(network: Network) -> Tapped:
     """For each parameter array, whether it is the weight of a layer known here."""
 
     def mark(node: Any) -> Any:
@@ -204,14 +204,21 @@ def _weights(model: PyTree) -> Tapped:
             eqx.tree_at(lambda x: x.weight, marks, True) if _is_layer(node) else marks
         )
 
-    return tuple(jax.tree.leaves(jax.tree.map(mark, model, is_leaf=_is_layer)))
+    marks = jax.tree.leaves(jax.tree.map(mark, network.model, is_leaf=_is_layer))
+    return tuple(itertools.compress(marks, network.are_params))
 
 
 def _tap(
-    model: PyTree, slots: Sequence[Array], tapped: Tapped, scaled: tuple[str, ...]
+    network: Network,
+    model: PyTree,
+    slots: Sequence[Array],
+    tapped: Tapped,
+    scaled: tuple[str, ...],
 ) -> PyTree:
     """Have each tapped layer leave its norms in its slot, as the slot's gradient."""
-    of_leaves = iter(zip(slots, tapped, strict=True))
+    own = zip(slots, tapped, strict=True)
+    fixed = jnp.zeros(()), False
+    of_leaves = (next(own) if param else fixed for param in network.are_params)
 
     def replace(node: Any) -> Any:
         count = len(jax.tree.leaves(eqx.filter(node, eqx.is_inexact_array)))

@@ -1,6 +1,7 @@
 """A trained model as a function of its parameters."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from fnmatch import fnmatchcase
 
 import equinox as eqx
 import jax
@@ -8,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PyTree
 
-from eqcifar.errors import UsageError
+from eqcifar.errors import UsageError, unknown
 from eqcifar.models import check_real
 from eqcifar.parallel import jit
 from eqcifar.sam import adaptive_scale
@@ -22,8 +23,8 @@ class Network(eqx.Module):
     """The map theta -> f_theta(x), with everything that is not trained held fixed.
 
     Statistics of normalisation layers are those in `state` (inference mode), there
-    is no dropout, and products use the highest matmul precision. Trainable are all
-    floating-point arrays of the model.
+    is no dropout, and products use the highest matmul precision. Parameters are all
+    floating-point arrays of the model, or some of them.
     """
 
     params: PyTree
@@ -39,6 +40,7 @@ class Network(eqx.Module):
         *,
         batch_statistics: bool = False,
         call: Callable[[PyTree, Array, eqx.nn.State], Array] = _call,
+        only: Sequence[str] = (),
     ):
         """Split a model into parameters and the rest.
 
@@ -50,10 +52,19 @@ class Network(eqx.Module):
             only the general path and matvecs are defined.
         - `call`: how else `(model, x, state)` makes logits; `model` may then be any
             PyTree.
+        - `only`: patterns of names in `leaves`, such as "blocks.3.*"; all other arrays
+            are held fixed, so that the Hessian is its block of these parameters.
+
+        **Raises:**
+
+        `UsageError` where there are no such parameters.
         """
         if not batch_statistics:
             model = eqx.nn.inference_mode(model)
         self.params, self.static = eqx.partition(model, eqx.is_inexact_array)
+        if only:
+            self.params, fixed = eqx.partition(self.params, _chosen(self.params, only))
+            self.static = eqx.combine(self.static, fixed)
         self.state = state
         self.batch_statistics = batch_statistics
         self.call = call
@@ -62,12 +73,26 @@ class Network(eqx.Module):
         check_real(self.params)
 
     @property
+    def model(self) -> PyTree:
+        """The whole model."""
+        return eqx.combine(self.params, self.static)
+
+    @property
     def leaves(self) -> tuple[str, ...]:
         """Names of the parameter arrays, in the order of the per-layer results."""
-        paths = jax.tree_util.tree_leaves_with_path(self.params)
-        return tuple(
-            jax.tree_util.keystr(path, simple=True, separator=".") for path, _ in paths
-        )
+        return _names(self.params)
+
+    @property
+    def are_params(self) -> tuple[bool, ...]:
+        """Whether each floating-point array of the model is one of the parameters."""
+        arrays = eqx.filter(self.model, eqx.is_inexact_array)
+        own = set(self.leaves)
+        return tuple(name in own for name in _names(arrays))
+
+    def along(self, vector: PyTree) -> PyTree:
+        """A vector in the shape of the whole model, 0 where that is held fixed."""
+        inexact, rest = eqx.partition(self.static, eqx.is_inexact_array)
+        return eqx.combine(vector, jax.tree.map(jnp.zeros_like, inexact), rest)
 
     @property
     def size(self) -> int:
@@ -110,6 +135,23 @@ class Network(eqx.Module):
     def classes(self, images: Float[Array, "batch ..."]) -> int:
         """Return the number of logits."""
         return eqx.filter_eval_shape(self, self.params, images).shape[1]
+
+
+def _names(arrays: PyTree) -> tuple[str, ...]:
+    paths = jax.tree_util.tree_leaves_with_path(arrays)
+    return tuple(
+        jax.tree_util.keystr(path, simple=True, separator=".") for path, _ in paths
+    )
+
+
+def _chosen(params: PyTree, only: Sequence[str]) -> PyTree:
+    """Which arrays have a name that is like one of the patterns."""
+    names = _names(params)
+    for pattern in only:
+        if not any(fnmatchcase(name, pattern) for name in names):
+            raise unknown("parameter", pattern, names)
+    like = [any(fnmatchcase(name, pattern) for pattern in only) for name in names]
+    return jax.tree.unflatten(jax.tree.structure(params), like)
 
 
 def scaling(params: PyTree, kind: str) -> PyTree:

@@ -7,13 +7,14 @@ INSTALLED := .venv/installed
 DEMO := results/demo
 
 .PHONY: help install format check test test-slow docs docs-serve demo study study-quick \
-	faults clean
+	study-original faults clean
 
 help:
 	@echo "make test       install into .venv, check style and types, build the manual, run the tests"
 	@echo "make test-slow  run the proofs that take long, with all of the compiler's optimisation"
 	@echo "make demo       install into .venv, train, evaluate and measure a small network on the CPU"
 	@echo "make study      train and measure what study/ is about, for hours; goes on where it stopped"
+	@echo "make study-original  train the networks of cifar_jax by its recipe, for hours on a GPU"
 	@echo "make study-quick  the same on four tiny networks and procedural images, in minutes"
 	@echo "make faults     kill, stop, starve and deceive runs for hours; Linux, as root"
 	@echo "make docs       build the manual into site/; docs-serve shows it while you write"
@@ -67,8 +68,8 @@ demo: $(INSTALLED)
 		--measures trace,ntk
 
 # Runs that are done are not trained or measured again.
-study: DATA ?= cifar10
-study: DATA100 ?= cifar100
+study study-original: DATA ?= cifar10
+study study-original: DATA100 ?= cifar100
 study: $(INSTALLED)
 	$(BIN)/eqcifar sweep --file study/sam.toml --dataset $(DATA) --out results/study
 	$(BIN)/python -m study.sam measure results/study
@@ -82,6 +83,12 @@ study: $(INSTALLED)
 	$(BIN)/python -m study.samples results/minima
 	$(BIN)/python -m study.minima collect results/minima
 	$(BIN)/python -m study.minima page
+
+# Networks and recipe of cifar_jax, for a GPU.
+study-original: $(INSTALLED)
+	$(BIN)/python -m study.original run results/original $(DATA100) $(DATA)
+	$(BIN)/python -m study.original collect results/original
+	$(BIN)/python -m study.original page
 
 # The same way on four tiny networks and procedural images, and no page of the manual.
 QUICK := results/study-quick

@@ -16,7 +16,7 @@ from eqcifar.config import (
 from eqcifar.errors import UsageError
 from eqcifar.fields import parse_values
 from eqcifar.options import Options, option
-from eqcifar_cli._options import Reader
+from eqcifar_cli._options import Reader, arguments
 from eqcifar_cli._run_options import RunOptions
 from eqcifar_cli._sharpness_options import Wanted
 
@@ -138,5 +138,5 @@ def test_a_part_of_a_configuration_stands_alone():
 
 def test_the_options_of_a_run_are_given_to_each_of_a_sweep():
     options = RunOptions(devices=2, remat=True, track=("wandb", "tensorboard"))
-    assert parse_options(RunOptions, *options.arguments())[0] == options
-    assert RunOptions().arguments() == []
+    assert parse_options(RunOptions, *arguments(options))[0] == options
+    assert arguments(RunOptions()) == []

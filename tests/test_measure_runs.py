@@ -75,6 +75,28 @@ def test_only_what_lacks_is_measured(folder):
     assert more.stdout.endswith("\n2 measured\n")
 
 
+def test_processes_share_runs_out(folder):
+    command = "sharpness", folder, "--measures", "ntk", *HOW
+    half = run_cli(*command, "--shard", "2/2")
+    assert half.stdout.endswith("\n1 measured\n")
+    assert [len(rows) for rows in rows_of(folder)] == [0, 1]
+    both = run_cli(*command, "--jobs", 3, "--json")
+    assert both.exit_code == 0, both.stderr
+    assert [each["state"] for each in json.loads(both.stdout)] == ["measured", "there"]
+    assert "[1/1] measured " in both.stderr
+    assert both.stderr.endswith("\n1 measured, 1 measured before\n")
+    first, second = rows_of(folder)
+    assert first[0].keys() == second[0].keys()
+    broken = storage.find_runs(folder)[0].path / "model.safetensors"
+    broken.write_bytes(b"no network")
+    failed = run_cli(*command, "--jobs", 2, "--samples", 10)
+    assert failed.exit_code == 1
+    assert failed.stdout.endswith("those that failed.\n")
+    one = run_cli("sharpness", storage.find_runs(folder)[0].path, "--jobs", 2)
+    assert one.exit_code == 2
+    assert "--jobs and --shard are for a folder of runs" in one.stderr
+
+
 def test_a_run_that_fails_is_named_and_the_others_go_on(folder):
     first, second = storage.find_runs(folder)
     (first.path / "model.safetensors").write_bytes(b"no network")

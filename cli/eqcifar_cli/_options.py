@@ -128,6 +128,21 @@ def flag_of(name: str) -> str:
     return f"--{name.replace('_', '-')}"
 
 
+def arguments(options: Options) -> list[str]:
+    """The arguments of a command line that mean the same, without defaults."""
+    words: list[str] = []
+    for field in dataclasses.fields(options):
+        value: Any = getattr(options, field.name)
+        if value == field.default:
+            continue
+        if isinstance(value, bool):
+            words.append(flag_of(field.name))
+            continue
+        for each in value if isinstance(value, tuple) else [value]:
+            words += [flag_of(field.name), str(each)]
+    return words
+
+
 def _complete_arch(incomplete: str) -> list[str]:
     from eqcifar import models
 

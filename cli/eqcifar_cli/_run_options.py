@@ -1,12 +1,9 @@
 import dataclasses
-from typing import Any
 
 from eqcifar.config import SharpnessOptions
 from eqcifar.errors import UsageError
 from eqcifar.measures import check_measures
 from eqcifar.options import Options, option
-
-from ._options import flag_of
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -103,17 +100,3 @@ class RunOptions(Options):
             list(dict.fromkeys(name.strip() for name in self.split.split(","))),
             SharpnessOptions(samples=self.samples),
         )
-
-    def arguments(self) -> list[str]:
-        """The arguments of `eqcifar train` that mean the same, without defaults."""
-        words: list[str] = []
-        for field in dataclasses.fields(self):
-            value: Any = getattr(self, field.name)
-            if value == field.default:
-                continue
-            if value is True:
-                words.append(flag_of(field.name))
-                continue
-            for each in value if isinstance(value, tuple) else [value]:
-                words += [flag_of(field.name), str(each)]
-        return words

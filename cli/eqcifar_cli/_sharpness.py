@@ -9,6 +9,7 @@ from eqcifar.errors import UsageError
 from ._measuring import Devices, Json, Meter, Out, RunPath, holds_runs, open_run
 from ._options import with_options
 from ._output import print_json, print_warning
+from ._shared_out import Sharing
 from ._sharpness_options import Wanted
 
 if TYPE_CHECKING:
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 def sharpness(
     wanted: Wanted,
     options: SharpnessOptions,
+    sharing: Sharing,
     *,
     run: RunPath = None,
     devices: Devices = None,
@@ -38,8 +40,10 @@ def sharpness(
         from ._sharpness_runs import measure_below
 
         wanted.check_many(run)
-        measure_below(run, names, wanted.splits(), options, devices, as_json)
+        splits = wanted.splits()
+        measure_below(run, names, splits, options, sharing, devices, as_json)
         return
+    sharing.check_one()
     if wanted.checkpoints:
         _measure_checkpoints(run, out, wanted, options, devices, as_json)
         return

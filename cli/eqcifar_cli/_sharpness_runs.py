@@ -14,10 +14,13 @@ from eqcifar.measurements import RunOutcome
 from eqcifar.measures import SUFFIXES
 from eqcifar.sharpness import Measured
 from eqcifar.storage import Run
+from eqcifar.sweeps import make_slots, take_shard
 
 from ._jax import keep_compilations
 from ._measuring import Meter, format_estimate, plus_minus
+from ._options import arguments
 from ._output import console, print_json, print_warning, say
+from ._shared_out import Sharing, run_parts
 from ._sharpness_tables import estimate_to_json
 
 _STATES = {
@@ -32,6 +35,7 @@ def measure_below(
     measures: Sequence[str],
     splits: Sequence[str],
     options: SharpnessOptions,
+    sharing: Sharing,
     devices: int | None,
     as_json: bool,
 ):
@@ -39,23 +43,36 @@ def measure_below(
     runs = measurements.finished_runs(folder, warn=print_warning)
     if not runs:
         raise UsageError(f"no run in {folder} is finished: train one first")
-    keep_compilations()
-    screen, outcomes = console(stderr=as_json), []
-    for outcome in measuring(runs, measures, splits, options, devices):
-        outcomes.append(outcome)
-        name = os.path.relpath(outcome.path, folder)
-        at = f"[{len(outcomes)}/{len(runs)}]"
-        say(f"{at} {_STATES[outcome.state]:15} {name}  {show_outcome(outcome)}", screen)
+    if sharing.shard is not None:
+        runs = take_shard(runs, sharing.shard)
+    screen, code = console(stderr=as_json), 0
+    slots = make_slots(sharing.jobs)[: len(runs)]
+    if len(slots) > 1:
+        words = ["sharpness", str(folder), "--measures", ",".join(measures)]
+        words += ["--split", ",".join(splits), *arguments(options)]
+        words += [] if devices is None else ["--devices", str(devices)]
+        outcomes, code = run_parts(words, slots, screen)
+    else:
+        keep_compilations()
+        outcomes = []
+        for outcome in measuring(runs, measures, splits, options, devices):
+            outcomes.append(_to_json(outcome))
+            name = os.path.relpath(outcome.path, folder)
+            at = f"[{len(outcomes)}/{len(runs)}]"
+            state = _STATES[outcome.state]
+            say(f"{at} {state:15} {name}  {show_outcome(outcome)}", screen)
     if as_json:
-        print_json([_to_json(outcome) for outcome in outcomes])
+        print_json(outcomes)
     counts = {
-        text: sum(outcome.state == state for outcome in outcomes)
+        text: sum(outcome["state"] == state for outcome in outcomes)
         for state, text in _STATES.items()
     }
     say("\n" + ", ".join(f"{n} {text}" for text, n in counts.items() if n), screen)
-    if any(outcome.state == "failed" for outcome in outcomes):
+    if counts[_STATES["failed"]]:
         say("Run the same command to go on with those that failed.", screen)
         raise typer.Exit(1)
+    if code:
+        raise typer.Exit(code)
 
 
 def measuring(

@@ -10,7 +10,7 @@ from eqcifar.config import TrainConfig
 from eqcifar.errors import UsageError
 
 from ._configs import Configs
-from ._options import with_options
+from ._options import arguments, with_options
 from ._output import say
 from ._run_options import RunOptions
 
@@ -106,12 +106,12 @@ def sweep(
     if shard is not None:
         configs = sweeps.take_shard(configs, shard)
 
-    def arguments(config: TrainConfig) -> list[str]:
+    def words(config: TrainConfig) -> list[str]:
         recipe = [*fields.train_arguments(config), "--seed", str(config.seed)]
-        return ["train", *recipe, "--out", str(out), *options.arguments()]
+        return ["train", *recipe, "--out", str(out), *arguments(options)]
 
     def command(config: TrainConfig) -> list[str]:
-        return [sys.executable, "-m", "eqcifar_cli", *arguments(config)]
+        return [sys.executable, "-m", "eqcifar_cli", *words(config)]
 
     check = sweeps.no_check
     if any(Path(config.dataset).expanduser().is_dir() for config in configs):
@@ -124,7 +124,7 @@ def sweep(
     if dry_run:
         planned = sweeps.Sweep(configs, out, command, check=check, done=done)
         for job in planned.select("waiting"):
-            typer.echo(f"eqcifar {shlex.join(arguments(job.config))}")
+            typer.echo(f"eqcifar {shlex.join(words(job.config))}")
     elif slurm:
         given = {
             name: value if equals else True

@@ -4,11 +4,13 @@ import math
 import os
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 from ..config import TrainConfig, read_values
 from ..errors import UsageError
 from ..fields import parse_values
+
+Item = TypeVar("Item")
 
 # Lists multiply, and a file is soon written whose runs no memory holds.
 _MOST_RUNS = 100_000
@@ -116,17 +118,17 @@ class Grid:
         return list(dict.fromkeys(configs))
 
 
-def take_shard(configs: Sequence[TrainConfig], shard: str) -> list[TrainConfig]:
-    """Part `i` of `n` of the runs, for `shard` = `i/n` with `i` from 1 to `n`.
+def take_shard(runs: Sequence[Item], shard: str) -> list[Item]:
+    """Part `i` of `n` of some runs, for `shard` = `i/n` with `i` from 1 to `n`.
 
     **Arguments:**
 
-    - `configs`: of all runs.
+    - `runs`: all of them, or their configurations.
     - `shard`: which part, as text.
 
     **Returns:**
 
-    Every n-th configuration, from the i-th on.
+    Every n-th, from the i-th on.
 
     **Raises:**
 
@@ -136,4 +138,4 @@ def take_shard(configs: Sequence[TrainConfig], shard: str) -> list[TrainConfig]:
     part, parts = map(int, form.groups()) if form else (0, 0)
     if not 1 <= part <= parts:
         raise UsageError(f"shard {shard!r}: must be i/n with i from 1 to n, as in 1/8")
-    return list(configs[part - 1 :: parts])
+    return list(runs[part - 1 :: parts])

@@ -20,7 +20,7 @@ from eqcifar.sharpness import Examples, Network
 
 from .cli_tools import TINY, run_cli
 from .helpers import random_network
-from .sharpness_tools import CLASSES, Linear, close, data, dense, make
+from .sharpness_tools import CLASSES, Linear, UnitLogits, close, data, dense, make
 
 
 def arrays_of(*network: Any) -> dict[str, Any]:
@@ -431,6 +431,36 @@ def test_adaptive_rises_know_of_no_scale_between_layers(x64, resnet):
         # But for the 0.01 that ASAM adds.
         close(same[name].value, found[name].value, 1e-3)
     assert abs(same["worst_max"].value / found["worst_max"].value - 1) > 0.01
+
+
+class Product(eqx.Module):
+    """f = W x."""
+
+    weight: Any
+
+    def __call__(self, x, state, *, key=None):
+        return self.weight @ jnp.ravel(x), state
+
+
+def test_unit_logits_have_rises_that_know_of_no_scale_of_the_last_layer(x64):
+    weight = 10 * np.random.default_rng(0).normal(size=(CLASSES, 3 * 8 * 8))
+    model, examples = Product(jnp.asarray(weight)), data(6)
+    state = eqx.nn.State(model)
+
+    def rises(model, name):
+        return measure(Network(model, state), examples, name, "ce")
+
+    found = rises(model, "m_sharpness_unit")
+    scaled = rises(Product(8 * model.weight), "m_sharpness_unit")
+    for name in ("worst_adaptive_unit", "worst_max_adaptive_unit"):
+        # But for the 0.01 that ASAM adds.
+        close(scaled[name].value, found[name].value, 3e-3)
+    assert scaled["worst_unit"].value < found["worst_unit"].value / 2
+    # It is the measure of a network that divides by itself.
+    divided = rises(UnitLogits(model), "m_sharpness")
+    assert found.keys() == {f"{name}_unit" for name in divided}
+    for name, estimate in divided.items():
+        close(found[f"{name}_unit"].value, estimate.value)
 
 
 def test_the_log_determinant_is_that_of_the_dense_matrix(x64, resnet):

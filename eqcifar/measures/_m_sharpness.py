@@ -1,5 +1,6 @@
 """The worst rise of the loss of groups of images, by several steps of ascent."""
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 from ._measure import Column, Measure
@@ -17,18 +18,18 @@ _BALLS: "dict[str, tuple[Ball, bool, float]]" = {
 }
 
 
-def _compute(task: "Task") -> "Measured":
+def _compute(task: "Task", end: str = "") -> "Measured":
     """`eqcifar.sharpness.m_sharpness` in four balls."""
-    from ..sharpness import Measured, m_sharpness, page
+    from ..sharpness import Measured, m_sharpness, of_unit_logits, page
 
-    values = {}
+    values, loss = {}, of_unit_logits(task.loss) if end else task.loss
     for number, (name, (ball, adaptive, radius)) in enumerate(_BALLS.items()):
         count = len(task.examples)
-        with page(name, before=number * count, total=len(_BALLS) * count):
-            values[name] = m_sharpness(
+        with page(f"{name}{end}", before=number * count, total=len(_BALLS) * count):
+            values[f"{name}{end}"] = m_sharpness(
                 task.network,
                 task.examples,
-                task.loss,
+                loss,
                 radius=radius,
                 m=_IMAGES,
                 ball=ball,
@@ -52,5 +53,15 @@ M_SHARPNESS = Measure(
     "m_sharpness",
     {name: Column(_meaning(*ball), "{loss}") for name, ball in _BALLS.items()},
     _compute,
+    per_image=True,
+)
+_OF_UNIT = ", of logits divided by their standard deviation"
+M_SHARPNESS_UNIT = Measure(
+    "m_sharpness_unit",
+    {
+        f"{name}_unit": Column(f"{_meaning(*ball)}{_OF_UNIT}", "{loss}")
+        for name, ball in _BALLS.items()
+    },
+    partial(_compute, end="_unit"),
     per_image=True,
 )

@@ -13,7 +13,7 @@ from ._gram import GRAM
 from ._landscape import EIGENLINE, EIGENPLANE, LANDSCAPE, PLANE
 from ._lmax import LMAX
 from ._log_det import LOG_DET
-from ._m_sharpness import M_SHARPNESS
+from ._m_sharpness import M_SHARPNESS, M_SHARPNESS_UNIT
 from ._margins import MARGINS
 from ._measure import Column, Measure
 from ._norms import NORMS
@@ -42,6 +42,7 @@ MEASURES: dict[str, Measure] = {
             FLATNESS,
             PAC_BAYES,
             M_SHARPNESS,
+            M_SHARPNESS_UNIT,
             LOG_DET,
         ),
     )

@@ -1,6 +1,10 @@
 from eqcifar.losses import Loss as Loss, get_loss as get_loss
 
-from ._ascent import Ball as Ball, m_sharpness as m_sharpness
+from ._ascent import (
+    Ball as Ball,
+    m_sharpness as m_sharpness,
+    of_unit_logits as of_unit_logits,
+)
 from ._by_example import (
     margins as margins,
     radial_slopes as radial_slopes,

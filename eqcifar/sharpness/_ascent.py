@@ -2,7 +2,7 @@
 
 import dataclasses
 import time
-from functools import partial
+from functools import cache, partial
 from typing import Literal
 
 import jax
@@ -88,6 +88,28 @@ def m_sharpness(
         seconds=time.perf_counter() - begin,
     )
     return dataclasses.replace(found, examples=whole)
+
+
+def of_unit_logits(loss: AnyLoss) -> Loss:
+    """The loss of logits divided by their standard deviation over the classes.
+
+    Scaling the last layer changes nothing of it. Andriushchenko et al. (2023),
+    https://arxiv.org/abs/2302.07011
+
+    **Arguments:**
+
+    - `loss`: as for `m_sharpness`.
+    """
+    return _of_unit_logits(get_loss(loss))
+
+
+@cache
+def _of_unit_logits(loss: Loss) -> Loss:
+    # Once for each loss, so that it is compiled once.
+    def function(logits: Array, target: Array) -> Array:
+        return loss.function(logits / jnp.std(logits), target)
+
+    return dataclasses.replace(loss, function=function, root=None)
 
 
 def _climb(

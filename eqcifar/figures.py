@@ -129,7 +129,8 @@ def set_log(axes: "Axes", *names: str):
         getattr(axes, f"set_{name}scale")("log")
         axis = getattr(axes, f"{name}axis")
         low, high = getattr(axes, f"get_{name}lim")()
-        if high < 1e3 * low:
+        # Numbers beside each other take more room than above each other.
+        if high < {"x": 30, "y": 1e3}[name] * low:
             axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
         axis.set_major_formatter("{x:g}")
         axis.set_minor_formatter(NullFormatter())

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 SPLITS = "train", "test"
+_NAMED = 4
 SWEEPS = {"cifar10-jpeg": ("minima", "minima_steps"), "cifar100": ("minima",)}
 
 _ALT = "Kendall's tau of each measure with test error, over all pairs and granulated"
@@ -125,7 +126,10 @@ def _answer(ranking: Sequence[Row]) -> str:
 
 
 def _names(rows: Sequence[Row], before: str) -> str:
-    names = ", ".join(TITLES[row["measure"]] for row in rows)
+    rows = sorted(rows, key=lambda row: -abs(row["granulated"]))
+    names = ", ".join(TITLES[row["measure"]] for row in rows[:_NAMED])
+    more = len(rows) - _NAMED
+    names += f" and {more} others" if more > 0 else ""
     return f"{before}{names}" if names else ""
 
 
@@ -168,7 +172,8 @@ def _ranged(row: Row, name: str, scale: float = 1.0, form: str = "+.2f") -> str:
 def _images(count: float, unit: str = " held-out images") -> str:
     if math.isnan(count):
         return ""
-    return "over 10,000" if math.isinf(count) else f"{float(f'{count:.2g}'):.0f}{unit}"
+    shown = "over 10,000" if math.isinf(count) else f"{float(f'{count:.2g}'):.0f}"
+    return shown + unit
 
 
 def method(networks: Sequence[Row], about: Sequence[Mapping[str, Any]]) -> str:

@@ -1,7 +1,7 @@
 """Many minima to choose from: what `make study` trains and measures beside SAM.
 
 python -m study.minima measure RESULTS [I/N]   # runs of study/minima*.toml, or a part
-python -m study.minima halves RESULTS [I/N]    # measures of halves of their images
+python -m study.minima halves RESULTS [I/N]    # of halves of the images, seed 0
 python -m study.minima collect RESULTS         # all to small tables in study/results
 python -m study.minima page                    # the tables to pages of the manual
 
@@ -29,20 +29,17 @@ from eqcifar.measurements import (
     open_network,
 )
 from eqcifar.parallel import make_mesh
-from eqcifar.results import read_records, software
+from eqcifar.results import is_measured, read_records, software
 from eqcifar.sharpness import Examples, Rows
 from eqcifar.storage import Run, append_wide, read_wide
 
 from . import choosing_page, samples_page, splits_page, tables
-from .minima_rows import ENDS, FIELDS, ranked
+from .minima_rows import ENDS, FIELDS, column_of, ranked
 
 SAMPLES = 500
-MEASURES = (
-    *("trace", "ntk", "unit", "lmax", "radius", "margins", "fisher_rao", "flatness"),
-    *("norms", "path", "distance"),
-)
-# As dear as all others together, and only what training images tell of them is ranked.
-DEAR = "m_sharpness", "pac_bayes"
+MEASURES = "trace", "ntk", "unit", "lmax", "radius", "margins", "fisher_rao", "flatness"
+# Of weights alone, or as dear as all others together.
+ON_TRAIN = "norms", "path", "distance", "m_sharpness", "pac_bayes"
 # Cheap ones, which halves of the images tell apart from the error of their draw.
 HALVED = "trace", "ntk", "unit", "lmax", "margins", "fisher_rao"
 SPLITS = {"train": "", "test": "_te"}
@@ -90,7 +87,7 @@ def measure(root: str, part: str, samples: int):
     options = SharpnessOptions(samples=samples)
     for outcome in itertools.chain(
         measure_runs(runs, MEASURES, SPLITS, options),
-        measure_runs(runs, DEAR, ["train"], options),
+        measure_runs(runs, ON_TRAIN, ["train"], options),
     ):
         print(outcome.state, outcome.path.parent.name, outcome.path.name, end=" ")
         print(outcome.message or f"{outcome.seconds:.0f} s", flush=True)
@@ -100,9 +97,11 @@ def measure(root: str, part: str, samples: int):
 
 
 def halves(root: str, part: str, samples: int):
-    """Measure halves of the images of each run, into a `halves.tsv` beside it."""
+    """Measure halves of the images, of one seed each, into a `halves.tsv` beside it."""
     options = SharpnessOptions(samples=samples)
     for run in chosen_runs(root, part):
+        if run.config()["seed"] != 0:
+            continue
         table = run.path / "halves.tsv"
         there = {(row["split"], row["half"]) for row in read_wide(table)}
         if len(there) == 2 * len(SPLITS):
@@ -142,8 +141,14 @@ def measured(
 
 
 def collect(root: str, part: str, samples: int):
-    """Keep what was found of all runs that are done, and what made them."""
-    records = [record for record in read_records(root) if record.state == "done"]
+    """Keep what was found of all runs that are measured, and what made them."""
+    options = SharpnessOptions(samples=samples)
+    records = [
+        record
+        for record in read_records(root)
+        if record.state == "done"
+        and is_measured(Run(record.path), MEASURES, SPLITS, options)
+    ]
     place = tables.RESULTS / "minima.json"
     about = json.loads(place.read_text()) if place.exists() else []
     here = {"hardware": hardware_here(), "versions": software(records)}
@@ -153,7 +158,7 @@ def collect(root: str, part: str, samples: int):
         run = Run(record.path)
         fields, images = run_fields(run), run.description()["data"]["examples"]
         values = {
-            f"{name}{end}": record.values[f"{name}{end}"]
+            f"{column_of(name)}{end}": record.values[f"{name}{end}"]
             for name in (*ENDS, *record.bases)
             for end in ("", "_se")
             if f"{name}{end}" in record.values

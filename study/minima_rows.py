@@ -1,5 +1,6 @@
 """The networks of `minima.tsv` as records, and how measures order them."""
 
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -26,12 +27,14 @@ TITLES = {
     "tr_ctk": "tr CTK",
     "tr_ntk_unit": "tr NTK, unit logits",
     "tr_ggn_theta": "tr GGN θ²",
-    "sam": "rise, SAM's step",
+    "sam_step": "rise, SAM's step",
     "sam_adaptive": "rise, ASAM's step",
     "average": "rise, mean direction",
     "average_adaptive": "rise, mean direction, adaptive",
     "worst": "m-sharpness",
     "worst_adaptive": "m-sharpness, adaptive",
+    "worst_max": "m-sharpness, largest entry",
+    "worst_max_adaptive": "m-sharpness, largest entry, adaptive",
     "inverse_margin": "1 / margin²",
     "fisher_rao": "Fisher-Rao norm",
     "relative_flatness": "relative flatness",
@@ -44,7 +47,18 @@ TITLES = {
     "loss_tr": "training loss",
     "ended": "epochs trained",
 }
+# What test images tell nothing of, or are not asked for.
+ON_TRAIN = {
+    *("worst", "worst_adaptive", "worst_max", "worst_max_adaptive"),
+    *("pac_bayes", "pac_bayes_mag", "frobenius", "log_spectral", "log_path"),
+    "distance",
+}
 _WHOLE = "batch_size", "epochs", "seed"
+
+
+def column_of(name: str) -> str:
+    """The column of a measure: that of SAM's step is no option of training."""
+    return re.sub(r"^sam(?=$|_te$)", "sam_step", name)
 
 
 def record_of(row: Mapping[str, Any]) -> Record:
@@ -73,6 +87,7 @@ def ranked(rows: Iterable[Row]) -> list[Row]:
         column
         for name in TITLES
         for column in (name, f"{name}_te")
+        if column == name or name not in ON_TRAIN
         if any(column in record.values for record in records)
     ]
     found = results.rank(results.tabulate(records), columns)

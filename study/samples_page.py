@@ -16,7 +16,7 @@ from eqcifar.figures import (
 
 from . import tables
 from .choosing_page import datasets, method
-from .minima_rows import TITLES
+from .minima_rows import TITLES, column_of
 from .tables import DATA, Row, markdown, read_about, read_table
 
 if TYPE_CHECKING:
@@ -250,7 +250,7 @@ def _maxima(fitted: Sequence[Row]) -> Iterable[Sequence[str]]:
         held = sum(r["low"] <= truth <= r["high"] for r in drawn)
         yield (
             f"{arch}, {DATA.get(dataset, dataset)}",
-            TITLES[quantity],
+            TITLES[column_of(quantity)],
             f"{n:.0f}",
             str(len(drawn)),
             f"{raw:.2f}",

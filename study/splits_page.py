@@ -155,9 +155,10 @@ def _answer(networks: Sequence[Row], halves: Sequence[Row]) -> str:
         words = []
         for name in SHOWN:
             found = paired(rows, halves, name)
+            apart = _factor(found.within)
             words.append(
-                f"{TITLES[name]} {_ratio(found)}, halves of a split apart by a factor "
-                f"of {math.exp(found.within):.2f}"
+                f"{TITLES[name]} {_ratio(found)}"
+                + f", halves of a split apart by a factor of {apart}" * bool(apart)
             )
         n = paired(rows, halves, SHOWN[0])
         lines.append(

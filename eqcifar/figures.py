@@ -130,7 +130,7 @@ def set_log(axes: "Axes", *names: str):
         axis = getattr(axes, f"{name}axis")
         low, high = getattr(axes, f"get_{name}lim")()
         # Numbers beside each other take more room than above each other.
-        if high < {"x": 30, "y": 1e3}[name] * low:
+        if high < {"x": 20, "y": 1e3}[name] * low:
             axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
         axis.set_major_formatter("{x:g}")
         axis.set_minor_formatter(NullFormatter())

@@ -67,13 +67,9 @@ def page(
     networks: Sequence[Row], ranking: Sequence[Row], about: Sequence[Mapping[str, Any]]
 ) -> str:
     """The page, from the tables."""
-    parts = [
-        "# Choosing a model",
-        "<!-- Made by `python -m study.minima page`: edit that. -->",
-        _answer(ranking),
-        f"![{_ALT}](choosing.svg)",
-        _CAPTION,
-    ]
+    parts = tables.opening(
+        "Choosing a model", _answer(ranking), "choosing", _ALT, _CAPTION
+    )
     for dataset in datasets(ranking):
         parts += [f"## {DATA.get(dataset, dataset)}", _size(networks, dataset)]
         parts += [markdown(_table(ranking, dataset))]

@@ -74,11 +74,13 @@ def page(
 ) -> str:
     """The page, from the tables."""
     parts = [
-        "# How many samples?",
-        "<!-- Made by `python -m study.minima page`: edit that. -->",
-        _answer(minima, networks, plans),
-        f"![{_ALT}](samples.svg)",
-        _CAPTION,
+        *tables.opening(
+            "How many samples?",
+            _answer(minima, networks, plans),
+            "samples",
+            _ALT,
+            _CAPTION,
+        ),
         "## The rule",
         _RULE,
         markdown(_variation(minima)),

@@ -81,13 +81,9 @@ def page(
     networks: Sequence[Row], halves: Sequence[Row], about: Sequence[Mapping[str, Any]]
 ) -> str:
     """The page, from the tables."""
-    parts = [
-        "# Train and test",
-        "<!-- Made by `python -m study.minima page`: edit that. -->",
-        _answer(networks, halves),
-        f"![{_ALT}](splits.svg)",
-        _CAPTION,
-    ]
+    parts = tables.opening(
+        "Train and test", _answer(networks, halves), "splits", _ALT, _CAPTION
+    )
     for dataset in datasets(networks):
         rows = [row for row in networks if row["dataset"] == dataset]
         parts += [f"## {DATA.get(dataset, dataset)}", markdown(_table(rows, halves))]
@@ -229,11 +225,11 @@ def draw(networks: Sequence[Row]) -> "Figure":
                     linestyle="none",
                     label=arch if axes is grid[0, 0] else None,
                 )
-            set_log(axes, "x", "y")
             ends = [row[at] for row in rows for at in (name, f"{name}_te")]
             if ends:
                 span = min(ends) / 1.3, max(ends) * 1.3
                 axes.plot(span, span, color=INK, linewidth=0.8, linestyle=":")
+            set_log(axes, "x", "y")
             axes.set_xlabel(f"{TITLES[name]}, train")
             axes.set_ylabel(f"{TITLES[name]}, test")
         line[0].set_title(DATA.get(dataset, dataset))

@@ -70,6 +70,12 @@ def write_page(name: str, text: str, draw: Callable[[], "Figure"]):
     print(f"wrote {name}.md and {name}.svg to {PAGES}")
 
 
+def opening(title: str, answer: str, name: str, alt: str, caption: str) -> list[str]:
+    """What a page on many minima begins with: the answer, then the picture."""
+    made = "<!-- Made by `python -m study.minima page`: edit that. -->"
+    return [f"# {title}", made, answer, f"![{alt}]({name}.svg)", caption]
+
+
 def how_made(sweeps: Iterable[str], command: str) -> str:
     """Sweep files, and the command that trains and measures what they ask for."""
     files = ((HERE / f"{name}.toml").read_text().rstrip() for name in sweeps)

@@ -1,6 +1,7 @@
 import dataclasses
 import functools
 import hashlib
+import os
 
 import numpy as np
 from jaxtyping import Int, Int32, UInt8
@@ -78,6 +79,11 @@ class Dataset:
         if not self.synthetic:
             return self.name
         return f"SYNTHETIC ({len(self.classes)} classes of procedural images)"
+
+    @property
+    def short_name(self) -> str:
+        """The name without the folders that a local one is in."""
+        return os.path.basename(self.name) if os.path.isabs(self.name) else self.name
 
     @property
     def splits(self) -> dict[str, Split]:

@@ -75,10 +75,11 @@ def plot_connection(
         lower.set_xlabel("t of (1 - t) A + t B")
         mark = "SYNTHETIC: " if first.dataset.synthetic else ""
         seeds = f"seeds {config.seed} and {second.config.seed}"
-        aligned = (
-            f", {100 * found.moved:.0f} % of channels moved" if found.moved else ""
+        moved = f", {100 * found.moved:.0f} % of the second's channels moved"
+        name = first.dataset.short_name
+        add_title(
+            upper, f"{mark}{config.arch}, {name}, {seeds}{moved if found.moved else ''}"
         )
-        add_title(upper, f"{mark}{config.arch}, {first.dataset.name}, {seeds}{aligned}")
         add_legend(figure)
     name = file_name(f"line from {first.path.name} to {second.path.name}")
     files = [folder / f"{name}.{suffix}" for suffix in ("png", "svg")]

@@ -1,5 +1,4 @@
 import math
-import os
 from collections.abc import Iterable, Mapping
 from functools import partial
 
@@ -105,7 +104,6 @@ def measures_table(
     - `found`: from `measure_network` with the same options.
     """
     config, dataset = trained.config, trained.dataset
-    name = dataset.name
     mode = "each batch" if options.batch_statistics else "running statistics"
     penalty = trained.penalty(options)
     decay = f": it would add lambda P = {penalty:.6g} to tr_hess"
@@ -127,7 +125,7 @@ def measures_table(
         title=f"{trained.path}: {config.arch}{options.of_what}",
         network=f"{config.arch}, width {config.width:g}, seed {config.seed}"
         f"{options.of_what}",
-        data=(dataset.title, os.path.basename(name) if os.path.isabs(name) else name),
+        data=(dataset.title, dataset.short_name),
         mode=mode,
         remarks=remarks,
         synthetic=dataset.synthetic,

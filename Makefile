@@ -78,8 +78,11 @@ study: $(INSTALLED)
 	$(BIN)/eqcifar sweep --file study/minima.toml --dataset $(DATA) --out results/minima
 	$(BIN)/eqcifar sweep --file study/minima_steps.toml --dataset $(DATA) --out results/minima
 	$(BIN)/eqcifar sweep --file study/minima.toml --dataset $(DATA100) --out results/minima
+	$(BIN)/eqcifar sweep --file study/minima.toml --dataset $(DATA) --out results/along \
+		--lr 0.05 --batch-size 128 --seed 0 --keep-every 2
 	$(BIN)/python -m study.minima measure results/minima
 	$(BIN)/python -m study.minima halves results/minima
+	$(BIN)/python -m study.minima epochs results/along
 	$(BIN)/python -m study.samples results/minima
 	$(BIN)/python -m study.minima collect results/minima
 	$(BIN)/python -m study.minima page

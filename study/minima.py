@@ -2,6 +2,7 @@
 
 python -m study.minima measure RESULTS [I/N]   # runs of study/minima*.toml, or a part
 python -m study.minima halves RESULTS [I/N]    # of halves of the images, seed 0
+python -m study.minima epochs RESULTS [I/N]    # of networks kept along training
 python -m study.minima collect RESULTS         # all to small tables in study/results
 python -m study.minima page                    # the tables to pages of the manual
 
@@ -25,13 +26,14 @@ from eqcifar.measurements import (
     MeasuredNetwork,
     compute_measure,
     finished_runs,
+    measure_checkpoints,
     measure_runs,
     open_network,
 )
 from eqcifar.parallel import make_mesh
 from eqcifar.results import is_measured, read_records, software
 from eqcifar.sharpness import Examples, Rows
-from eqcifar.storage import Run, append_wide, read_wide
+from eqcifar.storage import Run, append_wide, read_sharpness_log, read_wide
 
 from . import choosing_page, samples_page, splits_page, tables
 from .minima_rows import ENDS, FIELDS, column_of, ranked
@@ -40,17 +42,25 @@ SAMPLES = 500
 MEASURES = "trace", "ntk", "unit", "lmax", "radius", "margins", "fisher_rao", "flatness"
 # Of weights alone, or as dear as all others together.
 ON_TRAIN = "norms", "path", "distance", "m_sharpness", "pac_bayes"
+# Along training, where the cheap ones of them are told.
+EVERY_EPOCH = "trace", "ntk", "lmax"
+EVERY_COLUMN = "tr_hess", "tr_ntk", "lmax"
 # Cheap ones, which halves of the images tell apart from the error of their draw.
 HALVED = "trace", "ntk", "unit", "lmax", "margins", "fisher_rao"
 SPLITS = {"train": "", "test": "_te"}
 
 
 def main(argv: Sequence[str] | None = None):
-    """Do one of the four."""
+    """Do one of the five."""
     parser = argparse.ArgumentParser(
         prog="python -m study.minima", usage=__doc__, add_help=False
     )
-    steps = {"measure": measure, "halves": halves, "collect": collect}
+    steps = {
+        "measure": measure,
+        "halves": halves,
+        "epochs": epochs,
+        "collect": collect,
+    }
     parser.add_argument("command", choices=[*steps, "page"])
     parser.add_argument("results", nargs="?")
     parser.add_argument("part", nargs="?", default="1/1")
@@ -114,6 +124,27 @@ def halves(root: str, part: str, samples: int):
                     row = {"split": split, "half": half, "examples": len(images)}
                     append_wide(table, row | measured(trained, images, options))
         print("halves of", run.path.parent.name, run.path.name, flush=True)
+
+
+def epochs(root: str, part: str, samples: int):
+    """Measure the networks that runs kept along training, into a table of the study."""
+    options = SharpnessOptions(samples=samples)
+    for run in chosen_runs(root, part):
+        measure_checkpoints(run.path, EVERY_EPOCH, SPLITS, options)
+        fields, log = run_fields(run), {row["epoch"]: row for row in run.log()}
+        rows = []
+        for epoch, values in read_sharpness_log(run.path / "sharpness_log.tsv").items():
+            if epoch in log:
+                found = {
+                    f"{name}{split}{end}": values[f"{name}{split}{end}"]
+                    for name in EVERY_COLUMN
+                    for split in SPLITS.values()
+                    for end in ("", "_se")
+                }
+                seen = {"epoch": epoch, "loss": log[epoch]["loss"], "samples": samples}
+                rows.append(fields | seen | found)
+        tables.renew_table("minima_epochs", rows, (*FIELDS, "epoch"))
+        print("epochs of", run.path.parent.name, run.path.name, flush=True)
 
 
 def measured(

@@ -44,6 +44,12 @@ _NOTE = (
 )
 
 
+_EPOCHS = (
+    "Test / train of networks along training, and a 95 % interval of the draw of "
+    "images; training loss: the mean over the epoch."
+)
+
+
 class Paired(NamedTuple):
     """A measure on test beside train, over networks.
 
@@ -73,12 +79,19 @@ def write_page():
 
 def made_page() -> str:
     """The page that the tables make."""
-    about = read_about("minima")
-    return page(read_table("minima"), read_table("minima_halves"), about)
+    return page(
+        read_table("minima"),
+        read_table("minima_halves"),
+        read_table("minima_epochs"),
+        read_about("minima"),
+    )
 
 
 def page(
-    networks: Sequence[Row], halves: Sequence[Row], about: Sequence[Mapping[str, Any]]
+    networks: Sequence[Row],
+    halves: Sequence[Row],
+    epochs: Sequence[Row],
+    about: Sequence[Mapping[str, Any]],
 ) -> str:
     """The page, from the tables."""
     parts = tables.opening(
@@ -87,7 +100,10 @@ def page(
     for dataset in datasets(networks):
         rows = [row for row in networks if row["dataset"] == dataset]
         parts += [f"## {DATA.get(dataset, dataset)}", markdown(_table(rows, halves))]
-    parts += [_NOTE, "## Method", method(networks, about), "## Limits", _limits()]
+    parts.append(_NOTE)
+    if epochs:
+        parts += ["## Along training", markdown(_along_training(epochs)), _EPOCHS]
+    parts += ["## Method", method(networks, about), "## Limits", _limits()]
     return "\n\n".join(parts) + "\n"
 
 
@@ -191,6 +207,34 @@ def _table(networks: Sequence[Row], halves: Sequence[Row]) -> Iterable[Sequence[
         )
 
 
+def _along_training(epochs: Sequence[Row]) -> Iterable[Sequence[str]]:
+    yield "network", "epoch", "training loss", *(f"{TITLES[name]}" for name in SHOWN)
+    keys = dict.fromkeys(tuple(row[name] for name in FIELDS) for row in epochs)
+    for key in keys:
+        rows = [row for row in epochs if tuple(row[name] for name in FIELDS) == key]
+        rows.sort(key=lambda row: row["epoch"])
+        # First and last, and two between them.
+        ends = {round(third * (len(rows) - 1) / 3) for third in range(4)}
+        for row in (rows[at] for at in sorted(ends)):
+            sam = f", SAM {row['sam']:g}" if row["sam"] else ""
+            yield (
+                f"{row['arch']}{sam}, {DATA.get(row['dataset'], row['dataset'])}",
+                f"{row['epoch']:.0f}",
+                f"{row['loss']:.2g}",
+                *(ratio_of(row, name) for name in SHOWN),
+            )
+
+
+def ratio_of(row: Row, name: str) -> str:
+    """Test over train of one network, and its 95 % interval by the two errors."""
+    if not _positive(row, name, f"{name}_te"):
+        return ""
+    train, test = row[name], row[f"{name}_te"]
+    error = math.hypot(row[f"{name}_se"] / train, row[f"{name}_te_se"] / test)
+    low, high = (test / train * math.exp(sign * 1.96 * error) for sign in (-1, 1))
+    return f"{test / train:.2f} ({low:.2f} to {high:.2f})"
+
+
 def _factor(logarithm: float) -> str:
     return "" if math.isnan(logarithm) else f"{math.exp(logarithm):.2f}"
 
@@ -198,9 +242,9 @@ def _factor(logarithm: float) -> str:
 def _limits() -> str:
     return (
         "Small networks that fit a small part of the training images: a network that "
-        "fits less differs less between the splits. At the end of training only, and "
-        "of the labels that training is given. Networks that share options are no "
-        "independent draws, and p takes them as such."
+        "fits less differs less between the splits. Of the labels that training is "
+        "given. Networks that share options are no independent draws, and p takes them "
+        "as such."
     )
 
 

@@ -3,6 +3,7 @@
 import itertools
 import json
 import math
+import re
 
 import numpy as np
 import pytest
@@ -84,12 +85,27 @@ def test_splits_are_paired_by_configuration(rows, halves):
     # A row more, without a number, changes nothing.
     more = [*rows, rows[0] | {"tr_hess": math.nan}]
     assert splits_page.paired(more, halves, "tr_hess") == found
-    assert "3.00" in splits_page.page(rows, halves, ABOUT)
+    assert "3.00" in splits_page.page(rows, halves, [], ABOUT)
     with figure_style():
         axes = splits_page.draw(rows).axes[0]
     np.testing.assert_allclose(
         np.divide(axes.lines[0].get_ydata(), axes.lines[0].get_xdata()), 3
     )
+
+
+def test_ratios_along_training_have_the_error_of_both(rows, halves):
+    rng = np.random.default_rng(3)
+    draws = rng.normal((10, 30), (1, 2), (10_000, 2))
+    low, high = np.quantile(draws[:, 1] / draws[:, 0], [0.025, 0.975])
+    numbers = {"tr_hess": 10.0, "tr_hess_se": 1.0, "tr_hess_te": 30.0}
+    row = rows[0] | numbers | {"tr_hess_te_se": 2.0, "epoch": 4.0, "loss": 1.5}
+    text = splits_page.ratio_of(row, "tr_hess")
+    middle, *ends = (float(part) for part in re.findall(r"[\d.]+", text))
+    assert middle == 3
+    assert ends == pytest.approx([low, high], rel=0.03)
+    epochs = [row | {"epoch": float(epoch)} for epoch in range(9)]
+    page = splits_page.page(rows, halves, epochs, ABOUT)
+    assert re.findall(r"\| mlp, CIFAR-100 \| (\d)", page) == ["0", "3", "5", "8"]
 
 
 def test_the_interval_of_a_ratio_is_students(rows, halves):

@@ -100,6 +100,9 @@ def _answer(ranking: Sequence[Row]) -> str:
             for row in select(ranking, dataset)
             if row["split"] == "train" and row["measure"] not in BASELINES
         ]
+        # Others are not of the same networks, and cannot be compared.
+        most = max(row["networks"] for row in rows)
+        rows = [row for row in rows if row["networks"] == most]
         sure = [row for row in rows if row["granulated_low"] > 0]
         against = [row for row in rows if row["granulated_high"] < 0]
         least = min(rows, key=lambda row: row["regret"])

@@ -14,7 +14,7 @@ from scipy.stats import norm
 
 from eqcifar import measurements, models, results, sharpness, storage
 from eqcifar.config import SharpnessOptions
-from eqcifar.errors import UsageError
+from eqcifar.errors import RunError, UsageError
 from eqcifar.runs import named_arrays, replace_arrays
 from eqcifar.sharpness import Examples, Network
 
@@ -199,6 +199,31 @@ def test_the_noise_that_an_accuracy_bears_in_closed_form(x64, magnitude):
     assert np.mean([e.standard_error for e in found]) < 0.25 * expected
     spread = np.std([e.value for e in found], ddof=1)
     assert 0.3 < spread / np.mean([e.standard_error for e in found]) < 2.2
+
+
+class Deep(eqx.Module):
+    """f = x times the product of scales, beyond float32 where noise doubles them."""
+
+    scales: Any
+
+    def __call__(self, x, state, *, key=None):
+        return jnp.ravel(x)[:CLASSES] * jnp.prod(1e3 * self.scales), state
+
+
+def test_noise_that_takes_logits_beyond_all_numbers_is_an_error_of_the_network():
+    images = np.random.default_rng(0).normal(size=(40, 3, 1, 1)).astype(np.float32)
+    labels = images.reshape(40, 3).argmax(1).astype(np.int32)
+    model = Deep(jnp.ones(12))
+    network = Network(model, eqx.nn.State(model))
+    examples = Examples(images, labels, batch_size=8)
+    doubled = jax.tree.map(lambda x: 2.5 * x, network.params)
+    with pytest.raises(RunError, match="not finite"):
+        sharpness.loss_at(network, examples, "mse", doubled)
+    found = sharpness.pac_bayes_sigma(
+        network, examples, draws=20, key=jax.random.key(0)
+    )
+    # The sign of the product turns where a scale does: 12 P(z < -1 / sigma) = 0.1.
+    assert found.value == pytest.approx(-1 / norm.ppf(0.1 / 12), abs=0.1)
 
 
 def test_noise_of_the_magnitude_of_weights_knows_of_no_scale(x64, resnet):

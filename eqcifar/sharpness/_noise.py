@@ -11,13 +11,13 @@ import numpy as np
 from jaxtyping import Array, PRNGKeyArray, PyTree
 
 from eqcifar.errors import UsageError
+from eqcifar.parallel import jit
 
 from ._estimate import Estimate, Target, estimate_mean
-from ._examples import Examples
+from ._examples import Batch, Examples, stream
 from ._network import Network
 from ._pieces import piece, tell
 from ._probe_traces import random_direction
-from ._radius import loss_at
 
 # Halvings of the logarithm of sigma, and where they begin.
 _HALVINGS = 14
@@ -62,10 +62,11 @@ def pac_bayes_sigma(
     if draws < 2:
         raise UsageError("an error needs at least 2 draws of noise")
     begin = time.perf_counter()
-    loss = "mse"  # Of which nothing is taken.
 
     def right(params: PyTree) -> np.ndarray:
-        return loss_at(network, examples, loss, params)["right"]
+        return stream(lambda b: {"right": _right(network, params, b)}, examples)[
+            "right"
+        ]
 
     start = piece(-1, lambda: {"right": right(network.params)})["right"]
     noise = [
@@ -118,6 +119,14 @@ def pac_bayes_sigma(
         data_error=found.data_error * scale,
         skewness=0.0,
     )
+
+
+@jit
+def _right(network: Network, params: PyTree, batch: Batch) -> Array:
+    # Much noise takes the logits of a deep network beyond all numbers.
+    logits = network(params, batch.images)
+    finite, best = jnp.isfinite(logits).all(axis=1), jnp.argmax(logits, axis=1)
+    return finite & (best.astype(batch.labels.dtype) == batch.labels)
 
 
 @partial(jax.jit, static_argnames="magnitude")

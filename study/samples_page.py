@@ -89,9 +89,9 @@ def page(
         f"that the median takes to be told to {WANTED:.0%}.",
         "## Against all images",
         markdown(_coverage(means)),
-        "Of 95 % intervals, those that hold the value over all images of the split; "
-        "told / drawn: the root mean square of the standard errors over the spread of "
-        "the estimates.",
+        "Of 95 % intervals, those that hold the value over all images of the split, "
+        "and the root mean square of the standard errors over the spread of the "
+        "estimates.",
         "## Planned and stopped",
         markdown(_planned(plans)),
         "`--rtol` stops a pass and `--how-many` plans one from a pilot of 128 images, "
@@ -104,9 +104,10 @@ def page(
         "## Method",
         method(minima, about),
         "## Limits",
-        "A network or two of each architecture and data set, all of them small; N is "
-        "the training split of the study, not 50,000 images. Draws of images share "
-        "the network, and few draws of λ_max tell its coverage roughly.",
+        f"n = {len({(row['arch'], row['dataset']) for row in networks})}, the first "
+        "network of an architecture and data set, a small one, but for the variation; "
+        "N is the training split of the study, not 50,000 images. Draws of images "
+        "share the network, and few draws of λ_max tell its coverage roughly.",
     ]
     return "\n\n".join(parts) + "\n"
 
@@ -184,26 +185,25 @@ def _variation(minima: Sequence[Row]) -> Iterable[Sequence[str]]:
 
 
 def _coverage(means: Sequence[Row]) -> Iterable[Sequence[str]]:
-    yield "quantity", "probes", "images", "networks", "held", "told / drawn"
-    keys = sorted({(r["quantity"], r["probes"], r["n"]) for r in means})
-    for quantity, probes, n in keys:
-        rows = [
-            r
-            for r in means
-            if (r["quantity"], r["probes"], r["n"]) == (quantity, probes, n)
-        ]
-        draws = sum(row["draws"] for row in rows)
-        held = sum(row["held"] for row in rows) / draws
-        told = statistics.fmean(row["told"] / row["spread"] for row in rows)
-        exact = "exact" if not probes else f"{probes:.0f}"
+    counts = sorted({row["n"] for row in means})
+    yield "quantity", "probes", "networks", *(f"{n:.0f} images" for n in counts)
+    for quantity, probes in sorted({(r["quantity"], r["probes"]) for r in means}):
+        rows = [r for r in means if (r["quantity"], r["probes"]) == (quantity, probes)]
+        groups = [[row for row in rows if row["n"] == n] for n in counts]
         yield (
             QUANTITIES[quantity],
-            exact,
-            f"{n:.0f}",
-            str(len(rows)),
-            f"{held:.1%}",
-            f"{told:.2f}",
+            f"{probes:.0f}" if probes else "exact",
+            str(max(map(len, groups))),
+            *map(_held, groups),
         )
+
+
+def _held(rows: Sequence[Row]) -> str:
+    if not rows:
+        return ""
+    held = sum(row["held"] for row in rows) / sum(row["draws"] for row in rows)
+    told = statistics.fmean(row["told"] / row["spread"] for row in rows)
+    return f"{held:.1%}, {told:.2f}"
 
 
 def _planned(plans: Sequence[Row]) -> Iterable[Sequence[str]]:
@@ -268,7 +268,7 @@ def draw(networks: Sequence[Row], means: Sequence[Row]) -> "Figure":
     chosen = [row for row in networks if row["quantity"] == quantity]
     columns = min(2, len(chosen))
     lines = -(-len(chosen) // columns)
-    figure.set_size_inches(3.6 * columns, 2.7 * lines + 0.7)
+    figure.set_size_inches(max(3.6 * columns, 5.4), 2.7 * lines + 0.7)
     grid = figure.subplots(lines, columns, squeeze=False, sharey=True)
     for axes in grid.flat[len(chosen) :]:
         axes.set_visible(False)

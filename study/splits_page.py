@@ -38,8 +38,8 @@ _NOTE = (
     "ratio on equally many images, and Student's 95 % interval of its logarithm. p: "
     "Wilcoxon's signed-rank test of those logarithms. Halves: root mean square of the "
     "logarithm of one half of the images over the other, within a split, and of test "
-    "over train, all on equally many images and as a factor: what differs by more than "
-    "the halves do is no matter of the draw of images. τ: Kendall's τ-b over networks "
+    "over train, all on equally many images and as a factor, of n networks: what "
+    "differs by more than the halves do is no matter of the draw of images. τ: Kendall's τ-b over networks "
     "of a measure on test with the same on train: 1 where both order networks alike."
 )
 
@@ -58,6 +58,7 @@ class Paired(NamedTuple):
     - `p`: of the signed-rank test.
     - `within`, `across`: root mean square logarithms of halves of a split, and of half
         of test over half of train.
+    - `halved`: of how many networks halves were measured.
     - `tau`: of test with train.
     """
 
@@ -69,6 +70,7 @@ class Paired(NamedTuple):
     p: float
     within: float
     across: float
+    halved: int
     tau: float
 
 
@@ -123,10 +125,12 @@ def paired(networks: Sequence[Row], halves: Sequence[Row], name: str) -> Paired:
     ordered: Any = kendalltau(*both) if len(rows) > 1 else None
     p = math.nan if tested is None else float(tested.pvalue)
     tau = math.nan if ordered is None else float(ordered.statistic)
-    within, across = _of_halves(rows, halves, name)
+    within, across, halved = _of_halves(rows, halves, name)
     low, high = (math.exp(found.mean + sign * half) for sign in (-1, 1))
     mean = math.exp(found.mean)
-    return Paired(len(rows), len(logs), mean, low, high, p, within, across, tau)
+    return Paired(
+        *(len(rows), len(logs), mean, low, high, p, within, across, halved, tau)
+    )
 
 
 def _positive(row: Row, *names: str) -> bool:
@@ -135,7 +139,7 @@ def _positive(row: Row, *names: str) -> bool:
 
 def _of_halves(
     networks: Iterable[Row], halves: Iterable[Row], name: str
-) -> tuple[float, float]:
+) -> tuple[float, float, int]:
     wanted = {tuple(row[field] for field in FIELDS) for row in networks}
     by_network: dict[tuple[Any, ...], dict[tuple[str, float], float]] = {}
     for row in halves:
@@ -151,7 +155,7 @@ def _of_halves(
         for a in (0.0, 1.0)
         for b in (0.0, 1.0)
     ]
-    return _root_mean_square(within), _root_mean_square(across)
+    return _root_mean_square(within), _root_mean_square(across), len(full)
 
 
 def _root_mean_square(values: Sequence[float]) -> float:
@@ -193,7 +197,16 @@ def _ratio(found: Paired) -> str:
 
 
 def _table(networks: Sequence[Row], halves: Sequence[Row]) -> Iterable[Sequence[str]]:
-    yield "measure", "n", "test / train", "p", "halves", "half of test / of train", "τ"
+    yield (
+        "measure",
+        "n",
+        "test / train",
+        "p",
+        "halves",
+        "half of test / of train",
+        "n",
+        "τ",
+    )
     for name in MEASURES:
         found = paired(networks, halves, name)
         yield (
@@ -203,6 +216,7 @@ def _table(networks: Sequence[Row], halves: Sequence[Row]) -> Iterable[Sequence[
             "" if math.isnan(found.p) else f"{found.p:.1g}",
             _factor(found.within),
             _factor(found.across),
+            str(found.halved),
             "" if math.isnan(found.tau) else f"{found.tau:+.2f}",
         )
 

@@ -39,8 +39,9 @@ _NOTE = (
     "Wilcoxon's signed-rank test of those logarithms. Halves: root mean square of the "
     "logarithm of one half of the images over the other, within a split, and of test "
     "over train, all on equally many images and as a factor, of n networks: what "
-    "differs by more than the halves do is no matter of the draw of images. τ: Kendall's τ-b over networks "
-    "of a measure on test with the same on train: 1 where both order networks alike."
+    "differs by more than the halves do is no matter of the draw of images. τ: "
+    "Kendall's τ-b over networks of a measure on test with the same on train: 1 where "
+    "both order networks alike."
 )
 
 

@@ -36,15 +36,12 @@ from eqcifar.sharpness import Examples, Rows
 from eqcifar.storage import Run, append_wide, read_sharpness_log, read_wide
 
 from . import choosing_page, samples_page, splits_page, tables
-from .minima_rows import ENDS, FIELDS, column_of, ranked
+from .minima_rows import ENDS, FIELDS, ON_TRAIN, column_of, ranked
 
 SAMPLES = 500
 MEASURES = "trace", "ntk", "unit", "lmax", "radius", "margins", "fisher_rao", "flatness"
-# Of weights alone, or as dear as all others together.
-ON_TRAIN = "norms", "path", "distance", "m_sharpness", "pac_bayes"
-# Along training, where the cheap ones of them are told.
+# Along training: what makes `splits_page.SHOWN`.
 EVERY_EPOCH = "trace", "ntk", "lmax"
-EVERY_COLUMN = "tr_hess", "tr_ntk", "lmax"
 # Cheap ones, which halves of the images tell apart from the error of their draw.
 HALVED = "trace", "ntk", "unit", "lmax", "margins", "fisher_rao"
 SPLITS = {"train": "", "test": "_te"}
@@ -137,7 +134,7 @@ def epochs(root: str, part: str, samples: int):
             if epoch in log:
                 found = {
                     f"{name}{split}{end}": values[f"{name}{split}{end}"]
-                    for name in EVERY_COLUMN
+                    for name in splits_page.SHOWN
                     for split in SPLITS.values()
                     for end in ("", "_se")
                 }

@@ -7,6 +7,7 @@ from typing import Any
 
 from eqcifar import results
 from eqcifar.config import TrainConfig
+from eqcifar.measures import MEASURES
 from eqcifar.results import Record
 from eqcifar.storage import Basis
 
@@ -47,12 +48,8 @@ TITLES = {
     "loss_tr": "training loss",
     "ended": "epochs trained",
 }
-# What test images tell nothing of, or are not asked for.
-ON_TRAIN = {
-    *("worst", "worst_adaptive", "worst_max", "worst_max_adaptive"),
-    *("pac_bayes", "pac_bayes_mag", "frobenius", "log_spectral", "log_path"),
-    "distance",
-}
+# Measured on train alone: of weights, or as dear as all others together.
+ON_TRAIN = "norms", "path", "distance", "m_sharpness", "pac_bayes"
 _WHOLE = "batch_size", "epochs", "seed"
 
 
@@ -83,11 +80,12 @@ def record_of(row: Mapping[str, Any]) -> Record:
 def ranked(rows: Iterable[Row]) -> list[Row]:
     """How measures order networks, by data set, target, measure and split."""
     records = [record_of(row) for row in rows]
+    on_train = {column for name in ON_TRAIN for column in MEASURES[name].columns}
     columns = [
         column
         for name in TITLES
         for column in (name, f"{name}_te")
-        if column == name or name not in ON_TRAIN
+        if column == name or name not in on_train
         if any(column in record.values for record in records)
     ]
     found = results.rank(results.tabulate(records), columns)

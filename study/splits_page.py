@@ -43,8 +43,6 @@ _NOTE = (
     "Kendall's τ-b over networks of a measure on test with the same on train: 1 where "
     "both order networks alike."
 )
-
-
 _EPOCHS = (
     "Test / train of networks along training, and a 95 % interval of the draw of "
     "images; training loss: the mean over the epoch."

@@ -11,6 +11,8 @@ from eqcifar.errors import UsageError
 from eqcifar.storage import write_json
 from eqcifar.storage._files import read_json
 from eqcifar.storage._growing_table import read_wide
+from eqcifar.sweeps import take_shard
+from eqcifar_cli._shared_out import Sharing
 
 from .cli_tools import TINY, run_cli
 from .results_tools import write_run
@@ -73,6 +75,15 @@ def test_only_what_lacks_is_measured(folder):
         assert [bool(row.get("tr_ntk")) for row in new] == [False, False]
     more = run_cli("sharpness", folder, "--measures", "ntk", *HOW, "--samples", 10)
     assert more.stdout.endswith("\n2 measured\n")
+
+
+def test_processes_share_out_the_part_that_is_asked_for():
+    runs = list(range(17))
+    for shard in (None, "1/1", "2/3", "3/3"):
+        sharing = Sharing(jobs=4, shard=shard)
+        wanted = runs if shard is None else take_shard(runs, shard)
+        shared = [take_shard(runs, part) for part in sharing.shards(4)]
+        assert shared == [wanted[at::4] for at in range(4)]
 
 
 def test_processes_share_runs_out(folder):

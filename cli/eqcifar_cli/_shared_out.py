@@ -41,6 +41,11 @@ class Sharing(Options):
         metavar="I/N",
     )
 
+    def shards(self, count: int) -> list[str]:
+        """So many parts of the runs, or of the part of them that is asked for."""
+        part, parts = map(int, (self.shard or "1/1").split("/"))
+        return [f"{part + parts * at}/{parts * count}" for at in range(count)]
+
     def check_one(self):
         """Refuse what is for many runs.
 
@@ -53,14 +58,17 @@ class Sharing(Options):
 
 
 def run_parts(
-    words: Sequence[str], slots: Sequence[Slot], screen: Console
+    words: Sequence[str],
+    shards: Sequence[str],
+    slots: Sequence[Slot],
+    screen: Console,
 ) -> tuple[list[Any], int]:
-    """Run a command with `--json` in some processes, each with a `--shard` of its own.
+    """Run a command with `--json` in some processes, each with its `--shard`.
 
     **Arguments:**
 
     - `words`: of the command, after `eqcifar`.
-    - `slots`: where each of them runs.
+    - `shards`, `slots`: of each of them, and where it runs.
     - `screen`: takes what they say meanwhile.
 
     **Returns:**
@@ -69,8 +77,8 @@ def run_parts(
     """
     with StopRequest() as stop:
         parts = [
-            _Part([*words, "--json", "--shard", f"{at}/{len(slots)}"], slot, screen)
-            for at, slot in enumerate(slots, 1)
+            _Part([*words, "--json", "--shard", shard], slot, screen)
+            for shard, slot in zip(shards, slots, strict=True)
         ]
         stop.listen()
         told = False

@@ -51,7 +51,7 @@ def measure_below(
         words = ["sharpness", str(folder), "--measures", ",".join(measures)]
         words += ["--split", ",".join(splits), *arguments(options)]
         words += [] if devices is None else ["--devices", str(devices)]
-        outcomes, code = run_parts(words, slots, screen)
+        outcomes, code = run_parts(words, sharing.shards(len(slots)), slots, screen)
     else:
         keep_compilations()
         outcomes = []
